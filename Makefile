@@ -1,0 +1,62 @@
+# Everything a person or CI runs. Needs Python 3.11 or newer, make and a package index; nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format benchmark clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+# The first of these that runs, is new enough and can make environments (Debian's bare python3 cannot).
+SUITABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
+FIND_PYTHON := for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c '$(SUITABLE)' 2>/dev/null && { echo $$p; break; }; done
+PYTHON = $(shell $(FIND_PYTHON))
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.demo ## install, run both stages on a small set, say where the result lies
+	$(BIN)/medal demo $(ARGS)
+
+test: $(VENV)/.dev ## the whole suite, at most 15 minutes on two cores
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev ## the full draws of what `make test` samples
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(ARGS)
+
+lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --package medal
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into ruff's shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: $(VENV)/.dev ## measure start-up time
+	$(BIN)/python benchmarks/startup.py
+
+clean: ## remove what make and the tools made; caches/, runs/ and demo/ stay
+	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp says that a set-up succeeded; a change of pyproject.toml makes it stale.
+$(VENV)/.created:
+	@python="$(PYTHON)"; test -n "$$python" || \
+		{ echo "make: no Python 3.11 or newer with venv found; try 'make PYTHON=/path/to/python'" >&2; exit 1; }; \
+	echo "making $(VENV) with $$python"; "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml
+	@echo "installing into $(VENV); the first time this fetches PyTorch, which is large"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+# mypy and pyright see the root as the package `medal` through this link.
+$(VENV)/.dev: $(VENV)/.created pyproject.toml
+	@echo "installing into $(VENV); the first time this fetches PyTorch, which is large"
+	$(PIP) --editable '.[dev]'
+	mkdir -p .typing
+	ln -sfn .. .typing/medal
+	@touch $@

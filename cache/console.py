@@ -1,0 +1,81 @@
+"""How commands speak: progress on stderr, results on stdout, one JSON line for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+__all__ = ["json_option", "note", "print_json", "progress"]
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+def note(text: str) -> None:
+    """Say something on stderr that is not the result."""
+    click.echo(text, err=True)
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print a result as exactly one line of JSON; values that are not numbers become null."""
+    click.echo(json.dumps(_finite(result), allow_nan=False, separators=(", ", ": ")))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show progress of a long job: a bar on a terminal, a line every few seconds elsewhere.
+
+    Yields a function to be called with the number of units finished since the last call.
+    """
+    if sys.stderr.isatty():
+        with _bar(what, total, done) as advance:
+            yield advance
+    else:
+        yield _lines(what, total, done, unit)
+
+
+@contextmanager
+def _bar(what: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(what, total=total, completed=done)
+        yield lambda count: shown.advance(task, count)
+
+
+def _lines(what: str, total: int, done: int, unit: str) -> Callable[[int], None]:
+    start = last = time.monotonic()
+    begun_at = done
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES and done < total:
+            return
+        last = now
+        rate = (done - begun_at) / max(now - start, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        note(f"{what}: {done}/{total} {unit}, {rate:.1f}/s{left}")
+
+    return advance

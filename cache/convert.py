@@ -1,0 +1,42 @@
+"""Changing form: the same arrays, the same manifest to the byte, the same seal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .errors import CacheMismatch
+from .forms import form_of
+from .lock import locked
+from .reader import Cache, open_cache
+from .writer import put_back, write_cache
+
+__all__ = ["convert"]
+
+
+def convert(source: Cache, target: Path, *, overwrite: bool = False) -> Cache:
+    """Write a cache in another form; fields of the manifest that this medal does not know go along.
+
+    Raises
+    ------
+    CacheMismatch
+        Something is at `target` already, and `overwrite` is not set.
+    CacheCorrupt
+        The source is damaged.
+    """
+    form_of(target)
+    with locked(target, wait=False, tell=lambda _: None):
+        put_back(target)
+        if target.exists() and not overwrite:
+            raise CacheMismatch(f"'{target}' is there already; give another name, or --overwrite to replace it.")
+        return _write(source, target)
+
+
+def _write(source: Cache, target: Path) -> Cache:
+    with source.open_arrays() as arrays:
+        # The digests in the manifest are the source's: what is read wrong here does not verify there.
+        return write_cache(target, arrays, source.manifest.raw)
+
+
+def convert_path(source: str, target: str, *, overwrite: bool = False) -> Cache:
+    """Convert by path; see `convert`."""
+    return convert(open_cache(source), Path(target), overwrite=overwrite)

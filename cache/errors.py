@@ -1,0 +1,71 @@
+"""The errors of medal, all of them.
+
+MedalError
+├── CacheError
+│   ├── CacheBusy          (BlockingIOError)    another process is making it
+│   ├── CacheNotFound      (FileNotFoundError)  nothing there
+│   ├── CacheIncomplete    (ValueError)         no seal: stage one did not finish
+│   ├── CacheMismatch      (ValueError)         sealed, but made from something else than asked for
+│   └── CacheCorrupt       (ValueError)         sealed, but its bytes are not what the seal says
+├── DataError              (ValueError)         images, labels, splits
+├── TeacherError           (ValueError)         the teacher's files or what it computes
+└── StudentError           (ValueError)         the student's model, run folder or settings
+
+A message says what (quoted), what was expected, what was found, what was done about it and what to do
+next, as an exact command where there is one. The command line prints it without a traceback and exits 1.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CacheBusy",
+    "CacheCorrupt",
+    "CacheError",
+    "CacheIncomplete",
+    "CacheMismatch",
+    "CacheNotFound",
+    "DataError",
+    "MedalError",
+    "StudentError",
+    "TeacherError",
+]
+
+
+class MedalError(Exception):
+    """Anything medal refuses, with the remedy in the message."""
+
+
+class CacheError(MedalError):
+    """A cache cannot be used."""
+
+
+class CacheBusy(CacheError, BlockingIOError):
+    """Another process is making the cache."""
+
+
+class CacheNotFound(CacheError, FileNotFoundError):
+    """There is no cache at the path given."""
+
+
+class CacheIncomplete(CacheError, ValueError):
+    """The cache has no seal: stage one has not finished it."""
+
+
+class CacheMismatch(CacheError, ValueError):
+    """The cache is sound but does not fit what it was asked for."""
+
+
+class CacheCorrupt(CacheError, ValueError):
+    """The cache's bytes are not what its seal says."""
+
+
+class DataError(MedalError, ValueError):
+    """A dataset cannot be read, or says something impossible."""
+
+
+class TeacherError(MedalError, ValueError):
+    """The teacher cannot be loaded, or computes nonsense."""
+
+
+class StudentError(MedalError, ValueError):
+    """The student or its run folder cannot be used."""

@@ -1,0 +1,120 @@
+"""The two forms of a cache, by suffix, and the one place where their libraries' errors become ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol, cast
+
+from .digest import Rows
+from .errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
+from .layout import ArraySpec
+
+__all__ = ["SUFFIXES", "Form", "Survey", "form_of", "reading", "sync_folder"]
+
+# Suffix → module; imported when first needed, since zarr alone takes a third of a second.
+SUFFIXES = {".zarr": "medal.cache.zarr_form", ".h5": "medal.cache.hdf5_form"}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a look at a cache's layout found: problems as sentences, and the paths of the arrays that have none."""
+
+    problems: tuple[str, ...]
+    sound: tuple[str, ...]
+
+
+class Form(Protocol):
+    """How one backend puts arrays, manifest and seal on disk. Each is a module with these functions."""
+
+    def write(self, path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) -> None:
+        """Write a whole cache to a path where nothing is, durably, the seal last."""
+        ...
+
+    def read_seal(self, path: Path) -> tuple[bytes, bytes]:
+        """Return the bytes of the seal and of the manifest, or raise CacheIncomplete."""
+        ...
+
+    def survey(self, path: Path, specs: Mapping[str, ArraySpec]) -> Survey:
+        """Compare what is on disk with the layout that the specs imply, before any array is opened."""
+        ...
+
+    def open_arrays(self, path: Path, specs: Mapping[str, ArraySpec]) -> AbstractContextManager[Mapping[str, Rows]]:
+        """Open arrays that a survey found sound, for reading by slice."""
+        ...
+
+    def padding_problems(self, path: Path, name: str, spec: ArraySpec) -> Iterator[str]:
+        """Yield what is stored beyond an array's values, of an array that a survey found sound."""
+        ...
+
+
+def form_of(path: Path) -> Form:
+    """Return the form that a path's suffix stands for."""
+    module = SUFFIXES.get(path.suffix)
+    if module is None:
+        raise CacheError(
+            f"'{path}' does not say which form of cache it is; end the name in {' or '.join(SUFFIXES)}, "
+            f"for instance '{path.name or 'cache'}.zarr'."
+        )
+    return cast(Form, import_module(module))
+
+
+# The disk or its server failed, not the cache: these must not send anybody to make a sound cache anew.
+_DEVICE_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO")
+    if hasattr(errno, name)
+)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn whatever h5py, zarr or the file system raise while a cache is read into errors of our tree.
+
+    libhdf5 reports damage as OSError, KeyError, ValueError, TypeError, RuntimeError and others; zarr likewise. Put
+    it around calls into those libraries alone: an error of a caller's own code is not the cache's.
+    """
+    try:
+        yield
+    except MedalError:
+        raise
+    except FileNotFoundError as error:
+        if not path.exists():
+            raise CacheNotFound(f"There is no cache at '{path}'.") from error
+        raise CacheCorrupt(f"Cache '{path}' lacks a part: {_sentence(error)}.") from error
+    except PermissionError as error:
+        raise CacheError(f"Cache '{path}' may not be read: {_sentence(error)}. Ask its owner for access.") from error
+    except MemoryError as error:
+        raise CacheError(
+            f"Cache '{path}' needs more memory than there is: {_sentence(error)}. Read it on a larger machine."
+        ) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DEVICE_ERRORS:
+            raise CacheError(
+                f"Cache '{path}' could not be read to its end: {_sentence(error)}. The disk or file server failed; "
+                "try again once it is back."
+            ) from error
+        raise CacheCorrupt(
+            f"Cache '{path}' cannot be read: {_sentence(error)}. Get it again from whoever made it, or make it anew."
+        ) from error
+
+
+def _sentence(error: Exception) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable. File systems that cannot (some network mounts) say so; that is theirs."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,123 @@
+"""Joining a dataset to a cache by content: which row of the one is which row of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .layout import SPLITS
+from .reader import Cache
+
+__all__ = ["Join", "join"]
+
+# Odd 64-bit constants of splitmix64; any would do, they only keep sums of small numbers from meeting.
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Join:
+    """How a dataset and a cache fit together.
+
+    Attributes
+    ----------
+    rows : split → (N,) int64, for each row of the cache the dataset row that stands for it, -1 if there is none
+    missing : dataset rows whose image the cache lacks, or has fewer copies of
+    disagree : dataset rows whose image the cache has with another label; they are joined in `rows` all the same
+    extra : cache rows that no dataset row stands for
+    matched : dataset rows joined, `disagree` included
+    """
+
+    rows: Mapping[str, npt.NDArray[np.int64]]
+    missing: npt.NDArray[np.int64]
+    disagree: npt.NDArray[np.int64]
+    extra: int
+    matched: int
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Key (N, 16), label as bytes (N, L) and split (N,) of one side of the join."""
+
+    key: npt.NDArray[np.uint8]
+    label: npt.NDArray[np.uint8]
+    split: npt.NDArray[np.int8]
+
+    def codes(self, rows: npt.NDArray[np.int64], with_label: bool, with_split: bool) -> npt.NDArray[np.uint64]:
+        """Return one number a row that is equal where key, and label and split if asked for, are."""
+        # Half of a cryptographic hash tells a million images apart; the whole key is compared after the match.
+        code = self.key[rows, :8].copy().view(np.uint64)[:, 0]
+        if with_label:
+            weights = np.cumprod(np.full(self.label.shape[1], _MIX[0]), dtype=np.uint64)
+            code = code + (self.label[rows].astype(np.uint64) * weights).sum(1, dtype=np.uint64)
+        if with_split:
+            code = code + (self.split[rows].astype(np.uint64) + np.uint64(1)) * _MIX[1]
+        return code
+
+
+def join(
+    cache: Cache, key: npt.NDArray[np.uint8], label: npt.NDArray[Any], split: npt.NDArray[np.int8] | None = None
+) -> Join:
+    """Match dataset rows to cache rows: a multiset join on (key, label), inside a split where the dataset has splits.
+
+    What finds no partner of its own split and label is matched to a free row of the same image: first with the same
+    label in any split (the cache's splits rule), then with another label, which counts as disagreement. Each round
+    is done for all rows before the next, so that no row takes the partner of one that fits better.
+
+    Parameters
+    ----------
+    key : (N, 16) uint8
+    label : (N,) int32 or (N, L) uint8, classes in the cache's order
+    split : (N,) int8 index into train, val, test; -1 = not said
+    """
+    names = cache.splits
+    labels = {name: cache.read(name, "label") for name in names}
+    counts = [len(labels[name]) for name in names]
+    theirs = _Side(
+        np.concatenate([cache.read(name, "key") for name in names]),
+        _label_bytes(np.concatenate([labels[name] for name in names])),
+        np.repeat(np.array([SPLITS.index(name) for name in names], np.int8), counts),
+    )
+    unsaid = np.full(len(key), -1, np.int8)
+    ours = _Side(key, _label_bytes(label.astype(labels[names[0]].dtype)), unsaid if split is None else split)
+    partner = np.full(len(theirs.key), -1, np.int64)  # of each cache row
+    pending = np.arange(len(key))
+    disagree = np.empty(0, np.int64)
+    for with_label, with_split in ((True, True), (True, False), (False, False)):
+        free = np.flatnonzero(partner < 0)
+        left, right = _match(ours.codes(pending, with_label, with_split), theirs.codes(free, with_label, with_split))
+        mine, cached = pending[left], free[right]
+        same = (ours.key[mine] == theirs.key[cached]).all(1)
+        partner[cached[same]] = mine[same]
+        if not with_label:
+            disagree = np.sort(mine[same])
+        pending = np.setdiff1d(pending, mine[same], assume_unique=True)
+    ends = np.cumsum(counts)[:-1]
+    return Join(
+        rows=dict(zip(names, np.split(partner, ends), strict=True)),
+        missing=pending,
+        disagree=disagree,
+        extra=int((partner < 0).sum()),
+        matched=len(key) - len(pending),
+    )
+
+
+def _label_bytes(label: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return labels as bytes, (N, L) uint8."""
+    return np.ascontiguousarray(label).reshape(len(label), -1 if label.size else 1).view(np.uint8)
+
+
+def _match(
+    left: npt.NDArray[np.uint64], right: npt.NDArray[np.uint64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Pair equal numbers of two lists, each used once: the first with the first, the second with the second."""
+    left_order, right_order = np.argsort(left, kind="stable"), np.argsort(right, kind="stable")
+    left_sorted, right_sorted = left[left_order], right[right_order]
+    nth = np.arange(len(left)) - np.searchsorted(left_sorted, left_sorted)  # which copy of its number
+    place = np.searchsorted(right_sorted, left_sorted) + nth
+    found = place < len(right)
+    found[found] = right_sorted[place[found]] == left_sorted[found]
+    return left_order[found], right_order[place[found]]

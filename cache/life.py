@@ -1,0 +1,110 @@
+"""Life of a cache: what to do about a target, decided before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import CacheCorrupt, CacheError, CacheIncomplete, CacheMismatch, CacheNotFound
+from .forms import form_of
+from .reader import Cache, open_cache
+from .verify import verify
+from .work import WorkDirectory, work_path
+
+__all__ = ["Action", "Found", "decide", "differences", "look"]
+
+Action = Literal["create", "resume", "reuse"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What stands at a target: a sealed cache, something that cannot be used, and unfinished work beside it.
+
+    `working_on` is the record of the unfinished work; `stranger`, that something not of medal's stands in its place.
+    """
+
+    target: Path
+    cache: Cache | None = None
+    other: CacheError | None = None
+    working_on: Mapping[str, Any] | None = None
+    stranger: bool = False
+
+
+def look(target: Path, *, thorough: bool = False) -> Found:
+    """Look at a target and its work directory; a thorough look reads every byte of a cache that is there."""
+    form_of(target)
+    work = WorkDirectory(work_path(target))
+    found = Found(target=target, working_on=work.read_settings(), stranger=work.is_strange())
+    try:
+        cache = open_cache(target)
+        problems = verify(cache) if thorough else list(cache.survey().problems)
+        if problems:
+            raise CacheCorrupt(f"'{target}' holds a damaged cache: {problems[0]}")
+    except CacheNotFound:
+        return found
+    except CacheError as error:
+        return replace(found, other=error)
+    return replace(found, cache=cache)
+
+
+def decide(found: Found, cache_id: str, request: Mapping[str, Any], *, overwrite: bool = False) -> Action:
+    """Decide what to do, as a pure function of what is there and what is asked.
+
+    Raises
+    ------
+    CacheMismatch
+        The target holds something else, and `overwrite` is not set.
+    """
+    if found.cache is not None and found.cache.cache_id == cache_id:
+        return "reuse"
+    if found.stranger:
+        raise CacheMismatch(
+            f"'{work_path(found.target)}' stands where the work would go and is not medal's; move it away, or give "
+            "another OUT."
+        )
+    if not overwrite and found.cache is not None:
+        different = ", ".join(differences(found.cache.manifest.raw.get("request", {}), request)) or "its request"
+        raise CacheMismatch(
+            f"'{found.target}' holds a cache of something else: it differs in {different}. "
+            "Give another OUT, or --overwrite to replace it once the new one is sealed."
+        )
+    if not overwrite and found.other is not None:
+        remedy = "Give another OUT, or --overwrite to replace it once the new one is sealed."
+        if isinstance(found.other, CacheIncomplete):
+            raise CacheMismatch(f"'{found.target}' is there and is no sealed cache. {remedy}") from found.other
+        raise type(found.other)(f"{found.other} {remedy}") from found.other
+    if found.working_on is None or found.working_on.get("cache_id") == cache_id:
+        return "create" if found.working_on is None else "resume"
+    if not overwrite:
+        different = ", ".join(differences(_request(found.working_on), request)) or "its request"
+        raise CacheMismatch(
+            f"'{work_path(found.target)}' holds an unfinished cache of something else: it differs in {different}. "
+            "Repeat its command to finish it, give another OUT, or --overwrite to throw it away."
+        )
+    return "create"
+
+
+def _request(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    request = record.get("request")
+    return request if isinstance(request, dict) else {}
+
+
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """List the fields in which two requests differ, as ``name (there, asked for here)``."""
+    found: list[str] = []
+    for name in sorted(set(there) | set(asked)):
+        one, other = there.get(name), asked.get(name)
+        if one == other:
+            continue
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name} ({_short(one)}, asked for: {_short(other)})")
+    return found
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else text[:12] + "…"

@@ -1,0 +1,223 @@
+"""One writer at a target: a lock file beside it that says who, where and since when, and that beats while they live.
+
+The file is created exclusively, which is atomic on local file systems and on NFS; nothing here relies on flock. Its
+modification time is the heartbeat. Whether a holder is dead is told on the same machine by its process id and start
+time, from elsewhere by a heartbeat that has not moved, measured against the file server's own clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .errors import CacheBusy, CacheError
+
+__all__ = ["Holder", "Lock", "lock_path", "locked"]
+
+BEAT_SECONDS = 5.0
+# A dozen missed beats: a server that hangs for half a minute does not cost anybody their lock.
+STALE_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a lock."""
+
+    host: str
+    machine: str
+    process: int
+    started: str
+    since: str
+    token: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on '{self.host}', since {self.since}"
+
+
+def lock_path(target: Path) -> Path:
+    """Return the lock file of a target."""
+    return target.with_name(f".{target.name}.lock")
+
+
+class Lock:
+    """A lock that is held."""
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.path = path
+        self.holder = holder
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="medal-lock")
+        self._thread.start()
+
+    def _beat(self) -> None:
+        while not self._done.wait(BEAT_SECONDS):
+            # A lost mount comes back or it does not; what is written next will say so.
+            with _ignoring_os_errors():
+                if self.is_ours():
+                    os.utime(self.path)
+
+    def is_ours(self) -> bool:
+        """Tell whether the lock is still this process's: it may have been taken over while the machine slept."""
+        found = _read(self.path)
+        return found is not None and found.token == self.holder.token
+
+    def check(self) -> None:
+        """Refuse to go on if another process took the lock over.
+
+        Raises
+        ------
+        CacheError
+            Another process has it.
+        """
+        if not self.is_ours():
+            raise CacheError(
+                f"The lock '{self.path}' was taken over by {_read(self.path) or 'someone else'} while this process "
+                "was not heard of; what is finished is kept. Run the same command again to go on or to reuse."
+            )
+
+    def release(self) -> None:
+        """Let the lock go."""
+        self._done.set()
+        self._thread.join()
+        with _ignoring_os_errors():
+            if self.is_ours():
+                self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(target: Path, *, wait: bool, tell: Callable[[str], None]) -> Iterator[Lock]:
+    """Hold the lock of a target; wait for another holder, or take a dead one's over, and say so.
+
+    Raises
+    ------
+    CacheBusy
+        Somebody else holds it, and `wait` is not set.
+    """
+    path = lock_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told: str | None = None
+    while (lock := _try_to_take(path)) is None:
+        holder = _read(path)
+        if holder is None and not _is_stale(path):
+            # Between its creation and its first bytes, or just released.
+            time.sleep(_POLL_SECONDS / 10)
+        elif holder is None or _is_dead(holder, path):
+            _take_away(path, holder)
+            tell(f"'{target}' was held by {holder or 'a process that left no name'}, which is dead; taking over")
+        elif not wait:
+            raise CacheBusy(f"'{target}' is being made by {holder}; leave out --no-wait to wait for it and reuse it.")
+        else:
+            if told != holder.token:
+                tell(f"'{target}' is being made by {holder}; waiting for it")
+                told = holder.token
+            time.sleep(_POLL_SECONDS)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def _try_to_take(path: Path) -> Lock | None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = Holder(
+        host=socket.gethostname(),
+        machine=_machine(),
+        process=os.getpid(),
+        started=_start_time(os.getpid()) or "",
+        since=now,
+        token=secrets.token_hex(8),
+    )
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return None
+    with os.fdopen(handle, "w") as file:
+        json.dump(asdict(holder), file)
+        file.flush()
+        os.fsync(file.fileno())
+    return Lock(path, holder)
+
+
+def _read(path: Path) -> Holder | None:
+    try:
+        return Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _is_dead(holder: Holder, path: Path) -> bool:
+    if holder.machine == _machine():
+        return _start_time(holder.process) != holder.started
+    return _is_stale(path)
+
+
+def _is_stale(path: Path) -> bool:
+    """Tell whether a lock has not beaten for long, by the clock of whoever serves the files."""
+    clock = path.with_name(f"{path.name}.clock-{secrets.token_hex(4)}")
+    try:
+        clock.touch()
+        return clock.stat().st_mtime - path.stat().st_mtime > STALE_SECONDS
+    except FileNotFoundError:
+        return False
+    finally:
+        clock.unlink(missing_ok=True)
+
+
+def _take_away(path: Path, holder: Holder | None) -> None:
+    # A rename succeeds for one of several that try; the loser finds nothing to rename, or a new lock.
+    grave = path.with_name(f"{path.name}.dead-{secrets.token_hex(4)}")
+    try:
+        path.rename(grave)
+    except FileNotFoundError:
+        return
+    found = _read(grave)
+    if holder is not None and found is not None and found.token != holder.token:
+        # Between our look and our rename the dead one was replaced by a living one: give it back.
+        with _ignoring_os_errors():
+            os.link(grave, path)
+    grave.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """Name this running system: process ids mean something only within one boot and one process namespace."""
+    parts = []
+    with _ignoring_os_errors():
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join([socket.gethostname(), *parts])
+
+
+def _start_time(process: int) -> str | None:
+    """Return when a process of this machine started, in a form that a reused id does not share; None if it is gone."""
+    try:
+        # The command's name stands in parentheses and may hold anything; the start time is field 22.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    if Path("/proc/self/stat").exists():
+        return None
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        pass
+    return ""
+
+
+@contextmanager
+def _ignoring_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        return

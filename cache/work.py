@@ -1,0 +1,141 @@
+"""The work directory: where stage one keeps what it has computed until it is sealed.
+
+It stands beside the target, `OUT.work`, and holds `work.json` (what is being computed, and how) and one file a chunk
+of rows. A chunk file is written beside, flushed, and renamed to a name that carries its own digest: a name that is
+there is a chunk that is whole, so the folder's listing is the record of what is finished, and it is atomic.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .digest import canonical_json
+from .errors import CacheCorrupt
+from .forms import sync_folder
+from .manifest import parse_json
+from .writer import remove
+
+__all__ = ["ChunkedRows", "WorkDirectory", "work_path"]
+
+_SETTINGS = "work.json"
+_DRAFT = re.compile(r"\..*\.part")
+_CHUNK = re.compile(r"(train|val|test)-(\d{9})-([0-9a-f]{16})\.npy")
+
+
+def work_path(target: Path) -> Path:
+    """Return the work directory of a target."""
+    return target.with_name(target.name + ".work")
+
+
+@dataclass(frozen=True)
+class WorkDirectory:
+    """Durable chunks of rows, each a structured array (n,) of `record`, addressed by split and first row."""
+
+    path: Path
+
+    def read_settings(self) -> Mapping[str, Any] | None:
+        """Return what is being computed here, or None where nothing was begun."""
+        try:
+            return parse_json((self.path / _SETTINGS).read_bytes(), "work directory's record")
+        except (FileNotFoundError, NotADirectoryError, CacheCorrupt):
+            return None
+
+    def is_strange(self) -> bool:
+        """Tell whether something that is not medal's stands here: it is never touched."""
+        if not self.path.is_dir():
+            return self.path.exists()
+        names = {file.name for file in self.path.iterdir()}
+        return not all(name == _SETTINGS or _CHUNK.fullmatch(name) or _DRAFT.fullmatch(name) for name in names)
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Start anew: empty the directory, then write down what is to be computed, before the first chunk."""
+        remove(self.path)
+        self.path.mkdir(parents=True)
+        self._write(_SETTINGS, canonical_json(settings))
+
+    def chunks(self) -> dict[tuple[str, int], Path]:
+        """Return the finished chunks by (split, first row); what is damaged or half written is removed."""
+        found: dict[tuple[str, int], Path] = {}
+        for file in sorted(self.path.iterdir()):
+            match = _CHUNK.fullmatch(file.name)
+            if match and _digest(file.read_bytes()) == match[3]:
+                found[match[1], int(match[2])] = file
+            elif match or _DRAFT.fullmatch(file.name):
+                remove(file)
+        return found
+
+    def write_chunk(self, split: str, start: int, rows: npt.NDArray[Any]) -> Path:
+        """Make a chunk durable and return its file."""
+        buffer = io.BytesIO()
+        np.save(buffer, rows, allow_pickle=False)
+        data = buffer.getvalue()
+        return self._write(f"{split}-{start:09d}-{_digest(data)}.npy", data)
+
+    def remove(self) -> None:
+        """Remove the whole directory."""
+        remove(self.path)
+
+    def _write(self, name: str, data: bytes) -> Path:
+        draft, final = self.path / f".{name}.part", self.path / name
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(final)
+        sync_folder(self.path)
+        return final
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:16]
+
+
+class ChunkedRows:
+    """One field of consecutive chunk files, as an array that is read by slice and never whole.
+
+    Parameters
+    ----------
+    files : chunk files in the order of their rows
+    field : name of the record's field
+    """
+
+    def __init__(self, files: list[Path], field: str) -> None:
+        self._files, self._field = files, field
+        self._starts = np.cumsum([0, *(len(self._open(index)) for index in range(len(files)))])
+        first = self._open(0)
+        self.dtype: np.dtype[Any] = first.dtype
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *first.shape[1:])
+
+    def _open(self, index: int) -> npt.NDArray[Any]:
+        # Opened for each use: a mapping holds a file descriptor, and large sets have more chunks than a process may.
+        chunk: npt.NDArray[Any] = np.load(self._files[index], mmap_mode="r", allow_pickle=False)[self._field]
+        return chunk
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        start, stop, _ = rows.indices(self.shape[0])
+        return (
+            np.concatenate(list(self._parts(start, stop)))
+            if stop > start
+            else np.empty((0, *self.shape[1:]), self.dtype)
+        )
+
+    def _parts(self, start: int, stop: int) -> Iterator[npt.NDArray[Any]]:
+        first = int(np.searchsorted(self._starts, start, "right")) - 1
+        for index in range(first, len(self._files)):
+            offset = int(self._starts[index])
+            if offset >= stop:
+                return
+            yield np.array(self._open(index)[max(0, start - offset) : stop - offset])

@@ -1,0 +1,93 @@
+"""Sealing: arrays and a description become a cache, verified, then moved into place in one step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .digest import Rows, array_sha256, canonical_json
+from .errors import CacheCorrupt
+from .forms import form_of, sync_folder
+from .reader import Cache, open_cache
+from .seal import make_seal
+from .verify import verify
+
+__all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "write_cache"]
+
+
+def declare_arrays(arrays: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
+    """Return the manifest's description of arrays: shape, dtype and SHA-256 of each."""
+    return {
+        path: {"shape": list(rows.shape), "dtype": rows.dtype.name, "sha256": array_sha256(rows)}
+        for path, rows in arrays.items()
+    }
+
+
+def beside(target: Path, what: str) -> Path:
+    """Return the hidden neighbour of a target that work on it goes through, in the same form."""
+    return target.with_name(f".{target.stem}.{what}{target.suffix}")
+
+
+def write_cache(target: Path, arrays: Mapping[str, Rows], manifest: Mapping[str, Any]) -> Cache:
+    """Write, verify and seal a cache, then put it at `target`, replacing what is there.
+
+    Parameters
+    ----------
+    manifest : all fields but `arrays`, which is filled in here, or with it where the arrays are known already
+
+    Raises
+    ------
+    CacheCorrupt
+        What was written does not read back as it should; nothing at `target` was touched.
+    """
+    described = dict(manifest)
+    described.setdefault("arrays", declare_arrays(arrays))
+    manifest_bytes = canonical_json(described)
+    draft = beside(target, "sealing")
+    remove(draft)
+    try:
+        form_of(target).write(draft, arrays, manifest_bytes, make_seal(manifest_bytes).to_bytes())
+        written = open_cache(draft)
+        problems = verify(written)
+        if problems:
+            raise CacheCorrupt(f"The cache written for '{target}' does not read back: {problems[0]}")
+        move_into_place(draft, target)
+    finally:
+        remove(draft)
+    return Cache(target, written.manifest, written.seal)
+
+
+def move_into_place(draft: Path, target: Path) -> None:
+    """Rename a finished draft to its target; what stood there before goes only when the new one is in place."""
+    if target.is_dir():
+        # A folder cannot be replaced by a rename in one step, so the old one steps aside first.
+        old = beside(target, "replaced")
+        remove(old)
+        target.rename(old)
+        try:
+            draft.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        remove(old)
+    else:
+        draft.replace(target)
+    sync_folder(target.parent)
+
+
+def put_back(target: Path) -> None:
+    """Undo a replacement that was killed between its two renames: what stood at the target comes back."""
+    old = beside(target, "replaced")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder that is ours, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,155 @@
+"""From durable features to the arrays and the manifest of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.digest import Rows, rows_per_block
+from ..cache.layout import FORMAT
+from ..cache.verify import count_repeats
+from ..cache.work import ChunkedRows
+from .datasets import exclude_flags, rarest_class
+from .features import Computed
+from .planning import Plan
+from .probe import Probe, ProbeSettings, describe_probe, fit_probe, logits
+from .rows import anonymous_groups
+from .views import VIEW_PARAMETERS
+
+__all__ = ["assemble_arrays", "describe_cache"]
+
+# What a result depends on, beside medal itself.
+_LIBRARIES = ("torch", "torchvision", "transformers", "scikit-learn", "scipy", "numpy", "pillow")
+
+
+def assemble_arrays(asked: Plan, computed: Computed, tell: Callable[[str], None]) -> tuple[dict[str, Rows], Probe]:
+    """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
+    fields = {
+        name: {split: _field(computed, split, name) for split in asked.rows}
+        for name in ("feature", "view", "view_check")
+    }
+    features = {split: _Canonical(rows) for split, rows in fields["feature"].items()}
+    train = asked.rows["train"]
+    probe = fit_probe(
+        features,
+        {split: part.label for split, part in asked.rows.items()},
+        keys=train.key,
+        groups=train.group,
+        task=asked.dataset.task,
+        n_classes=len(asked.dataset.classes),
+        settings=ProbeSettings(folds=asked.settings.folds, seed=asked.settings.seed),
+        tell=tell,
+    )
+    if probe.folds < asked.settings.folds:
+        tell(_shrunk(asked, probe.folds))
+    groups = anonymous_groups(asked.rows, asked.settings.seed)
+    arrays: dict[str, Rows] = {"probe/weight": probe.weight, "probe/bias": probe.bias}
+    for split, part in asked.rows.items():
+        fold = probe.fold if split == "train" else np.full(len(part), -1, np.int8)
+        columns: dict[str, Rows] = {
+            "key": part.key,
+            "label": part.label,
+            "logits": fold_logits(features[split], fold, probe)[:, None],
+            "view": fields["view"][split],
+            "view_check": fields["view_check"][split],
+            "domain": part.domain,
+            "group": groups[split],
+            "fold": fold,
+        }
+        if asked.settings.features_kept:
+            columns["feature"] = fields["feature"][split]
+        arrays |= {f"{split}/{name}": column for name, column in columns.items()}
+    return arrays, probe
+
+
+def _shrunk(asked: Plan, folds: int) -> str:
+    split = np.full(len(asked.dataset), -1, np.int8)
+    split[asked.rows["train"].source] = 0
+    name, count = rarest_class(asked.dataset, split)
+    left = f"shrink to {folds}" if folds else "fall away, and train's logits are in-sample"
+    return (
+        f"warning: class '{name}' has only {count} train samples: the {asked.settings.folds} folds {left}; "
+        f"leave it out with {exclude_flags([name])}."
+    )
+
+
+def _field(computed: Computed, split: str, name: str) -> ChunkedRows:
+    return ChunkedRows([file for (owner, _), file in sorted(computed.files.items()) if owner == split], name)
+
+
+class _Canonical:
+    """View 0 of features (N, V, F), as (N, F) that is read by slice."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.dtype = rows.dtype
+        self.shape: tuple[int, ...] = (rows.shape[0], rows.shape[2])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        return self._rows[rows][:, 0]
+
+
+def fold_logits(features: Rows, fold: npt.NDArray[np.int8], probe: Probe) -> npt.NDArray[np.float32]:
+    """Return the logits of each row from the probe of its fold, (N, C) float32, before temperature."""
+    result = np.empty((features.shape[0], probe.weight.shape[1]), np.float32)
+    step = rows_per_block(features)
+    for start in range(0, features.shape[0], step):
+        block = features[start : start + step]
+        folds = fold[start : start + step]
+        for index in np.unique(folds):
+            mine = folds == index
+            result[start : start + step][mine] = logits(block[mine], probe.weight[index], probe.bias[index])
+    return result
+
+
+def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the manifest but for its table of arrays."""
+    labels = {split: part.label for split, part in asked.rows.items()}
+    by_split = {split: arrays[f"{split}/logits"][:][:, 0] for split in asked.rows}
+    dataset = asked.dataset
+    return {
+        "format": FORMAT,
+        "medal": version("medalmighty"),
+        "cache_id": asked.cache_id,
+        "request": dict(asked.request),
+        "dataset": {
+            "name": dataset.name,
+            "task": dataset.task,
+            "classes": list(dataset.classes),
+            "domains": list(dataset.domains),
+            "excluded_classes": list(dataset.excluded),
+            "label_columns": list(dataset.label_columns),
+            "rows": {split: len(part) for split, part in asked.rows.items()},
+            "repeats": count_repeats({split: part.key for split, part in asked.rows.items()}),
+            "splits": "drawn" if asked.splits_drawn else "given",
+            "limit": asked.settings.limit,
+        },
+        "teacher": {
+            "name": asked.files.name,
+            "revision": asked.files.revision,
+            "weights_sha256": asked.files.weights_sha256,
+            "model_type": asked.files.config["model_type"],
+            "feature": asked.settings.feature,
+            "feature_dim": int(probe.weight.shape[2]),
+            "precision_asked": asked.settings.precision,
+            "precision_used": how["precision_used"],
+            "min_cosine_to_fp32": how["min_cosine_to_fp32"],
+            "batch_size": how["batch_size"],
+        },
+        "preprocessing": asked.preprocessing.to_dict(),
+        "views": {"count": 1, "policy": "none", "parameters": list(VIEW_PARAMETERS)},
+        "probe": {
+            "probes": int(probe.weight.shape[0]),
+            **describe_probe(probe, by_split, labels, dataset.task, dataset.classes),
+        },
+        "features_kept": asked.settings.features_kept,
+        "seed": asked.settings.seed,
+        "versions": {name: version(name) for name in _LIBRARIES},
+    }

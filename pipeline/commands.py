@@ -1,0 +1,131 @@
+"""The command of stage one: cache-teacher."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+import click
+
+from ..cache.console import json_option, note, print_json, progress
+from .datasets.options import dataset_options, take_dataset_options
+from .request import CacheSettings
+
+__all__ = ["cache_teacher"]
+
+_DEFAULT = CacheSettings()
+
+
+@click.command(short_help="Stage one: run the teacher once, seal a cache.")
+@click.argument("dataset")
+@click.argument("out", required=False)
+@click.option("--teacher", default=_DEFAULT.teacher, show_default=True, help="Hugging Face id or local folder.")
+@click.option("--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub.")
+@click.option(
+    "--feature", type=click.Choice(["cls+mean", "last4"]), default=_DEFAULT.feature, show_default=True,
+    help="What of the teacher's output is a feature.",
+)  # fmt: skip
+@click.option("--image-size", default=_DEFAULT.image_size, show_default=True, help="Side of the teacher's input, px.")
+@click.option(
+    "--resize", type=click.Choice(["squash", "pad", "crop"]), default=_DEFAULT.resize, show_default=True,
+    help="Whole image squashed to a square, padded to one, or the middle cut out.",
+)  # fmt: skip
+@click.option("--folds", default=_DEFAULT.folds, show_default=True, help="Out-of-fold probes; 0 = in-sample logits.")
+@click.option("--no-features", is_flag=True, help="Leave features out: smaller, but no re-probing later.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=_DEFAULT.batch_size,
+    show_default=True,
+    help="Images a forward pass.",
+)
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,
+    help="auto: bf16 where the hardware is fast at it and agrees with fp32.",
+)  # fmt: skip
+@click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each split, for trials.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.seed,
+    show_default=True,
+    help="Seed of drawn splits and folds.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is sealed.")
+@click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@json_option
+@dataset_options
+def cache_teacher(
+    dataset: str, out: str | None, overwrite: bool, no_wait: bool, dry_run: bool, as_json: bool, **chosen: Any
+) -> None:
+    """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
+
+    DATASET is medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or
+    phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). The same command again resumes what was
+    interrupted and reuses what is finished.
+
+    \b
+    medal cache-teacher phantom
+    medal cache-teacher medmnist:pneumoniamnist chest.zarr --teacher facebook/dinov2-small
+    medal cache-teacher labels.csv scans.h5 --label-columns edema,effusion --group-column patient
+    """
+    from .caching import cache_teacher as make
+    from .planning import estimate, plan
+
+    options = take_dataset_options(chosen)
+    settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
+    asked = plan(dataset, out, options, settings, overwrite=overwrite)
+    for warning in asked.warnings:
+        note(f"warning: {warning}")
+    rows = {split: len(part) for split, part in asked.rows.items()}
+    if dry_run:
+        size, seconds = estimate(asked)
+        result = {
+            "cache": str(asked.target), "action": asked.action, "cache_id": asked.cache_id, "rows": rows,
+            "bytes": size, "seconds": seconds,
+        }  # fmt: skip
+        if as_json:
+            print_json(result)
+        else:
+            click.echo(
+                f"Would {asked.action} '{asked.target}': {asked.images} images, about {size / 1e6:.1f} MB and "
+                f"{seconds or 0:.0f} s of teacher."
+            )
+        return
+    made = make(asked, progress, wait=not no_wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]))
+    metrics = made.cache.manifest.probe["metrics"]
+    if as_json:
+        print_json(
+            {
+                "cache": str(asked.target),
+                "action": made.action,
+                "cache_id": made.cache.cache_id,
+                "content_digest": made.cache.content_digest,
+                "rows": rows,
+                "computed": made.computed,
+                "kept": made.kept,
+                "images_per_second": made.images_per_second,
+                "seconds": made.seconds,
+                "teacher": {split: metrics.get(split) for split in ("val", "test")},
+            }
+        )
+        return
+    verb = {"create": "Made", "resume": "Finished", "reuse": "Nothing to do: found"}[made.action]
+    click.echo(f"{verb} '{asked.target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
+    for split in ("val", "test"):
+        if split in metrics:
+            click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
+    # Columns, classes and splits need not be said again: stage two takes them from the cache.
+    limited = ["--on-missing", "drop"] if settings.limit else []
+    following = ["medal", "train-student", str(asked.target), dataset, "--out", f"runs/{asked.target.stem}", *limited]
+    click.echo(f"Next: {shlex.join(following)}")
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {'undefined' if figures.get(name) is None else format(figures[name], '.4f')}"
+        for name in ("auroc", "accuracy")
+    )

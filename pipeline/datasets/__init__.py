@@ -1,0 +1,143 @@
+"""Datasets: whatever the user has, as images in order with labels, splits, domains and groups beside them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ...cache.errors import DataError
+from .dataset import SPLITS, Dataset, DatasetOptions
+from .labels import exclude_flags
+from .splits import check_rare, draw_splits, limit_rows, rarest_class
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetOptions",
+    "check_rare",
+    "dataset_name",
+    "draw_splits",
+    "exclude_flags",
+    "limit_rows",
+    "open_dataset",
+    "rarest_class",
+]
+
+_FORMS = "medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or phantom"
+
+Classes = Sequence[str] | None
+
+
+def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Classes = None) -> Dataset:
+    """Open a dataset by what the user calls it. Nothing is decoded.
+
+    Parameters
+    ----------
+    spec : ``medmnist:NAME[@SIZE]``, a ``.npz`` file, a folder, a ``.csv`` table, or ``phantom``
+    classes : class names in the order wanted, as a cache has them; None = the dataset's own
+
+    Raises
+    ------
+    DataError
+        It is none of these, cannot be read, or has a class outside `classes`.
+    """
+    spec = str(spec)
+    options = options or DatasetOptions()
+    kind = _kind(spec)
+    if kind is None:
+        raise DataError(_unknown(spec))
+    if kind != "table":
+        _refuse_columns(options, classes, spec)
+    return _OPENERS[kind](spec, options, classes)
+
+
+def dataset_name(spec: str) -> str:
+    """Return a short name for a dataset: the file's stem, or the folder of a table, or what medmnist calls it."""
+    spec = str(spec)
+    kind = _kind(spec)
+    if kind == "medmnist":
+        name, _, size = spec.partition(":")[2].lower().partition("@")
+        return f"{name}-{size}" if size not in ("", "28") else name
+    path = Path(spec)
+    if kind == "npz":
+        return path.stem
+    if kind == "table":
+        path = path.parent
+    return spec if kind == "phantom" else path.resolve().name or "dataset"
+
+
+def _kind(spec: str) -> str | None:
+    """Tell what form a spec has, without opening anything; None if it is none."""
+    if spec.lower().startswith("medmnist:"):
+        return "medmnist"
+    if spec == "phantom":
+        return "phantom"
+    suffix = Path(spec).suffix.lower()
+    if suffix in (".npz", ".csv") and not Path(spec).is_dir():
+        return {".npz": "npz", ".csv": "table"}[suffix]
+    return "folder" if spec and Path(spec).is_dir() else None
+
+
+def _unknown(spec: str) -> str:
+    from .medmnist import official_names
+
+    close = difflib.get_close_matches(spec.lower(), official_names(), n=1, cutoff=0.6)
+    hint = f" Did you mean medmnist:{close[0]}?" if close else ""
+    there = "is a file of another kind" if Path(spec).exists() else "is not there"
+    return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"
+
+
+def _refuse_columns(options: DatasetOptions, classes: Classes, spec: str) -> None:
+    """Refuse options that would go unheard; label columns may come along with a cache's classes."""
+    asked = {
+        "--label-column": options.label_column,
+        "--label-columns": options.label_columns if classes is None else (),
+        "--split-column": options.split_column,
+        "--domain-column": options.domain_column,
+        "--group-column": options.group_column,
+    }
+    unheard = [option for option, value in asked.items() if value]
+    if unheard:
+        raise DataError(
+            f"dataset '{spec}' has no columns for {', '.join(unheard)}; expected a .csv table, or no such option."
+        )
+
+
+def _open_medmnist(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .medmnist import open_medmnist
+
+    return open_medmnist(spec, dataset_name(spec), options, classes)
+
+
+def _open_npz(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .npz import open_npz
+
+    return open_npz(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_table(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .table import open_table
+
+    return open_table(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_folder(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .folder import open_folder
+
+    return open_folder(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_phantom(_: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .phantom import open_phantom
+
+    return open_phantom(options, classes)
+
+
+_OPENERS: dict[str, Callable[[str, DatasetOptions, Classes], Dataset]] = {
+    "medmnist": _open_medmnist,
+    "phantom": _open_phantom,
+    "npz": _open_npz,
+    "table": _open_table,
+    "folder": _open_folder,
+}

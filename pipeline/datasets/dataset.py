@@ -1,0 +1,153 @@
+"""What every kind of dataset becomes: images that can be read one by one, and columns beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...cache.errors import DataError
+
+Task = Literal["multiclass", "multilabel"]
+Intensity = Literal["declared", "minmax"]
+SPLITS = ("train", "val", "test")
+UNKNOWN_CLASS = -1  # in a multi-class label
+UNKNOWN_BIT = 255  # in a multi-label row
+
+# Hashing releases the interpreter lock, and files on a network share wait more than they compute.
+_KEY_THREADS = 8
+_MOST_LISTED = 20
+
+
+class Images(Protocol):
+    """Images by row number. Opening one is cheap; nothing is decoded before `read`."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int) -> bytes:
+        """Return the 16-byte content key of an image without decoding it."""
+        ...
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """Decode an image to (H, W, C), C 1 or 3: uint8, or float32 in 0…255 for deeper images.
+
+        Raises
+        ------
+        DataError
+            The image cannot be decoded; the message names it.
+        """
+        ...
+
+    def describe(self, row: int) -> str:
+        """Name an image for a message, for instance ``file 'a/b.png'``."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """How to read a dataset; every command that takes a DATASET has these as options."""
+
+    label_column: str | None = None
+    label_columns: tuple[str, ...] = ()
+    split_column: str | None = None
+    domain_column: str | None = None
+    group_column: str | None = None
+    exclude_classes: tuple[str, ...] = ()
+    intensity: Intensity = "declared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset in its own order: row i is image i with its label, split, domain and group.
+
+    Attributes
+    ----------
+    label : (N,) int32 class index, -1 unknown; or (N, L) uint8 of 0/1, 255 unknown
+    split : (N,) int8 index into `SPLITS`, or None where the dataset has no splits
+    domain : (N,) int16 index into `domains`, -1 none
+    group : (N,) int64 one number a patient, -1 none; the numbers mean nothing beyond equality
+    label_columns : columns of the table that the labels were read from; empty for other kinds
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    images: Images
+    label: npt.NDArray[Any]
+    split: npt.NDArray[np.int8] | None
+    domain: npt.NDArray[np.int16]
+    group: npt.NDArray[np.int64]
+    domains: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def keys(self) -> npt.NDArray[np.uint8]:
+        """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.
+
+        Raises
+        ------
+        DataError
+            Images cannot be read; all of them are counted, the first twenty named.
+        """
+        with ThreadPoolExecutor(_KEY_THREADS) as pool:
+            keys = list(pool.map(self._key_or_error, range(len(self)), chunksize=64))
+        bad = [key for key in keys if isinstance(key, DataError)]
+        if bad:
+            listed = "\n  ".join(map(str, bad[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
+            raise DataError(
+                f"{len(bad)} of {len(self)} images of dataset '{self.name}' cannot be read; mend or remove them:\n  "
+                f"{listed}"
+            ) from bad[0]
+        return np.frombuffer(b"".join(key for key in keys if isinstance(key, bytes)), np.uint8).reshape(-1, 16)
+
+    def _key_or_error(self, row: int) -> bytes | DataError:
+        try:
+            return self.images.key(row)
+        except DataError as error:
+            return error
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
+        """Return the dataset of these rows, in this order."""
+        return replace(
+            self,
+            images=Selection(self.images, rows),
+            label=self.label[rows],
+            split=None if self.split is None else self.split[rows],
+            domain=self.domain[rows],
+            group=self.group[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows of other images."""
+
+    images: Images
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, row: int) -> bytes:
+        return self.images.key(int(self.rows[row]))
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        return self.images.read(int(self.rows[row]))
+
+    def describe(self, row: int) -> str:
+        return self.images.describe(int(self.rows[row]))
+
+
+def class_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Sort class names as a person would: by number where all are numbers, else by text."""
+    unique = set(names)
+    if all(name.removeprefix("-").isdecimal() for name in unique):
+        return tuple(sorted(unique, key=lambda name: (int(name), name)))  # "1" and "01" are two names
+    return tuple(sorted(unique))

@@ -1,0 +1,165 @@
+"""What stage one is going to do, decided before the teacher is loaded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..cache.digest import cache_id
+from ..cache.layout import Dimensions, expected_arrays
+from ..cache.life import Action, decide, look
+from ..cache.reader import Cache
+from ..cache.work import WorkDirectory, work_path
+from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
+from .datasets.dataset import Dataset, DatasetOptions
+from .preprocessing import Preprocessing
+from .request import CacheSettings, make_request
+from .rows import SplitRows, arrange_rows
+from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, locate_teacher
+
+if TYPE_CHECKING:
+    from .teacher import Teacher
+
+__all__ = ["Plan", "capable_precision", "count_kept", "decide_again", "estimate", "load_teacher", "plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is known before the teacher is loaded."""
+
+    target: Path
+    dataset: Dataset
+    rows: Mapping[str, SplitRows]
+    files: TeacherFiles
+    preprocessing: Preprocessing
+    settings: CacheSettings
+    request: Mapping[str, Any]
+    cache_id: str
+    action: Action
+    splits_drawn: bool
+    warnings: tuple[str, ...]
+    existing: Cache | None
+    overwrite: bool
+
+    @property
+    def images(self) -> int:
+        """Rows over all splits."""
+        return sum(map(len, self.rows.values()))
+
+
+def plan(
+    spec: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    overwrite: bool = False,
+) -> Plan:
+    """Read what the dataset and the teacher's files say of themselves and decide what to do.
+
+    Raises
+    ------
+    DataError, TeacherError
+        The dataset or the teacher cannot be used.
+    CacheMismatch
+        The target holds something else.
+    """
+    dataset = open_dataset(spec, options)
+    files = locate_teacher(settings.teacher, settings.revision)
+    preprocessing = default_preprocessing(
+        files, image_size=settings.image_size, resize=settings.resize, intensity=options.intensity
+    )
+    key = dataset.keys()
+    split = draw_splits(dataset, key, settings.seed)
+    if settings.limit is not None:
+        taken = limit_rows(split, settings.limit)
+        dataset, key, split = dataset.take(taken), key[taken], split[taken]
+    warnings = check_rare(dataset, split)
+    rows = arrange_rows(dataset, key, split)
+    request = make_request(dataset, rows, files, preprocessing, settings)
+    address = cache_id(request)
+    target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
+    found = look(target, thorough=overwrite)
+    return Plan(
+        target=target,
+        dataset=dataset,
+        rows=rows,
+        files=files,
+        preprocessing=preprocessing,
+        settings=settings,
+        request=request,
+        cache_id=address,
+        action=decide(found, address, request, overwrite=overwrite),
+        splits_drawn=dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any(),
+        warnings=tuple(warnings),
+        existing=found.cache,
+        overwrite=overwrite,
+    )
+
+
+def decide_again(asked: Plan) -> Plan:
+    """Look at the target once more, inside the lock."""
+    found = look(asked.target, thorough=asked.overwrite)
+    action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite)
+    return replace(asked, action=action, existing=found.cache)
+
+
+def estimate(asked: Plan) -> tuple[int, float]:
+    """Return the bytes that the sealed cache will take and the seconds that the teacher needs, from one real batch."""
+    from .policies import VIEW_PARAMETERS
+
+    size = Dimensions(
+        task=asked.dataset.task,
+        rows={split: len(part) for split, part in asked.rows.items()},
+        classes=len(asked.dataset.classes),
+        feature=feature_dim(asked.files.config, asked.settings.feature),
+        views=1,
+        view_parameters=len(VIEW_PARAMETERS),
+        probes=asked.settings.folds + 1,
+        features_kept=asked.settings.features_kept,
+    )
+    total = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in expected_arrays(size).values())
+    if asked.action == "reuse":
+        return total, 0.0
+    import torch
+
+    teacher = load_teacher(asked, capable_precision(asked))
+    side = asked.preprocessing.image_size
+    pixels = torch.zeros(asked.settings.batch_size, 3, side, side)
+    teacher.features(pixels, asked.preprocessing)
+    begun = time.monotonic()
+    teacher.features(pixels, asked.preprocessing)
+    a_row = (time.monotonic() - begun) / len(pixels)
+    return total, a_row * (asked.images - count_kept(asked))
+
+
+def count_kept(asked: Plan) -> int:
+    """Return how many images are durable in the work directory of this very request."""
+    from .features import count_rows
+
+    work = WorkDirectory(work_path(asked.target))
+    settings = work.read_settings()
+    if settings is None or settings.get("cache_id") != asked.cache_id:
+        return 0
+    return count_rows(asked.rows, settings["batch_size"], work.chunks())
+
+
+def capable_precision(asked: Plan) -> str:
+    """Return the precision that is asked for, ``auto`` resolved by what the device can do."""
+    from .teacher import pick_device, precision_for
+
+    return precision_for(asked.settings.precision, pick_device(asked.settings.device))
+
+
+def load_teacher(asked: Plan, precision: str) -> Teacher:
+    """Load the planned teacher onto the planned device."""
+    from .teacher import Teacher, pick_device
+
+    device = pick_device(asked.settings.device)
+    return Teacher.load(asked.files, feature=asked.settings.feature, precision=precision, device=device)

@@ -1,0 +1,67 @@
+"""What is asked of stage one, as settings and as the canonical request that a cache is addressed by.
+
+No torch here: asking again for a cache that is there must not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ..cache.layout import FORMAT
+from .datasets.dataset import Dataset
+from .preprocessing import Preprocessing, Resize
+from .rows import SplitRows, rows_digest
+from .teacher_files import TeacherFiles
+
+__all__ = ["CacheSettings", "make_request"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Settings of `medal cache-teacher`; the command line takes its defaults from here."""
+
+    teacher: str = "facebook/dinov2-base"
+    revision: str | None = None
+    feature: Literal["cls+mean", "last4"] = "cls+mean"
+    image_size: int = 224
+    resize: Resize = "squash"
+    folds: int = 5
+    features_kept: bool = True
+    batch_size: int = 32
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "auto"
+    limit: int | None = None
+    seed: int = 0
+
+
+def make_request(
+    dataset: Dataset,
+    rows: Mapping[str, SplitRows],
+    files: TeacherFiles,
+    preprocessing: Preprocessing,
+    settings: CacheSettings,
+) -> dict[str, Any]:
+    """Return what is asked for, without names, paths, devices, versions or times: equal for equal requests anywhere."""
+    return {
+        "format": FORMAT,
+        "task": dataset.task,
+        "classes": len(dataset.classes),
+        "rows": rows_digest(rows),
+        "teacher": {"weights_sha256": files.weights_sha256, "feature": settings.feature},
+        "preprocessing": preprocessing.to_dict(),
+        "precision": settings.precision,
+        "views": {"count": 1, "policy": "none"},
+        "probe": probe_request(settings),
+        "features_kept": settings.features_kept,
+        "seed": settings.seed,
+    }
+
+
+def probe_request(settings: CacheSettings) -> dict[str, Any]:
+    """Return the probe's settings as they stand in a request."""
+    from .probe import ProbeSettings
+
+    probe = asdict(ProbeSettings(folds=settings.folds, seed=settings.seed))
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in probe.items()}

@@ -1,0 +1,105 @@
+"""Getting a teacher from the Hugging Face hub: its local cache first, the network only when that lacks the files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..cache.errors import MedalError, TeacherError
+from .teacher_weights import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_files
+
+__all__ = ["fetch_from_hub"]
+
+# Behind a hospital's firewall the hub often does not refuse but never answers.
+_TIMEOUT_SECONDS = 10.0
+
+
+def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
+    """Return the snapshot folder of a model, named by its commit; nothing but configuration and safetensors is fetched.
+
+    Parameters
+    ----------
+    teacher : hub id
+    revision : branch, tag or commit; None is the default branch
+    check_config : called with config.json and the id before the weights are downloaded; it may refuse
+    """
+    cached = _cached(teacher, revision)
+    if cached is not None:
+        return cached
+    try:
+        return _download(teacher, revision, check_config)
+    except MedalError:
+        raise
+    except Exception as error:
+        # requests, httpx, the operating system and the hub's own tree: which one depends on the library's version.
+        raise TeacherError(_explain(teacher, revision, error)) from error
+
+
+def _download(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    # Asked once first: the download itself repeats a refused connection for half a minute.
+    get_hf_file_metadata(hf_hub_url(teacher, CONFIG, revision=revision), timeout=_TIMEOUT_SECONDS)
+    config = Path(hf_hub_download(teacher, CONFIG, revision=revision, etag_timeout=_TIMEOUT_SECONDS))
+    check_config(config, teacher)
+    folder = config.parent
+
+    def fetch(name: str) -> bool:
+        """Fetch one file of the very commit that the configuration is from; False if the model has none."""
+        try:
+            hf_hub_download(teacher, name, revision=folder.name, etag_timeout=_TIMEOUT_SECONDS)
+        except LocalEntryNotFoundError:  # the network went away; a kind of EntryNotFoundError to the hub's library
+            raise
+        except EntryNotFoundError:
+            return False
+        return True
+
+    fetch(PROCESSOR)
+    if not fetch(WEIGHTS) and fetch(INDEX):
+        for name in shard_names(folder, teacher):
+            fetch(name)
+    return folder
+
+
+def _cached(teacher: str, revision: str | None) -> Path | None:
+    """Return the snapshot in the local cache if configuration and all weights are there, else None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(teacher, revision=revision, local_files_only=True))
+        weight_files(folder, teacher)
+    except (LocalEntryNotFoundError, HFValidationError, TeacherError):
+        return None
+    return folder if (folder / CONFIG).is_file() else None
+
+
+def _explain(teacher: str, revision: str | None, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    what = f"Teacher '{teacher}'" + (f" at revision '{revision}'" if revision else "")
+    explanations: list[tuple[tuple[type[Any], ...], str]] = [
+        ((errors.GatedRepoError,), "is gated; ask for access on its page, then `hf auth login`."),
+        (
+            (errors.RevisionNotFoundError,),
+            "has no such revision; leave out --revision or name one that its page lists.",
+        ),
+        (
+            (errors.RepositoryNotFoundError, errors.HFValidationError),
+            "is neither a folder here nor a model on the Hugging Face hub (private ones need `hf auth login`); "
+            "check the name, for instance facebook/dinov2-base.",
+        ),
+        ((errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled), ""),
+        ((errors.EntryNotFoundError,), "has no config.json on the hub; choose a model in transformers' layout."),
+    ]
+    for kinds, sentence in explanations:
+        if isinstance(error, kinds) and sentence:
+            return f"{what} {sentence}"
+        if isinstance(error, kinds):
+            break
+    return (
+        f"{what} is not in the local Hugging Face cache and could not be downloaded ({type(error).__name__}); "
+        "copy the model's folder to this machine and give its path to --teacher, or try again with a network."
+    )

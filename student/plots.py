@@ -1,0 +1,143 @@
+"""The pictures of a run, as PNG: curves, confusion matrix, ROC, reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..pipeline.datasets.dataset import Task
+from ..pipeline.metrics import confusion_matrix, known, probabilities, reliability
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_run"]
+
+# Legends and matrices of more classes than this are unreadable; the figures are in metrics.json.
+_MOST_CLASSES = 20
+_STUDENT, _TEACHER = "tab:blue", "tab:orange"
+
+Array = npt.NDArray[Any]
+
+
+def plot_run(
+    folder: Path,
+    *,
+    history: Sequence[Mapping[str, float]],
+    logits: Mapping[str, Array],
+    labels: Array,
+    task: Task,
+    classes: Sequence[str],
+) -> None:
+    """Write curves.png, confusion.png, roc.png and reliability.png into a folder.
+
+    Parameters
+    ----------
+    logits : ``student`` and ``teacher``, each (N, C), of the split that is shown
+    labels : (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
+    """
+    _save(_curves(history), folder / "curves.png")
+    _save(_confusion(logits["student"], labels, task, classes), folder / "confusion.png")
+    _save(_roc(logits["student"], labels, task, classes), folder / "roc.png")
+    _save(_reliability(logits, labels, task), folder / "reliability.png")
+
+
+def _figure(columns: int = 1, rows: int = 1, side: float = 4.5) -> tuple[Figure, Array]:
+    # A bare figure draws with Agg and needs no display; pyplot would keep every figure alive.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(side * columns, side * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=120, metadata={"Software": "medal"})
+
+
+def _curves(history: Sequence[Mapping[str, float]]) -> Figure:
+    figure, (left, right) = _figure(columns=2)
+    epochs = [row["epoch"] for row in history]
+    for name, axes in (("train_loss", left), ("val_loss", left), ("val_auroc", right), ("val_accuracy", right)):
+        axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
+    for axes in (left, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _confusion(logits: Array, labels: Array, task: Task, classes: Sequence[str]) -> Figure:
+    counts = confusion_matrix(logits, labels, task)
+    if task == "multiclass":
+        shown = len(classes) <= _MOST_CLASSES
+        figure, (axes,) = _figure(side=max(4.5, 0.6 * len(classes) + 2 if shown else 8))
+        _matrix(axes, counts, classes if shown else (), "class")
+        return figure
+    counts = counts[:_MOST_CLASSES]
+    columns = min(4, len(counts))
+    figure, cells = _figure(columns=columns, rows=-(-len(counts) // columns), side=3)
+    for axes in cells[len(counts) :]:
+        axes.set_axis_off()
+    for axes, matrix, name in zip(cells, counts, classes, strict=False):
+        _matrix(axes, matrix, ("no", "yes"), name)
+    return figure
+
+
+def _matrix(axes: Axes, counts: Array, names: Sequence[str], what: str) -> None:
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xlabel("decided")
+    axes.set_ylabel("true")
+    axes.set_title(what)
+    if not names:
+        return
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if share[row, column] > 0.5 else "black"
+        axes.text(column, row, str(count), ha="center", va="center", color=colour)
+
+
+def _roc(logits: Array, labels: Array, task: Task, classes: Sequence[str]) -> Figure:
+    figure, (axes,) = _figure()
+    probability, given = probabilities(logits, task), known(labels, task)
+    columns = [1] if task == "multiclass" and len(classes) == 2 else range(min(len(classes), _MOST_CLASSES))
+    for column in columns:
+        rows = given if task == "multiclass" else given[:, column]
+        positive = (labels == column if task == "multiclass" else labels[:, column] == 1)[rows]
+        if 0 < positive.sum() < len(positive):
+            axes.plot(*_roc_curve(probability[rows, column], positive), label=classes[column])
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("1 − specificity")
+    axes.set_ylabel("sensitivity")
+    if len(axes.get_lines()) > 1:
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _roc_curve(value: Array, positive: Array) -> tuple[Array, Array]:
+    """Return false and true positive rates at every threshold, ties taken together."""
+    order = np.argsort(-value, kind="stable")
+    last_of_tie = np.append(np.diff(value[order]) != 0, True)
+    true = np.concatenate([[0], np.cumsum(positive[order])[last_of_tie]])
+    false = np.concatenate([[0], np.cumsum(~positive[order])[last_of_tie]])
+    return false / false[-1], true / true[-1]
+
+
+def _reliability(logits: Mapping[str, Array], labels: Array, task: Task) -> Figure:
+    figure, (axes,) = _figure()
+    for name, colour in (("student", _STUDENT), ("teacher", _TEACHER)):
+        found = reliability(logits[name], labels, task)
+        label = f"{name}, expected calibration error {found.error:.3f}"
+        axes.plot(found.confidence, found.accuracy, marker=".", color=colour, label=label)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("accuracy")
+    axes.legend(fontsize="small")
+    return figure

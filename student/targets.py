@@ -1,0 +1,145 @@
+"""What the student learns from: the cache's soft and hard labels, joined to a dataset's images, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.errors import CacheMismatch
+from ..cache.join import Join, join
+from ..cache.reader import Cache
+from ..pipeline.datasets.dataset import SPLITS, Dataset, Task
+
+__all__ = ["SplitTargets", "Targets", "load_targets"]
+
+
+@dataclass(frozen=True)
+class SplitTargets:
+    """The rows of one split in the cache's order, which is that of their keys.
+
+    Attributes
+    ----------
+    row : (N,) int64 row of the dataset
+    key : (N, 16) uint8
+    label : (N,) int32 or (N, C) uint8
+    teacher : (N, C) float32 logits of the canonical view, before temperature
+    group : (N,) int32 patient code, -1 none
+    """
+
+    row: npt.NDArray[np.int64]
+    key: npt.NDArray[np.uint8]
+    label: npt.NDArray[Any]
+    teacher: npt.NDArray[np.float32]
+    group: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Soft and hard labels per split, and how dataset and cache fitted together."""
+
+    task: Task
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitTargets]
+    fit: Mapping[str, int]
+
+    def digest(self) -> str:
+        """Return a SHA-256 of keys, labels and logits: what the training depends on, whatever the dataset's order."""
+        digest = sha256()
+        for name, part in self.splits.items():
+            digest.update(f"{name} {len(part)}\n".encode())
+            for column in (part.key, part.label, part.teacher):
+                digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+
+def load_targets(
+    cache: Cache,
+    dataset: Dataset,
+    *,
+    spec: str,
+    on_missing: Literal["refuse", "drop"] = "refuse",
+    labels: Literal["cache", "dataset"] | None = None,
+) -> Targets:
+    """Join a dataset to a cache and read what the student needs.
+
+    Parameters
+    ----------
+    spec : what the user calls the dataset, for messages
+    on_missing : ``drop`` leaves out dataset rows that the cache lacks
+    labels : whose labels count where the two disagree; None refuses
+
+    Raises
+    ------
+    CacheMismatch
+        The cache was made from other images or labels than the dataset's; the message says how many match.
+    """
+    if dataset.task != cache.manifest.task:
+        raise CacheMismatch(
+            f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {cache.manifest.task}; nothing was "
+            "trained. Give the dataset, and the label columns, that the cache was made from."
+        )
+    joined = join(cache, dataset.keys(), dataset.label, dataset.split)
+    if len(joined.missing) and (on_missing == "refuse" or not joined.matched):
+        raise CacheMismatch(_missing(cache, dataset, joined, spec))
+    if labels is None and len(joined.disagree):
+        raise CacheMismatch(
+            f"{len(joined.disagree)} of {len(dataset)} images have another label in dataset '{spec}' than in "
+            f"cache '{cache.path}', {dataset.images.describe(int(joined.disagree[0]))} for one; nothing was trained. "
+            "Say whose labels count: --labels cache or --labels dataset."
+        )
+    splits = {}
+    for name in cache.splits:
+        kept = np.flatnonzero(joined.rows[name] >= 0)
+        rows = joined.rows[name][kept]
+        splits[name] = SplitTargets(
+            row=rows,
+            key=cache.read(name, "key")[kept],
+            label=dataset.label[rows] if labels == "dataset" else cache.read(name, "label")[kept],
+            teacher=np.ascontiguousarray(cache.read(name, "logits")[kept, 0]),
+            group=cache.read(name, "group")[kept],
+        )
+    for name, fewest in (("train", 2), ("val", 1)):
+        if len(splits.get(name, ())) < fewest:
+            raise CacheMismatch(
+                f"Dataset '{spec}' has {len(splits.get(name, ()))} of the images that cache '{cache.path}' "
+                f"has in '{name}'; a student needs at least {fewest}. Give the dataset that the cache was made from."
+            )
+    fit = {
+        "matched": joined.matched,
+        "missing": len(joined.missing),
+        "extra": joined.extra,
+        "disagree": len(joined.disagree),
+        "moved": _count_moved(cache, dataset, joined),
+    }
+    return Targets(cache.manifest.task, cache.manifest.classes, {k: v for k, v in splits.items() if len(v)}, fit)
+
+
+def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:
+    """Count images that dataset and cache put into different splits; splits that medal drew are nobody's claim."""
+    if dataset.split is None or cache.manifest.dataset.get("splits") != "given":
+        return 0
+    moved = 0
+    for name, rows in joined.rows.items():
+        claimed = dataset.split[rows[rows >= 0]]
+        moved += int(((claimed >= 0) & (claimed != SPLITS.index(name))).sum())
+    return moved
+
+
+def _missing(cache: Cache, dataset: Dataset, joined: Join, spec: str) -> str:
+    limit = cache.manifest.dataset.get("limit")
+    remedy = f"Make a cache of this dataset: medal cache-teacher {spec}"
+    if joined.matched:
+        remedy += ", or give --on-missing drop to leave those images out"
+    return (
+        f"Cache '{cache.path}' was made from other images than dataset '{spec}': {joined.matched} of {len(dataset)} "
+        f"match, {len(joined.missing)} are not in the cache{f' (made with --limit {limit})' if limit else ''}, "
+        f"{dataset.images.describe(int(joined.missing[0]))} for one; nothing was trained. {remedy}."
+    )

@@ -1,0 +1,108 @@
+"""What tests share: the real images and teacher where they are at hand, and one small real cache a session."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+# The same draws everywhere, and no verdict that depends on how busy a machine is.
+settings.register_profile("medal", deadline=None, derandomize=True)
+settings.load_profile("medal")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory) -> Path:
+    """A folder of medal's own for this session: tests leave nothing in the user's."""
+    folder = tmp_path_factory.mktemp("home")
+    os.environ["MEDAL_HOME"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and weights, as ../shared or where MEDAL_SHARED says."""
+    folder = Path(os.environ.get("MEDAL_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"real images and weights are not at hand ('{folder}'; set MEDAL_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teacher(shared) -> Path:
+    return shared / "teachers/dinov2-small"
+
+
+@pytest.fixture(scope="session")
+def pneumonia(shared) -> Path:
+    return shared / "data/pneumoniamnist/pneumoniamnist.npz"
+
+
+@pytest.fixture(scope="session")
+def medal():
+    """Run a command in this process and return its JSON result; errors of medal are raised as they are."""
+
+    def run(*words: object) -> dict:
+        from medal.cli import group
+
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            group.main([*map(str, words), "--json"], prog_name="medal", standalone_mode=False)
+        return json.loads(out.getvalue().splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Run a command in a process of its own, as a user would, and return what it printed and its exit status."""
+
+    def run(*words: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "medal", *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            check=False,
+            timeout=300,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_npz(pneumonia, tmp_path_factory) -> Path:
+    """Three hundred real chest X-rays, 28 px, both classes in every split."""
+    sizes = {"train": 180, "val": 60, "test": 60}
+    path = tmp_path_factory.mktemp("data") / "chest.npz"
+    with np.load(pneumonia) as real:
+        part = {
+            f"{split}_{kind}": real[f"{split}_{kind}"][:count]
+            for split, count in sizes.items()
+            for kind in ("images", "labels")
+        }
+    np.savez(path, **part)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_request(teacher) -> tuple:
+    """The options of the small cache: the real teacher at a size that is quick."""
+    return ("--teacher", teacher, "--image-size", 56, "--batch-size", 16)
+
+
+@pytest.fixture(scope="session")
+def small_cache(medal, small_npz, small_request, tmp_path_factory) -> Path:
+    """A sealed cache of `small_npz` from the real teacher. Not to be changed; copy it first."""
+    path = tmp_path_factory.mktemp("cache") / "chest.zarr"
+    medal("cache-teacher", small_npz, path, *small_request)
+    return path

@@ -1,0 +1,153 @@
+"""`.npz` files: any depth and layout that people save, and every mistake in a sentence."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from medal.cache.errors import DataError
+from medal.cache.keys import array_key
+from medal.pipeline.datasets import DatasetOptions, open_dataset
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def write(compress=False, **arrays):
+        path = tmp_path / "set.npz"
+        (np.savez_compressed if compress else np.savez)(path, **arrays)
+        return path
+
+    return write
+
+
+def images(count, *shape, dtype=np.uint8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, *(shape or (5, 6)))).astype(dtype)
+
+
+def test_npz_real(pneumonia):
+    dataset = open_dataset(str(pneumonia))
+    assert (dataset.name, dataset.task, dataset.classes) == ("pneumoniamnist", "multiclass", ("0", "1"))
+    assert [np.bincount(dataset.label[dataset.split == index]).tolist() for index in range(3)] == [
+        [1214, 3494],
+        [135, 389],
+        [234, 390],
+    ]
+    with np.load(pneumonia) as real:
+        np.testing.assert_array_equal(dataset.images.read(4708)[:, :, 0], real["val_images"][0])
+        assert dataset.images.key(4708) == array_key(real["val_images"][0])
+    assert dataset.images.describe(4708).startswith("image 0 of 'val_images' in file '")
+    assert (dataset.domain == -1).all()
+    assert (dataset.group == -1).all()
+    assert dataset.label.dtype == np.int32
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (5, 6, 1), (5, 6, 3)])
+def test_npz_shapes_and_some_splits(npz, shape):
+    train, test = images(6, *shape), images(4, *shape, seed=1)
+    path = npz(True, train_images=train, train_labels=[0, 1, 2] * 2, test_images=test, test_labels=[[2], [1], [0], [0]])
+    dataset = open_dataset(path)
+    assert dataset.split.tolist() == [0] * 6 + [2] * 4
+    assert dataset.label.tolist() == [0, 1, 2, 0, 1, 2, 2, 1, 0, 0]
+    np.testing.assert_array_equal(dataset.images.read(7), test[1].reshape(5, 6, -1))
+    copy = pickle.loads(pickle.dumps(dataset.images))  # noqa: S301 - what a spawned worker does
+    np.testing.assert_array_equal(copy.read(9), test[3].reshape(5, 6, -1))
+
+
+def test_npz_labels(npz):
+    multi = open_dataset(npz(train_images=images(3), train_labels=[[0, 1], [1, 255], [-1, 0]]))
+    assert (multi.task, multi.classes, multi.label.dtype) == ("multilabel", ("0", "1"), np.uint8)
+    assert multi.label.tolist() == [[0, 1], [1, 255], [255, 0]]
+    single = open_dataset(npz(train_images=images(4), train_labels=np.array([7.0, 10, -1, 7])))
+    assert single.classes == ("7", "10")
+    assert single.label.tolist() == [0, 1, -1, 0]
+    dropped = open_dataset(
+        npz(train_images=images(4), train_labels=[0, 1, 2, 1]), DatasetOptions(exclude_classes=("1",))
+    )
+    assert (dropped.classes, dropped.label.tolist(), dropped.excluded) == (("0", "2"), [0, 1], ("1",))
+    np.testing.assert_array_equal(dropped.images.read(1)[:, :, 0], images(4)[2])
+
+
+def test_npz_classes_of_a_cache(npz):
+    path = npz(train_images=images(4), train_labels=[0, 1, 2, 1])
+    assert open_dataset(path, classes=("2", "1", "0")).label.tolist() == [2, 1, 0, 1]
+    named = open_dataset(path, classes=("clear", "nodule", "mass"))
+    assert (named.classes, named.label.tolist()) == (("clear", "nodule", "mass"), [0, 1, 2, 1])
+    with pytest.raises(DataError, match=r"has the classes '0', '1', '2'; expected only 'a', 'b'.*--exclude-class 0"):
+        open_dataset(path, classes=("a", "b"))
+    bits = npz(train_images=images(2), train_labels=[[0, 1], [1, 0]])
+    assert open_dataset(bits, classes=("edema", "mass")).classes == ("edema", "mass")
+    with pytest.raises(DataError, match="has the labels '0', '1'; expected 'a', 'b', 'c'"):
+        open_dataset(bits, classes=("a", "b", "c"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "white"),
+    [(np.uint16, 257, 65535), (np.float32, 1 / 255, 1), (np.float64, 1, 255), (np.int64, 1, 255), (np.float16, 1, 255)],
+)
+def test_npz_depths(npz, dtype, factor, white):
+    values = images(4) * factor if dtype != np.uint16 else images(4).astype(np.uint16) * 257
+    dataset = open_dataset(npz(train_images=values.astype(dtype), train_labels=[0, 1, 0, 1]))
+    read = dataset.images.read(2)
+    assert read.dtype == (np.uint8 if dtype == np.int64 else np.float32)
+    np.testing.assert_allclose(read[:, :, 0], values[2].astype(float) / white * 255, atol=0.01)
+
+
+def test_npz_booleans_and_minmax(npz):
+    masks = images(2) > 128
+    read = open_dataset(npz(train_images=masks, train_labels=[0, 1])).images.read(0)
+    np.testing.assert_array_equal(read[:, :, 0], masks[0] * 255.0)
+    scan = (images(2).astype(np.int16) - 1000) * 3
+    path = npz(train_images=scan, train_labels=[0, 1])
+    with pytest.raises(DataError, match=r"int16 pixels from -3000 to .*expected 0…255 or uint16.*--intensity minmax"):
+        open_dataset(path)
+    read = open_dataset(path, DatasetOptions(intensity="minmax")).images.read(1)
+    assert (read.min(), read.max()) == (0, 255)
+    with pytest.raises(DataError, match="floating-point pixels from 0 to 3"):
+        open_dataset(npz(train_images=np.full((2, 4, 4), [0, 1, 2, 300.0]), train_labels=[0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": [1]}, r"has the arrays 'x'; expected the MedMNIST layout"),
+        ({"train_images": images(3)}, "lacks 'train_labels'"),
+        ({"train_images": images(3), "train_labels": [0, 1]}, "3 images but 2 labels in 'train'"),
+        ({"train_images": images(3, 8, 8, 8, 3), "train_labels": [0, 1, 0]}, r"shape \(3, 8, 8, 8, 3\); .*Volumes"),
+        ({"train_images": images(3, 3, 8, 8), "train_labels": [0, 1, 0]}, r"expected \(N, H, W\) or \(N, H, W, 3\)"),
+        ({"train_images": images(3), "train_labels": [0, 1, -2]}, "labels from -2 to 1"),
+        ({"train_images": images(3), "train_labels": [0, 1, 0.5]}, "not whole numbers"),
+        ({"train_images": images(3), "train_labels": ["a", "b", "a"]}, "not whole numbers"),
+        ({"train_images": images(2), "train_labels": [[0, 1], [2, 1]]}, "has 2 in column 0"),
+        ({"train_images": images(2), "train_labels": [1, 1]}, r"has 1 class \('1'\); expected two or more"),
+        ({"train_images": np.array([[["a"]]] * 2), "train_labels": [0, 1]}, "images of type <U1"),
+        ({"train_images": images(0), "train_labels": np.zeros(0, int)}, "has 0 classes"),
+    ],
+)
+def test_npz_refused(npz, arrays, message):
+    with pytest.raises(DataError, match=message):
+        open_dataset(npz(**arrays))
+
+
+def test_npz_never_unpickles(npz, tmp_path):
+    with pytest.raises(DataError, match=r"'train_labels' in .* holds Python objects"):
+        open_dataset(npz(train_images=images(2), train_labels=np.array([{}, []], object)))
+    (tmp_path / "pickle.npz").write_bytes(pickle.dumps({"train_images": 1}))
+    with pytest.raises(DataError, match=r"pickle.npz' is not an .npz file that can be read") as error:
+        open_dataset(tmp_path / "pickle.npz")
+    assert "allow_pickle" not in str(error.value)
+
+
+def test_npz_damaged(npz, tmp_path):
+    path = npz(True, train_images=images(40), train_labels=[0, 1] * 20)
+    content = path.read_bytes()
+    for share in (0, 0.1, 0.5, 0.99):
+        path.write_bytes(content[: int(len(content) * share)])
+        with pytest.raises(DataError, match=r"set.npz' is not an .npz file that can be read.*copy or download"):
+            open_dataset(path)
+    path.write_bytes(content[:200] + bytes(20) + content[220:])
+    with pytest.raises(DataError, match=r"'train_images' in .* cannot be read"):
+        open_dataset(path)
+    np.save(tmp_path / "one.npy", images(2))
+    (tmp_path / "one.npy").rename(path)
+    with pytest.raises(DataError, match="holds a single array"):
+        open_dataset(path)

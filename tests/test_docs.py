@@ -1,0 +1,173 @@
+"""The documentation is true: every command stands in the README, and what the README says runs."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from medal.cli import COMMANDS, group
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
+MODULES = [
+    path
+    for folder in ("", "cache", "pipeline", "pipeline/datasets", "student")
+    for path in sorted((ROOT / folder).glob("*.py"))
+]
+
+# What the README's commands run with here: a tiny teacher and a set that need no network, and a short training.
+STAND_INS = {"medmnist:pneumoniamnist": "chest.npz", "facebook/dinov2-small": "tiny"}
+SHORTER = {"train-student": ["--epochs", "1", "--image-size", "32"]}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    """The README's command lines, comments cut off."""
+    lines = "".join(blocks("console")).splitlines()
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if line.startswith("$ ")]
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request):
+    context = click.Context(group, info_name="medal")
+    return request.param, group.get_command(context, request.param)
+
+
+def test_every_command_has_help(command):
+    name, made = command
+    assert made.help, name
+    assert made.short_help == COMMANDS[name][2]
+    assert len(COMMANDS[name][2]) <= 60
+
+
+def test_every_option_has_help(command):
+    _, made = command
+    options = [parameter for parameter in made.params if isinstance(parameter, click.Option)]
+    assert [option.name for option in options if not option.help] == []
+
+
+def test_help_shows_an_example(command):
+    name, made = command
+    assert f"medal {name}" in made.help
+
+
+def test_every_command_stands_in_the_readme(command):
+    name, _ = command
+    assert f"| `medal {name}" in README
+
+
+def test_every_option_that_pages_name_exists():
+    context = click.Context(group, info_name="medal")
+    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs"}
+    for name in COMMANDS:
+        for parameter in group.get_command(context, name).params:
+            known.update(parameter.opts)
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
+        assert named <= known, page.name
+
+
+def test_readme_opens_with_the_two_commands():
+    assert [words[:2] for words in commands()[:2]] == [["make", "demo"], ["make", "test"]]
+    assert "Research software, not a medical device" in README
+
+
+def test_make_targets_that_pages_name_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", page.read_text(encoding="utf-8"))) <= known, page.name
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.fixture
+def reader_of_the_readme(tmp_path, monkeypatch):
+    """A folder with what the README's commands need under their stand-ins' names."""
+    from medal.pipeline.demo_teacher import tiny_teacher
+
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in {"train": 48, "val": 16, "test": 16}.items():
+        labels = np.arange(count) % 2
+        noise = random.integers(0, 120, (count, 28, 28))
+        arrays[f"{split}_images"] = (noise + 100 * labels[:, None, None]).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
+    np.savez(tmp_path / "chest.npz", **arrays)
+    tiny_teacher(tmp_path).rename(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("reader_of_the_readme")
+def test_what_the_readme_says_runs():
+    ran = []
+    for words in commands():
+        # make, pip and the demo are run by .ci/run and by tests of their own.
+        if words[0] != "medal" or words[1] == "demo":
+            continue
+        typed = [STAND_INS.get(word, word) for word in words[1:]] + SHORTER.get(words[1], [])
+        try:
+            group.main(typed, prog_name="medal", standalone_mode=False)
+        except SystemExit as ended:
+            assert not ended.code, words  # noqa: PT017 - a command may say its exit status
+        ran.append(words[1])
+    assert ran == ["--version", "cache-teacher", "train-student", "show", "verify", "convert"]
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
+
+
+# ── The code's own documentation ─────────────────────────────────────────────────────────────────────────────────
+
+
+def definitions(path):
+    """Functions and classes at module level, and methods, with the name they are known by."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node, None
+        if isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}.{inner.name}", inner, node) for inner in node.body if is_function(inner))
+
+
+def is_function(node):
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+
+
+def is_public(name):
+    return not any(part.startswith("_") for part in name.split("."))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_is_documented_and_typed(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree) or not tree.body, "no docstring at the top"
+    untyped = [name for name, node, _ in definitions(path) if is_function(node) and node.returns is None]
+    assert untyped == []
+    silent = [name for name, node, owner in definitions(path) if owner is None and is_public(name) and bare(node)]
+    assert silent == []
+
+
+def bare(node):
+    return not ast.get_docstring(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_stay_readable(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+    long = [
+        f"{name}: {len(node.body) and node.end_lineno - node.body[0].lineno + 1} lines"
+        for name, node, _ in definitions(path)
+        if is_function(node) and node.end_lineno - node.body[0].lineno + 1 > 80
+    ]
+    assert long == []

@@ -1,0 +1,119 @@
+"""One writer at a target: real processes, real kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from medal.cache import lock as room
+from medal.cache.errors import CacheBusy, CacheError
+from medal.cache.lock import lock_path, locked
+
+HOLD = (
+    "import sys, time\nfrom pathlib import Path\nfrom medal.cache.lock import locked\n"
+    "with locked(Path(sys.argv[1]), wait=True, tell=print):\n    print('held', flush=True)\n    time.sleep(60)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of ``tmp_path / 'x.zarr'``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "x.zarr")], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_the_second_is_told_who(holder, tmp_path):
+    told = f"process {holder.pid} on '.*', since 20.*--no-wait"
+    with pytest.raises(CacheBusy, match=told), locked(tmp_path / "x.zarr", wait=False, tell=print):
+        pass
+
+
+def test_the_second_waits_its_turn(tmp_path):
+    order, said = [], []
+
+    def second():
+        with locked(tmp_path / "x.zarr", wait=True, tell=said.append):
+            order.append("second")
+
+    with locked(tmp_path / "x.zarr", wait=True, tell=said.append):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.8)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert len(said) == 1
+    assert "waiting for it" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_holder_is_taken_over(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    said = []
+    with locked(tmp_path / "x.zarr", wait=False, tell=said.append):
+        pass
+    assert f"process {holder.pid}" in said[0]
+    assert "dead; taking over" in said[0]
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_reused_process_id_is_not_the_holder(tmp_path):
+    path = lock_path(tmp_path / "x.zarr")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "started": "1"}))
+    with locked(tmp_path / "x.zarr", wait=False, tell=print) as lock:
+        lock.check()
+
+
+def test_a_holder_elsewhere_is_known_by_its_heartbeat(tmp_path):
+    path = lock_path(tmp_path / "x.zarr")
+    elsewhere = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "t"}
+    path.write_text(json.dumps(elsewhere))
+    with pytest.raises(CacheBusy, match="process 1 on 'far'"), locked(tmp_path / "x.zarr", wait=False, tell=print):
+        pass
+    old = time.time() - room.STALE_SECONDS - 5
+    os.utime(path, (old, old))
+    said = []
+    with locked(tmp_path / "x.zarr", wait=False, tell=said.append):
+        assert "taking over" in said[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_taken_over_is_noticed(tmp_path):
+    with locked(tmp_path / "x.zarr", wait=True, tell=print) as lock:
+        stolen = {**json.loads(lock.path.read_text()), "token": "other"}
+        lock.path.write_text(json.dumps(stolen))
+        with pytest.raises(CacheError, match="taken over"):
+            lock.check()
+    assert lock.path.exists()
+
+
+def test_of_many_takers_one_has_it(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    inside, most = [], []
+
+    def take():
+        with locked(tmp_path / "x.zarr", wait=True, tell=lambda _: None):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.pop()
+
+    threads = [threading.Thread(target=take) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 6
