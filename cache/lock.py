@@ -90,8 +90,7 @@ class Lock:
         self._done.set()
         self._thread.join()
         with _ignoring_os_errors():
-            if self.is_ours():
-                self.path.unlink(missing_ok=True)
+            _remove(self.path, self.holder)
 
 
 @contextmanager
@@ -106,35 +105,36 @@ def locked(target: Path, *, wait: bool, tell: Callable[[str], None]) -> Iterator
     path = lock_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     told: str | None = None
-    while (lock := _try_to_take(path)) is None:
-        holder = _read(path)
-        if holder is None and not _is_stale(path):
+    while (holder := _create(path)) is None:
+        other = _read(path)
+        if _is_dead(other, path):
+            if _remove(path, other):
+                tell(f"'{target}' was held by {other or 'a process that left no name'}, which is dead; taking over")
+        elif other is None:
             # Between its creation and its first bytes, or just released.
             time.sleep(_POLL_SECONDS / 10)
-        elif holder is None or _is_dead(holder, path):
-            _take_away(path, holder)
-            tell(f"'{target}' was held by {holder or 'a process that left no name'}, which is dead; taking over")
         elif not wait:
-            raise CacheBusy(f"'{target}' is being made by {holder}; leave out --no-wait to wait for it and reuse it.")
+            raise CacheBusy(f"'{target}' is being made by {other}; leave out --no-wait to wait for it and reuse it.")
         else:
-            if told != holder.token:
-                tell(f"'{target}' is being made by {holder}; waiting for it")
-                told = holder.token
+            if told != other.token:
+                tell(f"'{target}' is being made by {other}; waiting for it")
+                told = other.token
             time.sleep(_POLL_SECONDS)
+    lock = Lock(path, holder)
     try:
         yield lock
     finally:
         lock.release()
 
 
-def _try_to_take(path: Path) -> Lock | None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+def _create(path: Path) -> Holder | None:
+    """Create a lock file in this process's name; None if there is one already."""
     holder = Holder(
         host=socket.gethostname(),
         machine=_machine(),
         process=os.getpid(),
         started=_start_time(os.getpid()) or "",
-        since=now,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
         token=secrets.token_hex(8),
     )
     try:
@@ -145,7 +145,31 @@ def _try_to_take(path: Path) -> Lock | None:
         json.dump(asdict(holder), file)
         file.flush()
         os.fsync(file.fileno())
-    return Lock(path, holder)
+    return holder
+
+
+def _remove(path: Path, holder: Holder | None) -> bool:
+    """Remove a lock file if it still is this holder's; tell whether this call did.
+
+    Whoever removes a file of token T, its own or a dead one's, first creates the claim ``….after-T``, and looks again
+    while holding it. So nobody removes what has been replaced since they looked. Who dies while holding a claim is
+    removed in the same way, by a claim on their own token.
+    """
+    token = "nameless" if holder is None else holder.token
+    claim = path.with_name(f"{path.name.rpartition('.lock')[0]}.lock.after-{token}")
+    own = _create(claim)
+    if own is None:
+        other = _read(claim)
+        if _is_dead(other, claim):
+            _remove(claim, other)
+        return False
+    try:
+        if _read(path) != holder or (holder is None and not _is_stale(path)):
+            return False
+        path.unlink(missing_ok=True)
+        return True
+    finally:
+        claim.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Holder | None:
@@ -155,8 +179,8 @@ def _read(path: Path) -> Holder | None:
         return None
 
 
-def _is_dead(holder: Holder, path: Path) -> bool:
-    if holder.machine == _machine():
+def _is_dead(holder: Holder | None, path: Path) -> bool:
+    if holder is not None and holder.machine == _machine():
         return _start_time(holder.process) != holder.started
     return _is_stale(path)
 
@@ -171,21 +195,6 @@ def _is_stale(path: Path) -> bool:
         return False
     finally:
         clock.unlink(missing_ok=True)
-
-
-def _take_away(path: Path, holder: Holder | None) -> None:
-    # A rename succeeds for one of several that try; the loser finds nothing to rename, or a new lock.
-    grave = path.with_name(f"{path.name}.dead-{secrets.token_hex(4)}")
-    try:
-        path.rename(grave)
-    except FileNotFoundError:
-        return
-    found = _read(grave)
-    if holder is not None and found is not None and found.token != holder.token:
-        # Between our look and our rename the dead one was replaced by a living one: give it back.
-        with _ignoring_os_errors():
-            os.link(grave, path)
-    grave.unlink(missing_ok=True)
 
 
 def _machine() -> str:

@@ -99,21 +99,95 @@ def test_a_lock_taken_over_is_noticed(tmp_path):
     assert lock.path.exists()
 
 
-def test_of_many_takers_one_has_it(holder, tmp_path):
+def test_a_slow_taker_leaves_its_successor_alone(holder, tmp_path, monkeypatch):
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    inside, most = [], []
+    judged, go_on = threading.Event(), threading.Event()
+    honest = room._is_dead
+
+    def linger(other, path):
+        verdict = honest(other, path)
+        if threading.current_thread() is slow and not judged.is_set():
+            judged.set()
+            go_on.wait()
+        return verdict
 
     def take():
         with locked(tmp_path / "x.zarr", wait=True, tell=lambda _: None):
-            inside.append(1)
-            most.append(len(inside))
-            time.sleep(0.02)
+            pass
+
+    monkeypatch.setattr(room, "_is_dead", linger)
+    slow = threading.Thread(target=take)
+    slow.start()
+    judged.wait()
+    with locked(tmp_path / "x.zarr", wait=False, tell=print) as lock:
+        before = lock.path.stat().st_ctime_ns
+        go_on.set()
+        time.sleep(0.3)
+        # Moved away and put back would be a moment in which somebody else could come in; a new ctime would tell.
+        assert lock.path.stat().st_ctime_ns == before
+        lock.check()
+    slow.join()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_whose_holder_died_is_taken_over_too(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    path = lock_path(tmp_path / "x.zarr")
+    dead = json.loads(path.read_text())
+    claim = path.with_name(f"{path.name}.after-{dead['token']}")
+    claim.write_text(json.dumps({**dead, "token": "0123456789abcdef"}))
+    with locked(tmp_path / "x.zarr", wait=False, tell=print) as lock:
+        lock.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+TAKE = """
+import os, sys, time
+from pathlib import Path
+from medal.cache.lock import locked
+target, inside = Path(sys.argv[1]), Path(sys.argv[2])
+sys.stdin.readline()
+with locked(target, wait=True, tell=lambda _: None):
+    os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+    time.sleep(0.05)
+    inside.unlink()
+"""
+
+
+def test_of_many_takers_one_has_it(holder, tmp_path):
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    command = [sys.executable, "-c", TAKE, str(tmp_path / "x.zarr"), str(tmp_path / "inside")]
+    takers = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(6)]
+    for taker in takers:
+        taker.stdin.close()
+    assert [taker.wait() for taker in takers] == [0] * 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_threads_one_has_it(holder, tmp_path, monkeypatch):
+    monkeypatch.setattr(room, "_POLL_SECONDS", 0.01)
+    path = lock_path(tmp_path / "x.zarr")
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    dead = path.read_text()
+    together = []
+
+    def take():
+        with locked(tmp_path / "x.zarr", wait=True, tell=lambda _: None) as lock:
+            together.append(len(inside))
+            inside.append(lock)
+            time.sleep(0.002)
             inside.pop()
 
-    threads = [threading.Thread(target=take) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == [1] * 6
+    for _ in range(20):
+        inside = []
+        path.write_text(dead)
+        threads = [threading.Thread(target=take) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert together == [0] * 120
