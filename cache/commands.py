@@ -39,6 +39,7 @@ def show(cache: str, as_json: bool) -> None:
         "teacher": f"{manifest.teacher.get('name')}, {manifest.teacher.get('feature')}, "
         f"{manifest.teacher.get('precision_used')}",
         "images": f"{manifest.preprocessing.get('image_size')} px, {manifest.preprocessing.get('resize')}",
+        **({"left out": f"{skipped} images that cannot be used"} if (skipped := manifest.skipped.images) else {}),
         "features": "kept" if manifest.size.features_kept else "not kept",
         **{f"probe on {split}": _figures(probe[split]) for split in manifest.rows if split in probe},
         "cache_id": opened.cache_id,

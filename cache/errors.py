@@ -60,7 +60,16 @@ class CacheCorrupt(CacheError, ValueError):
 
 
 class DataError(MedalError, ValueError):
-    """A dataset cannot be read, or says something impossible."""
+    """A dataset cannot be read, or says something impossible.
+
+    Attributes
+    ----------
+    reason : of an image that cannot be used, what is wrong with it in a word or two, for counts
+    """
+
+    def __init__(self, message: str, reason: str = "unusable values") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TeacherError(MedalError, ValueError):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .layout import SPLITS
 from .reader import Cache
 
-__all__ = ["Join", "join"]
+__all__ = ["Join", "image_members", "join"]
 
 # Odd 64-bit constants of splitmix64; any would do, they only keep sums of small numbers from meeting.
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
@@ -103,6 +103,15 @@ def join(
         extra=int((partner < 0).sum()),
         matched=len(key) - len(pending),
     )
+
+
+def image_members(key: npt.NDArray[np.uint8], of: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Tell which of some keys (N, 16) are among others (M, 16), (N,) bool."""
+    return np.isin(_words(key), _words(of))
+
+
+def _words(key: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    return np.ascontiguousarray(key).view("V16").reshape(-1)
 
 
 def _label_bytes(label: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
+
 from .digest import canonical_json, content_digest
 from .errors import CacheCorrupt, CacheMismatch
 from .layout import FORMAT, SPLITS, ArraySpec, Dimensions, Task, expected_arrays
 
-__all__ = ["MAX_BYTES", "Manifest", "parse_json", "parse_manifest"]
+__all__ = ["MAX_BYTES", "Manifest", "Skipped", "parse_json", "parse_manifest"]
 
 # Class names of the largest label sets run to kilobytes; anything beyond this is no manifest.
 MAX_BYTES = 1 << 22
@@ -35,6 +38,30 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 @dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Images that a cache was made without, since they cannot be used.
+
+    Attributes
+    ----------
+    reasons : how many for each reason
+    keys : (n, 16) uint8, those whose bytes can be read at least
+    """
+
+    reasons: Mapping[str, int]
+    keys: npt.NDArray[np.uint8]
+
+    @property
+    def images(self) -> int:
+        """All of them."""
+        return sum(self.reasons.values())
+
+    @property
+    def without_key(self) -> int:
+        """Those whose bytes could not be read."""
+        return max(0, self.images - len(self.keys))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A parsed manifest. `raw` is the whole JSON object, unknown fields included."""
 
@@ -47,6 +74,11 @@ class Manifest:
     size: Dimensions
     arrays: Mapping[str, ArraySpec]
     sha256: Mapping[str, str]
+
+    @property
+    def skipped(self) -> Skipped:
+        """Images that were asked for and cannot be used: the cache has no rows of them, and that is no mismatch."""
+        return parse_skipped(self.dataset.get("skipped", {}))
 
     @property
     def dataset(self) -> Mapping[str, Any]:
@@ -257,9 +289,22 @@ def parse_descriptions(raw: Mapping[str, Any]) -> None:
         if name in holder and not isinstance(value, kind):
             _bad(path, expected, value)
     parse_names(_section(raw, "dataset").get("excluded_classes", []), "dataset.excluded_classes")
+    parse_skipped(_section(raw, "dataset").get("skipped", {}))
     for split, figures in raw["probe"].get("metrics", {}).items():
         if not isinstance(figures, dict):
             _bad(f"probe.metrics.{split[:20]}", "an object", figures)
+
+
+def parse_skipped(value: object) -> Skipped:
+    """Check the account of left-out images: ``reasons``, counts by reason, and ``keys``, in hexadecimal by split."""
+    reasons, keys = (value.get(name, {}) if isinstance(value, dict) else None for name in ("reasons", "keys"))
+    if not isinstance(reasons, dict) or not isinstance(keys, dict):
+        _bad("dataset.skipped", "reasons with counts and splits with keys", value)
+    for count in reasons.values():
+        parse_count(count, "dataset.skipped.reasons", 0, _MAX_ROWS)
+    listed = [key for part in keys.values() for key in (part if isinstance(part, list) else [part])]
+    joined = "".join(parse_hex(key, "dataset.skipped.keys", 32) for key in listed)
+    return Skipped(reasons=reasons, keys=np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(-1, 16))
 
 
 def parse_rows(value: object) -> dict[str, int]:

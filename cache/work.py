@@ -1,8 +1,9 @@
 """The work directory: where stage one keeps what it has computed until it is sealed.
 
 It stands beside the target, `OUT.work`, and holds `work.json` (what is being computed, and how) and one file a chunk
-of rows. A chunk file is written beside, flushed, and renamed to a name that carries its own digest: a name that is
-there is a chunk that is whole, so the folder's listing is the record of what is finished, and it is atomic.
+of rows. A chunk file is written beside, flushed, and renamed to a name that carries its count of rows and its own
+digest: a name that is there is a chunk that is whole, so the folder's listing is the record of what is finished, and
+it is atomic. A chunk of fewer rows than were planned for it lacks those whose images could not be read.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,16 +26,23 @@ from .forms import sync_folder
 from .manifest import parse_json
 from .writer import remove
 
-__all__ = ["ChunkedRows", "WorkDirectory", "work_path"]
+__all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]
 
 _SETTINGS = "work.json"
 _DRAFT = re.compile(r"\..*\.part")
-_CHUNK = re.compile(r"(train|val|test)-(\d{9})-([0-9a-f]{16})\.npy")
+_CHUNK = re.compile(r"(train|val|test)-(\d{9})-(\d+)-([0-9a-f]{16})\.npy")
 
 
 def work_path(target: Path) -> Path:
     """Return the work directory of a target."""
     return target.with_name(target.name + ".work")
+
+
+class Chunk(NamedTuple):
+    """A finished chunk: its file, and how many rows it has."""
+
+    file: Path
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -63,23 +71,28 @@ class WorkDirectory:
         self.path.mkdir(parents=True)
         self._write(_SETTINGS, canonical_json(settings))
 
-    def chunks(self) -> dict[tuple[str, int], Path]:
-        """Return the finished chunks by (split, first row); what is damaged or half written is removed."""
-        found: dict[tuple[str, int], Path] = {}
+    def chunks(self) -> dict[tuple[str, int], Chunk]:
+        """Return the finished chunks by (split, first row planned); what is damaged or half written is removed."""
+        found: dict[tuple[str, int], Chunk] = {}
         for file in sorted(self.path.iterdir()):
             match = _CHUNK.fullmatch(file.name)
-            if match and _digest(file.read_bytes()) == match[3]:
-                found[match[1], int(match[2])] = file
+            if match and _digest(file.read_bytes()) == match[4]:
+                found[match[1], int(match[2])] = Chunk(file, int(match[3]))
             elif match or _DRAFT.fullmatch(file.name):
                 remove(file)
         return found
 
-    def write_chunk(self, split: str, start: int, rows: npt.NDArray[Any]) -> Path:
-        """Make a chunk durable and return its file."""
+    def count(self) -> tuple[int, int]:
+        """Return how many chunks there are and how many rows they have, by their names; nothing is read or removed."""
+        rows = [int(match[3]) for file in self.path.iterdir() if (match := _CHUNK.fullmatch(file.name))]
+        return len(rows), sum(rows)
+
+    def write_chunk(self, split: str, start: int, rows: npt.NDArray[Any]) -> Chunk:
+        """Make a chunk durable."""
         buffer = io.BytesIO()
         np.save(buffer, rows, allow_pickle=False)
         data = buffer.getvalue()
-        return self._write(f"{split}-{start:09d}-{_digest(data)}.npy", data)
+        return Chunk(self._write(f"{split}-{start:09d}-{len(rows)}-{_digest(data)}.npy", data), len(rows))
 
     def remove(self) -> None:
         """Remove the whole directory."""
@@ -105,13 +118,15 @@ class ChunkedRows:
 
     Parameters
     ----------
-    files : chunk files in the order of their rows
+    chunks : in the order of their rows
     field : name of the record's field
     """
 
-    def __init__(self, files: list[Path], field: str) -> None:
-        self._files, self._field = files, field
-        self._starts = np.cumsum([0, *(len(self._open(index)) for index in range(len(files)))])
+    def __init__(self, chunks: Sequence[Chunk], field: str) -> None:
+        # A chunk none of whose images could be read is an empty file, which cannot be mapped.
+        chunks = [chunk for chunk in chunks if chunk.rows]
+        self._files, self._field = [chunk.file for chunk in chunks], field
+        self._starts = np.cumsum([0, *(chunk.rows for chunk in chunks)])
         first = self._open(0)
         self.dtype: np.dtype[Any] = first.dtype
         self.shape: tuple[int, ...] = (int(self._starts[-1]), *first.shape[1:])

@@ -10,14 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.digest import Rows, rows_per_block
+from ..cache.errors import CacheCorrupt
 from ..cache.layout import FORMAT
 from ..cache.verify import count_repeats
-from ..cache.work import ChunkedRows
+from ..cache.work import ChunkedRows, work_path
 from .datasets import exclude_flags, rarest_class
 from .features import Computed
 from .planning import Plan
 from .probe import Probe, ProbeSettings, describe_probe, fit_probe, logits
 from .rows import anonymous_groups
+from .skipped import describe_skipped
 from .views import VIEW_PARAMETERS
 
 __all__ = ["assemble_arrays", "describe_cache"]
@@ -32,6 +34,12 @@ def assemble_arrays(asked: Plan, computed: Computed, tell: Callable[[str], None]
         name: {split: _field(computed, split, name) for split in asked.rows}
         for name in ("feature", "view", "view_check")
     }
+    for split, part in asked.rows.items():
+        if not np.array_equal(_field(computed, split, "key")[:], part.key):
+            raise CacheCorrupt(
+                f"'{work_path(asked.target)}' holds other images than were asked for; remove it and run the same "
+                "command again."
+            )
     features = {split: _Canonical(rows) for split, rows in fields["feature"].items()}
     train = asked.rows["train"]
     probe = fit_probe(
@@ -78,7 +86,7 @@ def _shrunk(asked: Plan, folds: int) -> str:
 
 
 def _field(computed: Computed, split: str, name: str) -> ChunkedRows:
-    return ChunkedRows([file for (owner, _), file in sorted(computed.files.items()) if owner == split], name)
+    return ChunkedRows([chunk for (owner, _), chunk in sorted(computed.chunks.items()) if owner == split], name)
 
 
 class _Canonical:
@@ -130,6 +138,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "repeats": count_repeats({split: part.key for split, part in asked.rows.items()}),
             "splits": "drawn" if asked.splits_drawn else "given",
             "limit": asked.settings.limit,
+            "skipped": describe_skipped(asked.skipped),
         },
         "teacher": {
             "name": asked.files.name,

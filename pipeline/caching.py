@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ..cache.errors import CacheIncomplete, DataError, TeacherError
+from ..cache.errors import CacheIncomplete, TeacherError
 from ..cache.life import Action
 from ..cache.lock import Lock, locked
 from ..cache.reader import Cache
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
 from .planning import Plan, capable_precision, count_kept, decide_again, load_teacher
+from .skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
 
 if TYPE_CHECKING:
     from .features import Computed
@@ -58,7 +59,7 @@ def cache_teacher(
     Raises
     ------
     DataError
-        Images cannot be read (all of them are listed).
+        Images cannot be used (all of them are listed) and were not to be skipped, or too little is left.
     TeacherError
         The teacher computes values that are not finite.
     CacheBusy
@@ -81,7 +82,12 @@ def _reused(asked: Plan) -> Made | None:
     if asked.action != "reuse" or asked.existing is None:
         return None
     return Made(
-        cache=asked.existing, action="reuse", computed=0, kept=asked.images, images_per_second=None, seconds=0.0
+        cache=asked.existing,
+        action="reuse",
+        computed=0,
+        kept=sum(asked.existing.manifest.rows.values()),
+        images_per_second=None,
+        seconds=0.0,
     )
 
 
@@ -91,14 +97,16 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
 
     work = WorkDirectory(work_path(asked.target))
     try:
-        computed, how = _compute(asked, work, lock, progress)
+        computed, how = _compute(asked, work, lock, progress, tell)
+        asked = _without_bad(asked, computed, work, tell)
         arrays, probe = assemble_arrays(asked, computed, tell)
         lock.check()
+        write_list(asked.target, asked.skipped)
         cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how))
         work.remove()
-    except (DataError, TeacherError) as error:
-        # Images that cannot be decoded and features that are no numbers come back with every try: what was computed
-        # is of no use. A cause says that something else gave out, memory for one, and that another try may succeed.
+    except TeacherError as error:
+        # Features that are no numbers come back with every try: what was computed is of no use. A cause says that
+        # something else gave out, memory for one, and that another try may succeed.
         if error.__cause__ is None or not _count_kept(asked):
             work.remove()
         raise
@@ -126,9 +134,27 @@ def _count_kept(asked: Plan) -> int:
         return 0
 
 
-def _compute(asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress) -> tuple[Computed, Mapping[str, Any]]:
+def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tell) -> Plan:
+    """Refuse images that cannot be used, or go on without them if that was asked for."""
+    if computed.bad and asked.settings.on_bad_image == "fail":
+        kept = computed.kept + computed.images
+        if not kept:
+            work.remove()
+        raise refuse_bad(computed.bad, asked.images, kept, work.path)
+    if computed.bad:
+        rows, skipped = without_bad(asked.dataset, asked.rows, computed.bad)
+        asked = replace(asked, rows=rows, skipped=(*asked.skipped, *skipped))
+    if asked.skipped:
+        counts = ", ".join(f"{reason} {count}" for reason, count in reason_counts(asked.skipped).items())
+        tell(f"warning: {len(asked.skipped)} images are left out ({counts}); '{list_path(asked.target)}' lists them")
+    return asked
+
+
+def _compute(
+    asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress, tell: Tell
+) -> tuple[Computed, Mapping[str, Any]]:
     """Bring every feature to disk and return where, and how it was computed."""
-    from .features import compute_features, count_rows, trusted_precision
+    from .features import compute_features, trusted_precision
 
     how = work.read_settings() if asked.action == "resume" else None
     if how is None:
@@ -151,18 +177,14 @@ def _compute(asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress) -
     else:
         teacher = load_teacher(asked, how["precision_used"])
     done = work.chunks()
-    with progress("teacher", asked.images, count_rows(asked.rows, how["batch_size"], done)) as advance:
+    with progress("teacher", asked.images, sum(chunk.rows for chunk in done.values())) as advance:
 
         def durable(count: int) -> None:
             lock.check()
             advance(count)
 
         computed = compute_features(
-            asked.dataset, asked.rows, teacher, asked.preprocessing, work, done, how["batch_size"], durable
-        )
-    if computed.bad:
-        raise DataError(
-            f"{len(computed.bad)} of {asked.images} images cannot be read; mend or remove them and run the same "
-            "command again:\n  " + "\n  ".join(computed.bad)
-        )
+            asked.dataset, asked.rows, teacher, asked.preprocessing, work, done, how["batch_size"],
+            advance=durable, tell=tell,
+        )  # fmt: skip
     return computed, how

@@ -53,6 +53,10 @@ _DEFAULT = CacheSettings()
     show_default=True,
     help="Seed of drawn splits and folds.",
 )
+@click.option(
+    "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
+    help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is sealed.")
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
@@ -96,7 +100,10 @@ def cache_teacher(
             )
         return
     made = make(asked, progress, wait=not no_wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]))
-    metrics = made.cache.manifest.probe["metrics"]
+    manifest = made.cache.manifest
+    metrics = manifest.probe["metrics"]
+    if made.action == "reuse" and manifest.skipped.images:
+        note(f"warning: {manifest.skipped.images} images that could not be read were left out of it")
     if as_json:
         print_json(
             {
@@ -104,7 +111,8 @@ def cache_teacher(
                 "action": made.action,
                 "cache_id": made.cache.cache_id,
                 "content_digest": made.cache.content_digest,
-                "rows": rows,
+                "rows": dict(manifest.rows),
+                "skipped": manifest.skipped.images,
                 "computed": made.computed,
                 "kept": made.kept,
                 "images_per_second": made.images_per_second,

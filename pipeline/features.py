@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..cache.errors import DataError
-from ..cache.work import WorkDirectory
+from ..cache.work import Chunk, ChunkedRows, WorkDirectory
 from .datasets.dataset import Dataset
 from .preprocessing import Preprocessing
 from .rows import SplitRows
 from .teacher import Teacher, agreement
 from .views import VIEW_PARAMETERS, quadrant_means, resize_images
 
-__all__ = ["Batch", "Computed", "compute_features", "count_rows", "plan_batches", "trusted_precision"]
+__all__ = ["Batch", "Computed", "compute_features", "plan_batches", "trusted_precision"]
 
 # Batches decoded ahead of the forward pass: enough to ride out one slow file, few enough to stay small in memory.
 _AHEAD = 3
@@ -31,6 +31,7 @@ _BATCHES_PER_CHUNK = 8
 # bf16 must say what fp32 says, on images of this very run, to be used for it.
 _MIN_COSINE = 0.999
 _SAMPLE = 8
+_MOST_TOLD = 5
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,21 @@ class Batch:
 
 @dataclass
 class Computed:
-    """What a pass over the images did."""
+    """What a pass over the images did; `bad` says why some cannot be used, by split and row of the split."""
 
-    files: dict[tuple[str, int], Path]
+    chunks: dict[tuple[str, int], Chunk]
+    kept: int
+    bad: dict[tuple[str, int], DataError]
     images: int = 0
-    kept: int = 0
     seconds: float = 0.0
-    bad: list[str] = field(default_factory=list)
+
+
+class _Loaded(NamedTuple):
+    """A batch's images that can be used, (G, 3, S, S) float32 in 0…255; where in it they stand; why others cannot be."""
+
+    pixels: torch.Tensor
+    places: list[int]
+    bad: dict[int, DataError]
 
 
 def plan_batches(rows: Mapping[str, SplitRows], batch_size: int) -> list[Batch]:
@@ -64,17 +73,11 @@ def plan_batches(rows: Mapping[str, SplitRows], batch_size: int) -> list[Batch]:
     ]
 
 
-def count_rows(rows: Mapping[str, SplitRows], batch_size: int, chunks: Mapping[tuple[str, int], Path]) -> int:
-    """Return how many images the finished chunks hold."""
-    return sum(
-        batch.stop - batch.start for batch in plan_batches(rows, batch_size) if (batch.split, batch.chunk) in chunks
-    )
-
-
 def record_dtype(feature_dim: int) -> np.dtype[Any]:
-    """Return the dtype of one durable row: its feature, view parameters and view check, of the canonical view."""
+    """Return the dtype of one durable row: key, and feature, view parameters and view check of the canonical view."""
     return np.dtype(
         [
+            ("key", "u1", (16,)),
             ("feature", "<f2", (1, feature_dim)),
             ("view", "<f4", (1, len(VIEW_PARAMETERS))),
             ("view_check", "<f4", (1, 4)),
@@ -88,53 +91,88 @@ def compute_features(
     teacher: Teacher,
     preprocessing: Preprocessing,
     work: WorkDirectory,
-    done: Mapping[tuple[str, int], Path],
+    done: Mapping[tuple[str, int], Chunk],
     batch_size: int,
+    *,
     advance: Callable[[int], None],
+    tell: Callable[[str], None],
 ) -> Computed:
-    """Send what is not durable yet through the teacher.
-
-    After a first unreadable image nothing more is computed, but all the others are still read, so that the list of
-    bad images is whole.
+    """Send what is not durable yet through the teacher; images that cannot be used are left out of their chunk.
 
     Parameters
     ----------
     done : the chunks of `work` that are durable already, as its listing said
+    advance : called with how many more rows are dealt with
+    tell : called with a sentence on each of the first few images that cannot be used, as soon as they are met
 
     Raises
     ------
     TeacherError
         The teacher's output is not finite.
     """
-    result = Computed(files=dict(done), kept=count_rows(rows, batch_size, done))
-    todo = [batch for batch in plan_batches(rows, batch_size) if (batch.split, batch.chunk) not in done]
-    waiting: list[npt.NDArray[Any]] = []
+    batches = plan_batches(rows, batch_size)
+    chunks, bad = _still_good(dataset, rows, batches, done)
+    todo = [batch for batch in batches if (batch.split, batch.chunk) not in chunks]
+    result = Computed(chunks=chunks, kept=sum(chunk.rows for chunk in chunks.values()), bad=bad)
+    waiting = [np.empty(0, record_dtype(teacher.dim))]
     begun = time.monotonic()
-    for index, (batch, (pixels, problems)) in enumerate(_load_ahead(dataset, rows, todo, preprocessing)):
-        result.bad += problems
-        if result.bad:
-            continue
-        waiting.append(_forward(batch, pixels, teacher, preprocessing, batch_size))
-        result.images += batch.stop - batch.start
+    for index, (batch, loaded) in enumerate(_load_ahead(dataset, rows, todo, preprocessing)):
+        for place, error in loaded.bad.items():
+            if len(result.bad) < _MOST_TOLD:
+                tell(f"warning: {error}")
+            result.bad[batch.split, batch.start + place] = error
+        if loaded.places:
+            waiting.append(_forward(rows[batch.split].key[batch.start :], loaded, teacher, preprocessing, batch_size))
+        result.images += len(loaded.places)
         following = todo[index + 1] if index + 1 < len(todo) else None
         if following is None or (following.split, following.chunk) != (batch.split, batch.chunk):
-            file = work.write_chunk(batch.split, batch.chunk, np.concatenate(waiting))
-            result.files[batch.split, batch.chunk] = file
-            waiting = []
+            chunk = work.write_chunk(batch.split, batch.chunk, np.concatenate(waiting))
+            result.chunks[batch.split, batch.chunk] = chunk
+            del waiting[1:]
         advance(batch.stop - batch.start)
     result.seconds = time.monotonic() - begun
     return result
 
 
+def _still_good(
+    dataset: Dataset, rows: Mapping[str, SplitRows], batches: Sequence[Batch], done: Mapping[tuple[str, int], Chunk]
+) -> tuple[dict[tuple[str, int], Chunk], dict[tuple[str, int], DataError]]:
+    """Return the finished chunks that lack nothing but images that still cannot be used, and why these cannot."""
+    planned: Counter[tuple[str, int]] = Counter()
+    for batch in batches:
+        planned[batch.split, batch.chunk] += batch.stop - batch.start
+    good: dict[tuple[str, int], Chunk] = {}
+    bad: dict[tuple[str, int], DataError] = {}
+    for (split, start), chunk in done.items():
+        found: dict[tuple[str, int], DataError] = {}
+        lacking = planned[split, start] - chunk.rows
+        if lacking:
+            there = {key.tobytes() for key in ChunkedRows([chunk], "key")[0 : chunk.rows]} if chunk.rows else set()
+            for row in range(start, start + planned[split, start]):
+                if rows[split].key[row].tobytes() not in there:
+                    image = _read(dataset, int(rows[split].source[row]))
+                    if isinstance(image, DataError):
+                        found[split, row] = image
+        if len(found) == lacking:
+            good[split, start] = chunk
+            bad |= found
+        else:
+            # What can be read by now is worth another pass over its chunk.
+            chunk.file.unlink()
+    return good, bad
+
+
 def _forward(
-    batch: Batch, pixels: torch.Tensor, teacher: Teacher, preprocessing: Preprocessing, batch_size: int
+    keys: npt.NDArray[np.uint8], loaded: _Loaded, teacher: Teacher, preprocessing: Preprocessing, batch_size: int
 ) -> npt.NDArray[Any]:
-    count = batch.stop - batch.start
+    count = len(loaded.places)
+    pixels = loaded.pixels
     if count < batch_size:
-        # A bf16 batch of another size can change a feature's last bits, so the last one is filled up.
+        # A bf16 batch of another size can change a feature's last bits, so a short one is filled up.
         pixels = torch.cat([pixels, pixels[-1:].expand(batch_size - count, -1, -1, -1)])
     features = teacher.features(pixels, preprocessing)  # (batch_size, F)
     record = np.zeros(count, record_dtype(features.shape[1]))
+    record["key"] = keys[loaded.places]
     record["feature"][:, 0] = features[:count]
     record["view_check"][:, 0] = quadrant_means(pixels[:count]).numpy()
     return record
@@ -142,9 +180,9 @@ def _forward(
 
 def _load_ahead(
     dataset: Dataset, rows: Mapping[str, SplitRows], batches: Sequence[Batch], preprocessing: Preprocessing
-) -> Iterator[tuple[Batch, tuple[torch.Tensor, list[str]]]]:
+) -> Iterator[tuple[Batch, _Loaded]]:
     """Decode and resize a few batches ahead of whoever takes them."""
-    queue: deque[tuple[Batch, Future[tuple[torch.Tensor, list[str]]]]] = deque()
+    queue: deque[tuple[Batch, Future[_Loaded]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as readers, ThreadPoolExecutor(1) as assembler:
         try:
             for batch in batches:
@@ -163,23 +201,25 @@ def _load_ahead(
 
 def _load(
     dataset: Dataset, source: npt.NDArray[np.int64], preprocessing: Preprocessing, readers: ThreadPoolExecutor
-) -> tuple[torch.Tensor, list[str]]:
-    def read(row: int) -> npt.NDArray[Any] | str:
-        try:
-            return dataset.images.read(row)
-        except DataError as error:
-            # A file system that fails is no bad image: what is done is kept, and another try may succeed. Pillow's own
-            # complaints are OSErrors as well, but without a number.
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
-                raise error.__cause__ from error
-            return str(error)
+) -> _Loaded:
+    found = list(readers.map(partial(_read, dataset), source.tolist()))
+    bad = {place: image for place, image in enumerate(found) if isinstance(image, DataError)}
+    good = {place: image for place, image in enumerate(found) if not isinstance(image, DataError)}
+    if not good:
+        return _Loaded(torch.empty(0), [], bad)
+    return _Loaded(resize_images(list(good.values()), preprocessing.image_size, preprocessing.resize), list(good), bad)
 
-    images = list(readers.map(read, source.tolist()))
-    problems = [image for image in images if isinstance(image, str)]
-    good = [image for image in images if not isinstance(image, str)]
-    if problems:
-        return torch.empty(0), problems
-    return resize_images(good, preprocessing.image_size, preprocessing.resize), []
+
+def _read(dataset: Dataset, row: int) -> npt.NDArray[Any] | DataError:
+    """Decode an image, or return why it cannot be used."""
+    try:
+        return dataset.images.read(row)
+    except DataError as error:
+        # A file system that fails is no bad image: what is done is kept, and another try may succeed. Pillow's own
+        # complaints are OSErrors as well, but without a number.
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+            raise error.__cause__ from error
+        return error
 
 
 def trusted_precision(
@@ -202,9 +242,10 @@ def trusted_precision(
     first = next(iter(rows.values()))
     sample = first.source[np.linspace(0, len(first) - 1, min(_SAMPLE, len(first)), dtype=np.int64)]
     with ThreadPoolExecutor(1) as reader:
-        pixels, problems = _load(dataset, sample, preprocessing, reader)
-    if problems:
+        loaded = _load(dataset, sample, preprocessing, reader)
+    if not loaded.places:
         # The pass over all images lists every bad one; until then the faster arithmetic is as good a guess as any.
         return teacher, wanted, None
-    cosine = agreement(teacher.features(pixels, preprocessing), reference.features(pixels, preprocessing))
+    fast, exact = (model.features(loaded.pixels, preprocessing) for model in (teacher, reference))
+    cosine = agreement(fast, exact)
     return (teacher, wanted, cosine) if cosine >= _MIN_COSINE else (reference, "fp32", cosine)

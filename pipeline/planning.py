@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..cache.digest import cache_id
 from ..cache.layout import Dimensions, expected_arrays
@@ -17,10 +18,11 @@ from ..cache.life import Action, decide, look
 from ..cache.reader import Cache
 from ..cache.work import WorkDirectory, work_path
 from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
-from .datasets.dataset import Dataset, DatasetOptions
+from .datasets.dataset import SPLITS, Dataset, DatasetOptions
 from .preprocessing import Preprocessing
 from .request import CacheSettings, make_request
 from .rows import SplitRows, arrange_rows
+from .skipped import Skipped
 from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, locate_teacher
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Plan:
     warnings: tuple[str, ...]
     existing: Cache | None
     overwrite: bool
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def images(self) -> int:
@@ -75,7 +78,7 @@ def plan(
     preprocessing = default_preprocessing(
         files, image_size=settings.image_size, resize=settings.resize, intensity=options.intensity
     )
-    key = dataset.keys()
+    dataset, key, skipped = _readable(dataset, settings)
     split = draw_splits(dataset, key, settings.seed)
     if settings.limit is not None:
         taken = limit_rows(split, settings.limit)
@@ -100,7 +103,24 @@ def plan(
         warnings=tuple(warnings),
         existing=found.cache,
         overwrite=overwrite,
+        skipped=tuple(skipped),
     )
+
+
+def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:
+    """Return the rows whose bytes can be read, with their keys; the others are refused or described."""
+    if settings.on_bad_image == "fail":
+        return dataset, dataset.keys(), []
+    key, bad = dataset.find_keys()
+    if len(bad) == len(dataset):
+        dataset.keys()  # says what is wrong with them
+    split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
+    skipped = [
+        Skipped(dataset.images.describe(row), SPLITS[split[row]] if split[row] >= 0 else "", error)
+        for row, error in bad.items()
+    ]
+    readable = np.setdiff1d(np.arange(len(dataset)), np.array(list(bad), np.int64))
+    return dataset.take(readable), key[readable], skipped
 
 
 def decide_again(asked: Plan) -> Plan:
@@ -141,13 +161,11 @@ def estimate(asked: Plan) -> tuple[int, float]:
 
 def count_kept(asked: Plan) -> int:
     """Return how many images are durable in the work directory of this very request."""
-    from .features import count_rows
-
     work = WorkDirectory(work_path(asked.target))
     settings = work.read_settings()
     if settings is None or settings.get("cache_id") != asked.cache_id:
         return 0
-    return count_rows(asked.rows, settings["batch_size"], work.chunks())
+    return sum(chunk.rows for chunk in work.chunks().values())
 
 
 def capable_precision(asked: Plan) -> str:

@@ -33,6 +33,7 @@ class CacheSettings:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: str = "auto"
     limit: int | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
     seed: int = 0
 
 

@@ -38,6 +38,10 @@ class SplitRows:
     def __len__(self) -> int:
         return len(self.source)
 
+    def take(self, keep: npt.NDArray[np.bool_]) -> SplitRows:
+        """Return some of the rows, in their order."""
+        return SplitRows(self.source[keep], self.key[keep], self.label[keep], self.domain[keep], self.group[keep])
+
 
 def arrange_rows(dataset: Dataset, key: npt.NDArray[np.uint8], split: npt.NDArray[np.int8]) -> dict[str, SplitRows]:
     """Sort a dataset's rows into the splits that have any.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheMismatch
-from ..cache.join import Join, join
+from ..cache.join import Join, image_members, join
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import SPLITS, Dataset, Task
 
@@ -86,7 +86,13 @@ def load_targets(
             f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {cache.manifest.task}; nothing was "
             "trained. Give the dataset, and the label columns, that the cache was made from."
         )
-    joined = join(cache, dataset.keys(), dataset.label, dataset.split)
+    declared = cache.manifest.skipped
+    key, unreadable = dataset.find_keys()
+    if len(unreadable) > declared.without_key:
+        key = dataset.keys()  # says what is wrong with them
+    joined = join(cache, key, dataset.label, dataset.split)
+    skipped = image_members(key[joined.missing], declared.keys) | np.isin(joined.missing, list(unreadable))
+    joined = replace(joined, missing=joined.missing[~skipped])
     if len(joined.missing) and (on_missing == "refuse" or not joined.matched):
         raise CacheMismatch(_missing(cache, dataset, joined, spec))
     if labels is None and len(joined.disagree):
@@ -115,6 +121,7 @@ def load_targets(
     fit = {
         "matched": joined.matched,
         "missing": len(joined.missing),
+        "skipped": int(skipped.sum()),
         "extra": joined.extra,
         "disagree": len(joined.disagree),
         "moved": _count_moved(cache, dataset, joined),

@@ -17,6 +17,7 @@ Intensity = Literal["declared", "minmax"]
 SPLITS = ("train", "val", "test")
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
+UNREADABLE = "unreadable file"  # why an image has not even a key
 
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
 _KEY_THREADS = 8
@@ -96,16 +97,26 @@ class Dataset:
         DataError
             Images cannot be read; all of them are counted, the first twenty named.
         """
-        with ThreadPoolExecutor(_KEY_THREADS) as pool:
-            keys = list(pool.map(self._key_or_error, range(len(self)), chunksize=64))
-        bad = [key for key in keys if isinstance(key, DataError)]
+        keys, bad = self.find_keys()
         if bad:
-            listed = "\n  ".join(map(str, bad[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
+            errors = list(bad.values())
+            listed = "\n  ".join(map(str, errors[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
             raise DataError(
                 f"{len(bad)} of {len(self)} images of dataset '{self.name}' cannot be read; mend or remove them:\n  "
                 f"{listed}"
-            ) from bad[0]
-        return np.frombuffer(b"".join(key for key in keys if isinstance(key, bytes)), np.uint8).reshape(-1, 16)
+            ) from errors[0]
+        return keys
+
+    def find_keys(self) -> tuple[npt.NDArray[np.uint8], dict[int, DataError]]:
+        """Return the content keys of all images, (N, 16) uint8, and why the rows without one have none.
+
+        The key of a row that cannot be read is all zeros, which no image's is.
+        """
+        with ThreadPoolExecutor(_KEY_THREADS) as pool:
+            found = list(pool.map(self._key_or_error, range(len(self)), chunksize=64))
+        keys = b"".join(key if isinstance(key, bytes) else bytes(16) for key in found)
+        bad = {row: key for row, key in enumerate(found) if isinstance(key, DataError)}
+        return np.frombuffer(keys, np.uint8).reshape(-1, 16), bad
 
     def _key_or_error(self, row: int) -> bytes | DataError:
         try:

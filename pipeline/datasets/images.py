@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ...cache.errors import DataError
 from ...cache.keys import file_key
-from .dataset import Intensity
+from .dataset import UNREADABLE, Intensity
 
 __all__ = ["FORMATS", "FileImages", "Format"]
 
@@ -72,4 +72,6 @@ class FileImages:
             return (self.folder / self.names[row]).read_bytes()
         except OSError as exc:
             reason = exc.strerror or type(exc).__name__
-            raise DataError(f"{self.describe(row)} in '{self.folder}' cannot be read: {reason}.") from exc
+            raise DataError(
+                f"{self.describe(row)} in '{self.folder}' cannot be read: {reason}.", UNREADABLE
+            ) from exc

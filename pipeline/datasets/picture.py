@@ -55,12 +55,16 @@ def decode_picture(content: bytes, what: str, intensity: Intensity) -> Pixels:
             upright = ImageOps.exif_transpose(opened)
             values = np.array(upright) if deep else _eight_bits(upright)
     except UnidentifiedImageError as exc:
-        raise DataError(f"{what} is not a PNG, JPEG, TIFF or BMP image that can be read.") from exc
+        raise DataError(f"{what} is not a PNG, JPEG, TIFF or BMP image that can be read.", "not an image") from exc
     except Image.DecompressionBombError as exc:
-        raise DataError(f"{what} is too large to be decoded safely ({exc}); cut it into tiles or shrink it.") from exc
+        raise DataError(
+            f"{what} is too large to be decoded safely ({exc}); cut it into tiles or shrink it.", "too large"
+        ) from exc
     except Exception as exc:
         # A damaged file makes Pillow's plugins raise nearly anything: OSError, SyntaxError, struct.error, TypeError …
-        raise DataError(f"{what} cannot be decoded, it is truncated or damaged: {exc or type(exc).__name__}.") from exc
+        raise DataError(
+            f"{what} cannot be decoded, it is truncated or damaged: {exc or type(exc).__name__}.", "damaged"
+        ) from exc
     if deep:
         return _scaled(values, levels, what, intensity)[:, :, None]
     return stretch(values, what) if intensity == "minmax" else values
