@@ -1,15 +1,14 @@
-"""Commands on one cache: show, verify, convert."""
+"""Commands on one cache that need nothing but the cache: show, convert."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
-from .console import json_option, print_json
+from .console import json_option, plain, print_json
 
-__all__ = ["convert", "show", "verify"]
+__all__ = ["convert", "show"]
 
 
 @click.command(short_help="Describe a cache.")
@@ -47,38 +46,13 @@ def show(cache: str, as_json: bool) -> None:
     }
     width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {_plain(value)}")
-
-
-def _plain(text: str) -> str:
-    """Escape what would steer a terminal: names come from whoever made the cache."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+        click.echo(f"{name:<{width}}  {plain(value)}")
 
 
 def _figures(figures: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.4f}" for name in ("auroc", "accuracy") if isinstance(value := figures.get(name), float)
     )
-
-
-@click.command(short_help="Check every byte of a cache.")
-@click.argument("cache")
-@json_option
-def verify(cache: str, as_json: bool) -> None:
-    """Read every byte of CACHE and compare it with its manifest and seal; exit 1 if anything is wrong.
-
-    \b
-    medal verify chest.zarr
-    """
-    from .verify import verify_path
-
-    problems = verify_path(cache)
-    if as_json:
-        print_json({"ok": not problems, "problems": problems})
-    else:
-        click.echo("\n".join(map(_plain, problems)) or f"'{cache}' is sound: every byte is what was sealed.")
-    if problems:
-        sys.exit(1)
 
 
 @click.command(short_help="Change a cache between Zarr and HDF5.")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "note", "print_json", "progress"]
+__all__ = ["json_option", "note", "plain", "print_json", "progress"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -22,6 +22,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def note(text: str) -> None:
     """Say something on stderr that is not the result."""
     click.echo(text, err=True)
+
+
+def plain(text: str) -> str:
+    """Escape what would steer a terminal: names come from whoever made the cache."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def print_json(result: dict[str, Any]) -> None:

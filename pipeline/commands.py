@@ -1,4 +1,4 @@
-"""The command of stage one: cache-teacher."""
+"""The commands that need datasets or the teacher: cache-teacher, verify."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from ..cache.console import json_option, note, print_json, progress
+from ..cache.console import json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
 from .request import CacheSettings
 
-__all__ = ["cache_teacher"]
+__all__ = ["cache_teacher", "verify"]
 
 _DEFAULT = CacheSettings()
 
@@ -137,3 +137,57 @@ def _figures(figures: dict[str, Any]) -> str:
         f"{name} {'undefined' if figures.get(name) is None else format(figures[name], '.4f')}"
         for name in ("auroc", "accuracy")
     )
+
+
+@click.command(short_help="Check every byte of a cache.")
+@click.argument("cache")
+@click.argument("dataset", required=False)
+@click.option(
+    "--sample", type=click.IntRange(min=1), metavar="N", help="Send N images of DATASET through the teacher again."
+)
+@click.option("--teacher", help="Folder or hub id of the teacher, for --sample (default: what CACHE names).")
+@click.option("--device", default=_DEFAULT.device, show_default=True, help="For --sample: auto, cpu, cuda …")
+@json_option
+@dataset_options
+def verify(
+    cache: str,
+    dataset: str | None,
+    sample: int | None,
+    teacher: str | None,
+    device: str,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Read every byte of CACHE and compare it with its manifest and seal; exit 1 if anything is wrong.
+
+    With --sample, DATASET is what CACHE was made from: N of its images, drawn at random, must give the cached features
+    again, to a cosine of 0.999.
+
+    \b
+    medal verify chest.zarr
+    medal verify chest.zarr medmnist:pneumoniamnist --sample 50
+    """
+    from ..cache.verify import verify_path
+
+    options = take_dataset_options(chosen)
+    if (dataset is None) != (sample is None):
+        raise click.UsageError("--sample N and DATASET go together: medal verify CACHE DATASET --sample N")
+    problems = verify_path(cache)
+    checked: dict[str, Any] | None = None
+    if dataset is not None and sample is not None and not problems:
+        from ..cache.reader import open_cache
+        from .recheck import recheck
+
+        found = recheck(open_cache(cache), dataset, options, sample, progress, teacher=teacher, device=device)
+        problems = found.problems
+        checked = {"images": found.images, "min_cosine": found.min_cosine}
+    if as_json:
+        print_json({"ok": not problems, "problems": problems, "sample": checked})
+    else:
+        sound = f"'{cache}' is sound: every byte is what was sealed."
+        if checked:
+            worst = checked["min_cosine"]
+            sound += f" {checked['images']} images gave the teacher's features again, cosine {worst:.5f} or more."
+        click.echo("\n".join(map(plain, problems)) or sound)
+    if problems:
+        sys.exit(1)

@@ -23,7 +23,7 @@ from .rows import SplitRows
 from .teacher import Teacher, agreement
 from .views import VIEW_PARAMETERS, quadrant_means, resize_images
 
-__all__ = ["Batch", "Computed", "compute_features", "plan_batches", "trusted_precision"]
+__all__ = ["Batch", "Computed", "Loaded", "compute_features", "load_batch", "plan_batches", "trusted_precision"]
 
 # Batches decoded ahead of the forward pass: enough to ride out one slow file, few enough to stay small in memory.
 _AHEAD = 3
@@ -55,7 +55,7 @@ class Computed:
     seconds: float = 0.0
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
     """A batch's images that can be used, (G, 3, S, S) float32 in 0…255; where in it they stand; why others cannot be."""
 
     pixels: torch.Tensor
@@ -163,7 +163,7 @@ def _still_good(
 
 
 def _forward(
-    keys: npt.NDArray[np.uint8], loaded: _Loaded, teacher: Teacher, preprocessing: Preprocessing, batch_size: int
+    keys: npt.NDArray[np.uint8], loaded: Loaded, teacher: Teacher, preprocessing: Preprocessing, batch_size: int
 ) -> npt.NDArray[Any]:
     count = len(loaded.places)
     pixels = loaded.pixels
@@ -180,14 +180,14 @@ def _forward(
 
 def _load_ahead(
     dataset: Dataset, rows: Mapping[str, SplitRows], batches: Sequence[Batch], preprocessing: Preprocessing
-) -> Iterator[tuple[Batch, _Loaded]]:
+) -> Iterator[tuple[Batch, Loaded]]:
     """Decode and resize a few batches ahead of whoever takes them."""
-    queue: deque[tuple[Batch, Future[_Loaded]]] = deque()
+    queue: deque[tuple[Batch, Future[Loaded]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as readers, ThreadPoolExecutor(1) as assembler:
         try:
             for batch in batches:
                 source = rows[batch.split].source[batch.start : batch.stop]
-                queue.append((batch, assembler.submit(_load, dataset, source, preprocessing, readers)))
+                queue.append((batch, assembler.submit(load_batch, dataset, source, preprocessing, readers)))
                 if len(queue) > _AHEAD:
                     first, loaded = queue.popleft()
                     yield first, loaded.result()
@@ -199,15 +199,26 @@ def _load_ahead(
                 loaded.cancel()
 
 
-def _load(
+def load_batch(
     dataset: Dataset, source: npt.NDArray[np.int64], preprocessing: Preprocessing, readers: ThreadPoolExecutor
-) -> _Loaded:
+) -> Loaded:
+    """Decode rows of a dataset with a pool of threads and bring them to the teacher's size.
+
+    Parameters
+    ----------
+    source : (B,) int64 rows of the dataset
+
+    Raises
+    ------
+    OSError
+        The file system gave out, which says nothing of an image.
+    """
     found = list(readers.map(partial(_read, dataset), source.tolist()))
     bad = {place: image for place, image in enumerate(found) if isinstance(image, DataError)}
     good = {place: image for place, image in enumerate(found) if not isinstance(image, DataError)}
     if not good:
-        return _Loaded(torch.empty(0), [], bad)
-    return _Loaded(resize_images(list(good.values()), preprocessing.image_size, preprocessing.resize), list(good), bad)
+        return Loaded(torch.empty(0), [], bad)
+    return Loaded(resize_images(list(good.values()), preprocessing.image_size, preprocessing.resize), list(good), bad)
 
 
 def _read(dataset: Dataset, row: int) -> npt.NDArray[Any] | DataError:
@@ -242,7 +253,7 @@ def trusted_precision(
     first = next(iter(rows.values()))
     sample = first.source[np.linspace(0, len(first) - 1, min(_SAMPLE, len(first)), dtype=np.int64)]
     with ThreadPoolExecutor(1) as reader:
-        loaded = _load(dataset, sample, preprocessing, reader)
+        loaded = load_batch(dataset, sample, preprocessing, reader)
     if not loaded.places:
         # The pass over all images lists every bad one; until then the faster arithmetic is as good a guess as any.
         return teacher, wanted, None

@@ -82,6 +82,26 @@ def test_column_options_need_a_table(pictures):
         open_dataset(folder, DatasetOptions(split_column="s", group_column="g"))
 
 
+@pytest.mark.parametrize("classes", [None, ("a", "b")])
+@pytest.mark.parametrize("option", ["label_column", "label_columns", "split_column", "domain_column", "group_column"])
+def test_a_column_option_is_never_unheard(pictures, option, classes):
+    folder = pictures("a/1.png", "b/2.png")
+    options = DatasetOptions(**{option: ("x", "y") if option == "label_columns" else "x"})
+    kinds = {
+        folder: "a folder whose own folders are the classes",
+        "scans.npz": "an .npz file",
+        "medmnist:chestmnist": "a MedMNIST set",
+        "phantom": "a set that medal draws",
+    }
+    for spec, kind in kinds.items():
+        with pytest.raises(DataError) as error:
+            open_dataset(spec, options, classes)
+        assert str(error.value) == (
+            f"dataset '{spec}' is {kind} and has no columns for --{option.replace('_', '-')}; leave that option out, "
+            "or give a .csv table."
+        )
+
+
 def test_opening_imports_neither_torch_nor_pillow(pictures):
     folder = pictures("a/1.png", "b/2.png")
     code = (

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 
 from medal.cache.reader import open_cache
+from medal.cache.verify import verify_path
 from medal.cache.work import work_path
+from medal.cache.writer import remove
 
 IMAGES, BATCH, CHUNK = 300, 16, 128
+# A sample of the draw here, all of it with the slow tests.
+_FULL = [pytest.param(suffix, 25, marks=[pytest.mark.slow, pytest.mark.timeout(3000)]) for suffix in (".zarr", ".h5")]
+KILLS = [(".zarr", 3), (".h5", 3), *_FULL]
 
 
 class Attempt:
     """`medal cache-teacher` in a process of its own."""
 
-    def __init__(self, *words):
+    def __init__(self, *words, python=("-m", "medal")):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "medal", "cache-teacher", *map(str, words), "--json"],
+            [sys.executable, *python, "cache-teacher", *map(str, words), "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -115,34 +120,66 @@ def test_no_wait_refuses_while_another_computes(small_npz, small_request, shell,
     first.send(signal.SIGKILL)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(3000)
-@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_killed_at_random_moments(suffix, small_cache, small_npz, small_request, tmp_path):
+# Medal itself, telling in a file how many images each forward pass took.
+COUNTING = """
+import os, sys
+from medal.pipeline import teacher
+honest = teacher.Teacher.features
+def features(self, pixels, preprocessing):
+    handle = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, b"%d " % len(pixels))
+    os.close(handle)
+    return honest(self, pixels, preprocessing)
+teacher.Teacher.features = features
+from medal.cli import main
+main()
+"""
+
+
+def computed(counted):
+    """Return the images that full batches had, and so without the small sample on which precision is decided."""
+    return sum(size for size in map(int, counted.read_text().split()) if size == BATCH) if counted.exists() else 0
+
+
+@pytest.mark.parametrize(("suffix", "kills"), KILLS)
+def test_killed_at_random_moments(suffix, kills, small_cache, small_npz, small_request, tmp_path, monkeypatch):
     draw = np.random.default_rng(len(suffix))
     expected = open_cache(small_cache).content_digest
-    out = tmp_path / f"chest{suffix}"
+    out, counted = tmp_path / f"chest{suffix}", tmp_path / "counted"
+    monkeypatch.setenv("COUNTED", str(counted))
+
+    def attempt():
+        return Attempt(small_npz, out, *small_request, python=("-c", COUNTING))
+
     begun = time.monotonic()
-    assert Attempt(small_npz, out, *small_request).result()["content_digest"] == expected
+    assert attempt().result()["content_digest"] == expected
     whole = time.monotonic() - begun
-    kills, finished, durable = 0, 0, 0
-    while kills < 25 or not out.exists():
+    # The last batch of each split is filled up.
+    needed = computed(counted)
+    assert IMAGES <= needed <= IMAGES + 3 * BATCH
+    done, since, durable, wasted = 0, 0, 0, []
+    while True:
         if out.exists():
-            finished += 1
-            assert Attempt(small_npz, out, *small_request).result()["content_digest"] == expected
-            subprocess.run(["rm", "-rf", str(out)], check=True)
-            durable = 0
-        attempt = Attempt(small_npz, out, *small_request)
-        if kills < 25:
-            time.sleep(draw.uniform(0, whole))
-            status, _, _ = attempt.send(signal.SIGKILL)
-            kills += status == -signal.SIGKILL
-            kept = len(chunks(out))
-            # What was durable before the kill is durable after it.
-            assert out.exists() or kept >= durable
-            durable = kept
-        else:
-            result = attempt.result()
-            assert result["content_digest"] == expected
+            wasted.append((computed(counted) - needed, since))
+            counted.unlink()
+            assert open_cache(out).content_digest == expected
+            assert verify_path(out) == []
+            if done == kills:
+                break
+            remove(out)
+            since = durable = 0
+        if done == kills:
+            result = attempt().result()
             assert result["computed"] + result["kept"] == IMAGES
-    assert finished >= 1
+            continue
+        running = attempt()
+        time.sleep(draw.uniform(0, whole))
+        status, _, said = running.send(signal.SIGKILL)
+        assert status in (0, -signal.SIGKILL), said
+        done += status == -signal.SIGKILL
+        since += status == -signal.SIGKILL
+        kept = len(chunks(out))
+        # What was durable before the kill is durable after it.
+        assert out.exists() or kept >= durable
+        durable = kept
+    assert all(more <= kills * (CHUNK + BATCH) for more, kills in wasted), wasted

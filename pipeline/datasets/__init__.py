@@ -16,6 +16,7 @@ __all__ = [
     "Dataset",
     "DatasetOptions",
     "check_rare",
+    "dataset_kind",
     "dataset_name",
     "draw_splits",
     "exclude_flags",
@@ -25,6 +26,13 @@ __all__ = [
 ]
 
 _FORMS = "medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or phantom"
+# What has no columns, in words.
+_WITHOUT_COLUMNS = {
+    "medmnist": "a MedMNIST set",
+    "npz": "an .npz file",
+    "folder": "a folder whose own folders are the classes",
+    "phantom": "a set that medal draws",
+}
 
 Classes = Sequence[str] | None
 
@@ -44,18 +52,18 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     """
     spec = str(spec)
     options = options or DatasetOptions()
-    kind = _kind(spec)
+    kind = dataset_kind(spec)
     if kind is None:
         raise DataError(_unknown(spec))
     if kind != "table":
-        _refuse_columns(options, classes, spec)
+        _refuse_columns(options, spec, kind)
     return _OPENERS[kind](spec, options, classes)
 
 
 def dataset_name(spec: str) -> str:
     """Return a short name for a dataset: the file's stem, or the folder of a table, or what medmnist calls it."""
     spec = str(spec)
-    kind = _kind(spec)
+    kind = dataset_kind(spec)
     if kind == "medmnist":
         name, _, size = spec.partition(":")[2].lower().partition("@")
         return f"{name}-{size}" if size not in ("", "28") else name
@@ -67,8 +75,8 @@ def dataset_name(spec: str) -> str:
     return spec if kind == "phantom" else path.resolve().name or "dataset"
 
 
-def _kind(spec: str) -> str | None:
-    """Tell what form a spec has, without opening anything; None if it is none."""
+def dataset_kind(spec: str) -> str | None:
+    """Tell what form a spec has, without opening it: medmnist, npz, table, folder or phantom; None if it is none."""
     if spec.lower().startswith("medmnist:"):
         return "medmnist"
     if spec == "phantom":
@@ -88,11 +96,11 @@ def _unknown(spec: str) -> str:
     return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"
 
 
-def _refuse_columns(options: DatasetOptions, classes: Classes, spec: str) -> None:
-    """Refuse options that would go unheard; label columns may come along with a cache's classes."""
+def _refuse_columns(options: DatasetOptions, spec: str, kind: str) -> None:
+    """Refuse options that would go unheard."""
     asked = {
         "--label-column": options.label_column,
-        "--label-columns": options.label_columns if classes is None else (),
+        "--label-columns": options.label_columns,
         "--split-column": options.split_column,
         "--domain-column": options.domain_column,
         "--group-column": options.group_column,
@@ -100,7 +108,8 @@ def _refuse_columns(options: DatasetOptions, classes: Classes, spec: str) -> Non
     unheard = [option for option, value in asked.items() if value]
     if unheard:
         raise DataError(
-            f"dataset '{spec}' has no columns for {', '.join(unheard)}; expected a .csv table, or no such option."
+            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
+            f"{'that option' if len(unheard) == 1 else 'these options'} out, or give a .csv table."
         )
 
 

@@ -1,0 +1,57 @@
+"""Options of a dataset that is opened beside its cache: what the user leaves out, the cache knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...cache.errors import CacheMismatch
+from ...cache.manifest import Manifest, parse_names
+from . import dataset_kind
+from .dataset import DatasetOptions
+from .labels import quoted
+
+__all__ = ["recorded_options"]
+
+
+def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> DatasetOptions:
+    """Fill in what a cache records: label columns, excluded classes, how deep images are scaled.
+
+    Parameters
+    ----------
+    options : what the user asked for, which goes first
+    spec : what the user calls the dataset; only a table has columns
+
+    Raises
+    ------
+    CacheMismatch
+        The label columns asked for are of another task than the cache's.
+    """
+    if dataset_kind(spec) == "table":
+        options = _with_columns(options, manifest)
+    if not options.exclude_classes:
+        options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
+    if options.intensity == DatasetOptions.intensity:
+        options = replace(options, intensity=manifest.preprocessing.get("intensity", options.intensity))
+    return options
+
+
+def _with_columns(options: DatasetOptions, manifest: Manifest) -> DatasetOptions:
+    recorded = parse_names(manifest.dataset.get("label_columns", []), "dataset.label_columns")
+    if manifest.task == "multilabel":
+        if options.label_column is not None:
+            raise CacheMismatch(
+                f"--label-column {options.label_column} names a column of classes, but the cache is multi-label, "
+                f"{_made_from(recorded)}; leave --label-column out, or name 0/1 columns with --label-columns."
+            )
+        return options if options.label_columns else replace(options, label_columns=manifest.classes)
+    if options.label_columns:
+        raise CacheMismatch(
+            f"--label-columns {','.join(options.label_columns)} names 0/1 columns, but the cache is multi-class, "
+            f"{_made_from(recorded)}; leave --label-columns out, or name a column of classes with --label-column."
+        )
+    return replace(options, label_column=recorded[0]) if recorded and options.label_column is None else options
+
+
+def _made_from(columns: Sequence[str]) -> str:
+    return f"made from the column{'s' * (len(columns) > 1)} {quoted(columns)}" if columns else "not made from a table"

@@ -1,0 +1,176 @@
+"""A sampled re-check: a few of a cache's images through the teacher again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.errors import CacheMismatch, TeacherError
+from ..cache.join import join
+from ..cache.reader import Cache
+from .datasets import open_dataset
+from .datasets.dataset import Dataset, DatasetOptions
+from .datasets.recorded import recorded_options
+from .features import load_batch
+from .preprocessing import Preprocessing
+from .probe import logits as apply_probe
+from .teacher import Teacher, agreement, pick_device, precision_for
+from .teacher_files import TeacherFiles, locate_teacher
+from .views import quadrant_means
+
+__all__ = ["MIN_COSINE", "Rechecked", "recheck"]
+
+# What another chip's rounding leaves of a feature; another image, teacher or preprocessing leaves far less.
+MIN_COSINE = 0.999
+_VIEW_TOLERANCE = 0.5 / 255
+_BATCH = 32
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rechecked:
+    """What a re-check found; `min_cosine` is the worst of the images' features (without features: of the logits)."""
+
+    images: int
+    min_cosine: float
+    problems: list[str]
+
+
+def recheck(
+    cache: Cache,
+    spec: str,
+    options: DatasetOptions,
+    count: int,
+    progress: Progress,
+    *,
+    teacher: str | None = None,
+    device: str = "auto",
+) -> Rechecked:
+    """Send a random sample of a cache's images through the teacher again and compare.
+
+    Parameters
+    ----------
+    spec : the dataset that the cache was made from
+    count : images to draw; all if the cache has fewer
+    teacher : folder or hub id, where it is not to be found under the name that the cache gives
+
+    Raises
+    ------
+    CacheMismatch
+        The dataset is not the cache's.
+    DataError, TeacherError
+        The dataset or the teacher cannot be used, or the teacher has other weights than the cache's.
+    """
+    files = _find_teacher(cache, teacher)
+    manifest = cache.manifest
+    dataset = open_dataset(spec, recorded_options(options, manifest, spec), manifest.classes)
+    drawn = _draw(cache, dataset, spec, count)
+    device = pick_device(device)
+    used = manifest.teacher.get("precision_used")
+    model = Teacher.load(
+        files,
+        feature=str(manifest.teacher.get("feature")),
+        precision="fp32" if used == "fp32" else precision_for("auto", device),
+        device=device,
+    )
+    preprocessing = Preprocessing.from_dict(manifest.preprocessing)
+    worst, problems = 1.0, []
+    with progress("teacher", sum(len(rows) for rows, _ in drawn.values())) as advance:
+        for split, (rows, source) in drawn.items():
+            comparison = _Stored(cache, split)
+            for start in range(0, len(rows), _BATCH):
+                part = slice(start, start + _BATCH)
+                with ThreadPoolExecutor() as readers:
+                    loaded = load_batch(dataset, source[part], preprocessing, readers)
+                problems += [f"Image not read again: {error}" for error in loaded.bad.values()]
+                if loaded.places:
+                    features = model.features(loaded.pixels, preprocessing)  # (G, F)
+                    checks = quadrant_means(loaded.pixels).numpy()  # (G, 4)
+                    good = rows[part][loaded.places]
+                    names = [dataset.images.describe(int(row)) for row in source[part][loaded.places]]
+                    cosines = comparison.cosines(good, features)
+                    worst = min(worst, float(cosines.min()))
+                    problems += _complaints(names, cosines, np.abs(checks - comparison.checks(good)).max(1))
+                advance(len(rows[part]))
+    return Rechecked(images=sum(len(rows) for rows, _ in drawn.values()), min_cosine=worst, problems=problems)
+
+
+def _find_teacher(cache: Cache, teacher: str | None) -> TeacherFiles:
+    said = cache.manifest.teacher
+    name = str(said.get("name"))
+    files = locate_teacher(teacher or name, None if teacher else said.get("revision"))
+    if files.weights_sha256 != said.get("weights_sha256"):
+        raise TeacherError(
+            f"Teacher '{teacher or name}' has other weights (SHA-256 {files.weights_sha256[:12]}…) than '{name}', which "
+            f"made '{cache.path}' ({str(said.get('weights_sha256'))[:12]}…); give that one with --teacher."
+        )
+    return files
+
+
+def _draw(
+    cache: Cache, dataset: Dataset, spec: str, count: int
+) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+    """Return for each split some rows of the cache and the dataset rows of the same images.
+
+    Nobody who makes a cache can know which: the draw is not seeded.
+    """
+    key, _ = dataset.find_keys()
+    joined = join(cache, key, dataset.label, dataset.split)
+    if not joined.matched:
+        raise CacheMismatch(
+            f"None of the images of cache '{cache.path}' is in dataset '{spec}'; give the dataset it was made from."
+        )
+    present = [(split, row) for split, rows in joined.rows.items() for row in np.flatnonzero(rows >= 0).tolist()]
+    chosen = np.random.default_rng().permutation(len(present))[:count]
+    drawn = {}
+    for split, rows in joined.rows.items():
+        mine = np.sort([present[index][1] for index in chosen if present[index][0] == split]).astype(np.int64)
+        if len(mine):
+            drawn[split] = (mine, rows[mine])
+    return drawn
+
+
+class _Stored:
+    """What a cache says of the rows of a split."""
+
+    def __init__(self, cache: Cache, split: str) -> None:
+        self._kept = cache.manifest.size.features_kept
+        self._stored = cache.read(split, "feature" if self._kept else "logits")[:, 0]
+        self._checks = cache.read(split, "view_check")[:, 0]
+        self._fold = cache.read(split, "fold")
+        self._weight, self._bias = cache.read_probe()
+
+    def cosines(self, rows: npt.NDArray[np.int64], features: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return the cosine of each row's stored and new features; without features, of all rows' logits together.
+
+        Logits of two classes have one direction and its opposite, so that a row's own cosine would say nothing.
+        """
+        stored = self._stored[rows]
+        if self._kept:
+            return np.array([agreement(one[None], other[None]) for one, other in zip(stored, features, strict=True)])
+        rounded = features.astype(np.float16)
+        anew = np.stack(
+            [
+                apply_probe(feature[None], self._weight[fold], self._bias[fold])[0]
+                for feature, fold in zip(rounded, self._fold[rows], strict=True)
+            ]
+        )
+        return np.full(len(rows), agreement(stored.reshape(1, -1), anew.reshape(1, -1)))
+
+    def checks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Return the quadrant means of rows, (n, 4) float32 in 0…1."""
+        return np.asarray(self._checks[rows])
+
+
+def _complaints(names: list[str], cosines: npt.NDArray[np.float64], moved: npt.NDArray[np.float32]) -> Iterator[str]:
+    for name, cosine, shift in zip(names, cosines, moved, strict=True):
+        if not cosine >= MIN_COSINE:
+            yield f"What the teacher says of {name} has cosine {cosine:.4f} to what is cached; expected {MIN_COSINE}."
+        elif not shift <= _VIEW_TOLERANCE:
+            yield f"The pixels of {name} differ from those cached by {shift * 255:.1f} of 255 in the mean of a quarter."

@@ -1,0 +1,125 @@
+"""`medal verify --sample`: images of a cache through the real teacher again."""
+
+import shutil
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+from click import UsageError
+
+from medal.cache.errors import CacheMismatch, TeacherError
+from medal.cache.reader import open_cache
+from medal.cache.writer import write_cache
+from medal.pipeline.datasets import open_dataset
+from medal.pipeline.datasets.dataset import DatasetOptions
+from medal.pipeline.recheck import recheck
+
+
+@pytest.fixture
+def silent():
+    return lambda *_: nullcontext(lambda _: None)
+
+
+def test_a_sound_cache_passes(small_cache, small_npz, teacher, medal):
+    said = medal("verify", small_cache, small_npz, "--sample", 40, "--teacher", teacher)
+    assert said["ok"], said["problems"]
+    assert said["sample"]["images"] == 40
+    assert said["sample"]["min_cosine"] > 0.9999
+
+
+def forge(cache, target, change):
+    """Write a sealed cache, sound to the last byte, with other contents."""
+    source = open_cache(cache)
+    with source.open_arrays() as opened:
+        arrays = {path: rows[0 : rows.shape[0]].copy() for path, rows in opened.items()}
+    change(arrays)
+    for split in source.splits:
+        weight, bias = arrays["probe/weight"].astype(np.float64), arrays["probe/bias"].astype(np.float64)
+        fold = arrays[f"{split}/fold"]
+        given = np.einsum("nvf,ncf->nvc", arrays[f"{split}/feature"].astype(np.float64), weight[fold])
+        arrays[f"{split}/logits"] = (given + bias[fold][:, None]).astype(np.float32)
+    raw = {name: value for name, value in source.manifest.raw.items() if name != "arrays"}
+    return write_cache(target, arrays, raw)
+
+
+def test_features_of_other_images_are_found_out(small_cache, small_npz, teacher, silent, tmp_path):
+    def swap(arrays):
+        arrays["train/feature"][[3, 50]] = arrays["train/feature"][[50, 3]]
+
+    forged = forge(small_cache, tmp_path / "forged.zarr", swap)
+    found = recheck(forged, str(small_npz), DatasetOptions(), 300, silent, teacher=str(teacher))
+    assert found.images == 300
+    assert len(found.problems) == 2
+    assert all("image " in problem and "expected 0.999" in problem for problem in found.problems)
+
+
+def test_pixels_that_were_resized_otherwise_are_found_out(small_cache, small_npz, teacher, silent, tmp_path):
+    def shift(arrays):
+        arrays["val/view_check"][7, 0, 2] += 0.01
+
+    forged = forge(small_cache, tmp_path / "forged.h5", shift)
+    found = recheck(forged, str(small_npz), DatasetOptions(), 300, silent, teacher=str(teacher))
+    assert len(found.problems) == 1
+    assert "differ from those cached by 2.5 of 255" in found.problems[0] or "2.6 of 255" in found.problems[0]
+
+
+def test_without_features_the_logits_are_compared(small_npz, small_request, teacher, medal, tmp_path):
+    out = tmp_path / "lean.h5"
+    medal("cache-teacher", small_npz, out, *small_request, "--no-features")
+    said = medal("verify", out, small_npz, "--sample", 30, "--teacher", teacher)
+    assert said["ok"]
+    assert said["sample"]["min_cosine"] > 0.999
+
+
+def test_another_teacher_is_refused(small_cache, small_npz, teacher, medal, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    weights = other / "model.safetensors"
+    weights.chmod(0o644)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(TeacherError, match=r"has other weights .* give that one with --teacher"):
+        medal("verify", small_cache, small_npz, "--sample", 1, "--teacher", other)
+
+
+def test_another_dataset_is_refused(small_cache, small_npz, teacher, medal, tmp_path):
+    with np.load(small_npz) as real:
+        other = {name: array ^ 1 if name.endswith("images") else array for name, array in real.items()}
+    np.savez(tmp_path / "other.npz", **other)
+    with pytest.raises(CacheMismatch, match=r"^None of the images"):
+        medal("verify", small_cache, tmp_path / "other.npz", "--sample", 1, "--teacher", teacher)
+
+
+def test_a_damaged_cache_costs_no_teacher(small_cache, small_npz, shell, tmp_path):
+    damaged = tmp_path / "damaged.zarr"
+    shutil.copytree(small_cache, damaged)
+    victim = max((path for path in damaged.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
+    done = shell("verify", damaged, small_npz, "--sample", 5, "--teacher", "/nowhere", "--json")
+    assert done.returncode == 1
+    assert '"sample": null' in done.stdout
+
+
+def test_sample_and_dataset_go_together(small_cache, small_npz, medal):
+    for words in ((small_npz,), ("--sample", 3)):
+        with pytest.raises(UsageError, match="go together"):
+            medal("verify", small_cache, *words)
+
+
+def test_the_sample_is_drawn_anew(small_cache, small_npz, teacher, silent, monkeypatch):
+    dataset = open_dataset(str(small_npz))
+    seen = []
+    monkeypatch.setattr(type(dataset.images), "read", _watching(type(dataset.images).read, seen))
+    for _ in range(2):
+        recheck(open_cache(small_cache), str(small_npz), DatasetOptions(), 8, silent, teacher=str(teacher))
+    assert len(seen) == 16
+    assert set(seen[:8]) != set(seen[8:])
+
+
+def _watching(read, seen):
+    def watched(self, row):
+        seen.append(row)
+        return read(self, row)
+
+    return watched
