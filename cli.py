@@ -15,8 +15,9 @@ COMMANDS = {
     "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
     "show": ("medal.cache.commands", "show", "Describe a cache."),
-    "verify": ("medal.cache.commands", "verify", "Check every byte of a cache."),
+    "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
+    "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }
 

@@ -25,7 +25,7 @@ def note(text: str) -> None:
 
 
 def plain(text: str) -> str:
-    """Escape what would steer a terminal: names come from whoever made the cache."""
+    """Escape what would steer a terminal: names come from whoever made a cache or shares a folder."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,12 +23,16 @@ from pathlib import Path
 
 from .errors import CacheBusy, CacheError
 
-__all__ = ["Holder", "Lock", "lock_path", "locked"]
+__all__ = ["Holder", "Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 
 BEAT_SECONDS = 5.0
 # A dozen missed beats: a server that hangs for half a minute does not cost anybody their lock.
 STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+# A lock, the claims on it (``_remove``) and the clocks it is measured with (``_is_stale``).
+_NAME = re.compile(r"\.(.+)\.lock(\.after-(?:[0-9a-f]{16}|nameless))?((?:\.clock-[0-9a-f]{8})*)")
+# Ours have some 250 bytes; a longer file of that name is somebody else's.
+_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +116,8 @@ def locked(target: Path, *, wait: bool, tell: Callable[[str], None]) -> Iterator
         if _is_dead(other, path):
             if _remove(path, other):
                 tell(f"'{target}' was held by {other or 'a process that left no name'}, which is dead; taking over")
+            else:
+                time.sleep(_POLL_SECONDS / 10)
         elif other is None:
             # Between its creation and its first bytes, or just released.
             time.sleep(_POLL_SECONDS / 10)
@@ -127,6 +135,64 @@ def locked(target: Path, *, wait: bool, tell: Callable[[str], None]) -> Iterator
         lock.release()
 
 
+def holder_of(target: Path) -> str | None:
+    """Say who holds the lock of a target, without taking it; None if nobody who lives does.
+
+    What cannot be told counts as held: by a file that is no lock of medal's, or in a folder that may not be written.
+    """
+    path = lock_path(target)
+    holder = None
+    try:
+        size = _plain_size(path)
+        holder = _read(path) if size else None
+        if holder is None and size != 0:
+            return f"whoever made '{path}', which is no lock of medal's"
+        if _is_dead(holder, path):
+            return None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"{holder or 'someone'}, of whom it cannot be told whether they live ({error.strerror or error})"
+    return str(holder or "a process that has left no name yet")
+
+
+def lock_target(path: Path) -> Path | None:
+    """Return the target whose lock, claim or clock a file is by its name; None if it is none."""
+    match = _NAME.fullmatch(path.name)
+    return path.with_name(match[1]) if match else None
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tell whether a file is a lock, claim or clock of a process that is dead; not so what might be anybody's."""
+    match = _NAME.fullmatch(path.name)
+    try:
+        size = _plain_size(path)
+        if match is None or size is None:
+            return False
+        if match[3]:
+            return size == 0 and _is_stale(path)
+        holder = _read(path) if size else None
+        if holder is None:
+            # An empty lock has a name that other tools use too; the next command on its target takes it over.
+            return match[2] is not None and size == 0 and _is_stale(path)
+        return _is_dead(holder, path)
+    except OSError:
+        return False
+
+
+def remove_abandoned(path: Path) -> bool:
+    """Remove an abandoned lock, claim or clock in the way in which locks are taken over; tell whether it is gone."""
+    # A claim on this one may be abandoned as well, and then goes first; so may a claim on that.
+    for _ in range(10):
+        if not is_abandoned(path):
+            break
+        if ".clock-" in path.name:
+            path.unlink(missing_ok=True)
+        else:
+            _remove(path, _read(path))
+    return not path.exists()
+
+
 def _create(path: Path) -> Holder | None:
     """Create a lock file in this process's name; None if there is one already."""
     holder = Holder(
@@ -141,10 +207,15 @@ def _create(path: Path) -> Holder | None:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return None
-    with os.fdopen(handle, "w") as file:
-        json.dump(asdict(holder), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(asdict(holder), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        # On a full disk an empty file would stand in everybody's way until it is stale.
+        path.unlink(missing_ok=True)
+        raise
     return holder
 
 
@@ -177,6 +248,12 @@ def _read(path: Path) -> Holder | None:
         return Holder(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _plain_size(path: Path) -> int | None:
+    """Return the bytes of a file that may be a lock of medal's; None if what is there cannot be one."""
+    status = path.lstat()
+    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES else None
 
 
 def _is_dead(holder: Holder | None, path: Path) -> bool:

@@ -288,7 +288,8 @@ def parse_descriptions(raw: Mapping[str, Any]) -> None:
         value = holder.get(name)
         if name in holder and not isinstance(value, kind):
             _bad(path, expected, value)
-    parse_names(_section(raw, "dataset").get("excluded_classes", []), "dataset.excluded_classes")
+    for name in ("excluded_classes", "label_columns"):
+        parse_names(_section(raw, "dataset").get(name, []), f"dataset.{name}")
     parse_skipped(_section(raw, "dataset").get("skipped", {}))
     for split, figures in raw["probe"].get("metrics", {}).items():
         if not isinstance(figures, dict):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .datasets.dataset import Task
 from .scores import Ranking, hits, known, probabilities, rankings
 
-__all__ = ["Resamples", "bootstrap", "bootstrap_intervals"]
+__all__ = ["Resamples", "bootstrap"]
 
 # Weights of one block of resamples: 4 or 8 MiB, so that memory stays small and rows stay in the processor's cache.
 _BLOCK_ITEMS = 1 << 20
@@ -42,22 +42,6 @@ class _Sorted:
     negative: npt.NDArray[np.int64]  # (M,) rows by ascending value
     below: npt.NDArray[np.int64]  # (P,) count of negatives with a smaller value
     up_to: npt.NDArray[np.int64]  # (P,) count of negatives with a smaller or equal value
-
-
-def bootstrap_intervals(
-    logits: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    task: Task,
-    *,
-    groups: npt.NDArray[Any] | None = None,
-    seed: int = 0,
-    resamples: int = 1000,
-) -> dict[str, list[float]]:
-    """Return ``{"auroc": [low, high], "accuracy": [low, high]}``, the 95 % percentile intervals over samples.
-
-    Parameters and meaning are those of `bootstrap`.
-    """
-    return bootstrap(logits, labels, task, groups=groups, seed=seed, resamples=resamples).intervals()
 
 
 def bootstrap(

@@ -21,17 +21,24 @@ _DEFAULT = CacheSettings()
 @click.argument("dataset")
 @click.argument("out", required=False)
 @click.option("--teacher", default=_DEFAULT.teacher, show_default=True, help="Hugging Face id or local folder.")
-@click.option("--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub.")
+@click.option(
+    "--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub (default: main)."
+)
 @click.option(
     "--feature", type=click.Choice(["cls+mean", "last4"]), default=_DEFAULT.feature, show_default=True,
-    help="What of the teacher's output is a feature.",
+    help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four blocks and that mean.",
 )  # fmt: skip
 @click.option("--image-size", default=_DEFAULT.image_size, show_default=True, help="Side of the teacher's input, px.")
 @click.option(
     "--resize", type=click.Choice(["squash", "pad", "crop"]), default=_DEFAULT.resize, show_default=True,
     help="Whole image squashed to a square, padded to one, or the middle cut out.",
 )  # fmt: skip
-@click.option("--folds", default=_DEFAULT.folds, show_default=True, help="Out-of-fold probes; 0 = in-sample logits.")
+@click.option(
+    "--folds",
+    default=_DEFAULT.folds,
+    show_default=True,
+    help="Probes that have not seen the images they answer for; 0 = one that has seen all of train.",
+)
 @click.option("--no-features", is_flag=True, help="Leave features out: smaller, but no re-probing later.")
 @click.option(
     "--batch-size",
@@ -45,7 +52,11 @@ _DEFAULT = CacheSettings()
     help="auto: bf16 where the hardware is fast at it and agrees with fp32.",
 )  # fmt: skip
 @click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first N rows of each split, for trials.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Only the first N rows of each split, for trials; stage two then needs --on-missing drop.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -57,7 +68,11 @@ _DEFAULT = CacheSettings()
     "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
     help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is sealed.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace another cache at OUT, once the new one is sealed; one that fits is reused.",
+)
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -67,9 +82,9 @@ def cache_teacher(
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
 
-    DATASET is medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or
-    phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). The same command again resumes what was
-    interrupted and reuses what is finished.
+    DATASET is medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table with columns
+    file and label, or phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). The same command again
+    resumes what was interrupted and reuses what is finished.
 
     \b
     medal cache-teacher phantom
@@ -161,7 +176,7 @@ def verify(
     """Read every byte of CACHE and compare it with its manifest and seal; exit 1 if anything is wrong.
 
     With --sample, DATASET is what CACHE was made from: N of its images, drawn at random, must give the cached features
-    again, to a cosine of 0.999.
+    again, to a cosine of 0.999. The options about columns are for DATASET.
 
     \b
     medal verify chest.zarr

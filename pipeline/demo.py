@@ -60,9 +60,12 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 )  # fmt: skip
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True,
-    help="Folder for what is made.",
+    help="Folder for the cache and the run.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Make everything anew.")
+@click.option(
+    "--overwrite", is_flag=True,
+    help="Train a finished student again, and replace a cache of other settings; one that fits is kept.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only print the two command lines.")
 @json_option
 @click.pass_context
@@ -71,8 +74,9 @@ def demo(
 ) -> None:
     """Run stage one and stage two on phantoms, drawings that stand for scans, and say where the result lies.
 
-    The teacher is DINOv2-small from the Hugging Face hub or, where only a package index can be reached, the same
-    network recovered from there; without either, a random one shows the plumbing.
+    Without --teacher it is DINOv2-small from the Hugging Face hub or, where only a package index can be reached, the
+    same network recovered from there; without either, a random one shows the plumbing and its figures mean nothing.
+    The same command again goes on where it was interrupted.
 
     \b
     medal demo
@@ -96,7 +100,7 @@ def demo(
             stack.enter_context(redirect_stdout(sys.stderr))
         _run(context, plan.stage_one)
         if (plan.run / "run.json").is_file() and not overwrite:
-            note(f"\n'{plan.run}' is finished already; `medal demo --overwrite` makes everything anew.")
+            note(f"\n'{plan.run}' is finished already; the same command with --overwrite trains it again.")
         else:
             _run(context, plan.stage_two)
     metrics = json.loads((plan.run / "metrics.json").read_text(encoding="utf-8"))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
 
 from ..cache.errors import TeacherError
 from ..cache.home import home_folder
 from .recovered_teacher import recover_teacher, write_teacher
 from .teacher_files import locate_teacher
+from .teacher_hub import ask_hub
+from .teacher_weights import WEIGHTS
 
 __all__ = ["HUB_TEACHER", "find_teacher", "hub_has", "tiny_teacher"]
 
@@ -52,21 +53,10 @@ def hub_has(teacher: str) -> bool:
     """Say whether the hub's local cache has a teacher's weights, or else the hub answers for them within seconds."""
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(teacher, "model.safetensors"), str):
+    if isinstance(try_to_load_from_cache(teacher, WEIGHTS), str):
         return True
-    answers: list[bool] = []
-    # A thread, because no time-out of the client covers a name server that never answers.
-    asking = Thread(target=lambda: answers.append(_hub_answers(teacher)), daemon=True)
-    asking.start()
-    asking.join(_HUB_SECONDS)
-    return answers == [True]
-
-
-def _hub_answers(teacher: str) -> bool:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:
-        get_hf_file_metadata(hf_hub_url(teacher, "model.safetensors"), timeout=_HUB_SECONDS)
+        ask_hub(teacher, WEIGHTS, seconds=_HUB_SECONDS)
     except Exception:  # noqa: BLE001 - offline mode, no network, a proxy's login page: all mean "not from here"
         return False
     return True
@@ -75,7 +65,7 @@ def _hub_answers(teacher: str) -> bool:
 def tiny_teacher(teachers: Path) -> Path:
     """Return the folder of a DINOv2 of two narrow blocks with random weights, made on first use."""
     folder = teachers / TINY_NAME
-    if (folder / "model.safetensors").is_file():
+    if (folder / WEIGHTS).is_file():
         return folder
     import torch
     from transformers import Dinov2Config, Dinov2Model

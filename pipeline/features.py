@@ -56,7 +56,7 @@ class Computed:
 
 
 class Loaded(NamedTuple):
-    """A batch's images that can be used, (G, 3, S, S) float32 in 0…255; where in it they stand; why others cannot be."""
+    """Of a batch: the images that can be used, (G, 3, S, S) float32 in 0…255, their places, and why others cannot."""
 
     pixels: torch.Tensor
     places: list[int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bootstrap import Resamples, bootstrap, bootstrap_intervals
+from .bootstrap import Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, probabilities, score
 
@@ -12,7 +12,6 @@ __all__ = [
     "Scores",
     "auroc",
     "bootstrap",
-    "bootstrap_intervals",
     "confusion_matrix",
     "fit_temperature",
     "known",

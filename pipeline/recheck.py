@@ -106,9 +106,10 @@ def _find_teacher(cache: Cache, teacher: str | None) -> TeacherFiles:
     name = str(said.get("name"))
     files = locate_teacher(teacher or name, None if teacher else said.get("revision"))
     if files.weights_sha256 != said.get("weights_sha256"):
+        mine, theirs = files.weights_sha256[:12], str(said.get("weights_sha256"))[:12]
         raise TeacherError(
-            f"Teacher '{teacher or name}' has other weights (SHA-256 {files.weights_sha256[:12]}…) than '{name}', which "
-            f"made '{cache.path}' ({str(said.get('weights_sha256'))[:12]}…); give that one with --teacher."
+            f"Teacher '{teacher or name}' has other weights (SHA-256 {mine}…) than '{name}', which made "
+            f"'{cache.path}' ({theirs}…); give that one with --teacher."
         )
     return files
 

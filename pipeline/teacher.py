@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,7 +17,7 @@ from .preprocessing import Preprocessing
 from .teacher_files import TeacherFiles, check_image_size, feature_dim
 from .views import normalise
 
-__all__ = ["Precision", "Teacher", "agreement", "device_name", "pick_device", "precision_for"]
+__all__ = ["Precision", "Teacher", "agreement", "pick_device", "precision_for"]
 
 Precision = Literal["fp32", "bf16"]
 
@@ -109,11 +107,6 @@ class Teacher:
                 f"Teacher '{self.files.name}' gave features that are NaN or infinite for {len(bad)} of the "
                 f"{len(features)} images of a batch (rows {shown}); {remedy}."
             )
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """The versions of the libraries that the features depend on."""
-        return {name: version(name) for name in ("torch", "transformers")}
 
 
 def _halve(model: Any) -> Any:
@@ -230,20 +223,13 @@ def _has_fast_bf16(device: torch.device) -> bool:
         # Ampere, the first with bf16 tensor cores.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Without these instructions bf16 is emulated and slower than fp32; oneDNN uses both.
-    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpuinfo("flags").split())
+    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_flags())
 
 
-def device_name(device: str) -> str:
-    """Return what a device is called by its maker."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(entry: str) -> str:
-    """Return one entry of the first processor in /proc/cpuinfo, empty where there is none."""
+def _cpu_flags() -> set[str]:
+    """Return what the first processor in /proc/cpuinfo says it can do; nothing where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == entry), "")
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from ..cache.errors import StudentError
 from ..cache.reader import Cache, open_cache
 from ..pipeline.datasets import open_dataset
 from ..pipeline.datasets.dataset import Dataset, DatasetOptions
+from ..pipeline.datasets.recorded import recorded_options
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
@@ -75,6 +76,8 @@ class Asked:
         found = []
         if fit["missing"]:
             found.append(f"{fit['missing']} images of the dataset are not in the cache and are left out")
+        if fit["skipped"]:
+            found.append(f"{fit['skipped']} images are left out: the cache was made without them, as they were bad")
         if fit["extra"]:
             found.append(f"{fit['extra']} images of the cache are not in the dataset and are left out")
         if fit["moved"]:
@@ -110,7 +113,7 @@ def ask(
     spec = describe_model(settings.student, settings.weights)
     device = _pick_device(settings.device)
     cache = open_cache(cache_path)
-    images = open_dataset(dataset, _options(options, cache, dataset), cache.manifest.classes)
+    images = open_dataset(dataset, recorded_options(options, cache.manifest, dataset), cache.manifest.classes)
     policy_name = settings.augment or cache.manifest.views.get("policy", "none")
     if settings.augment is None and policy_name == "none":
         policy_name = _DEFAULT_POLICY
@@ -156,13 +159,13 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
     report : given one sentence at a time: what was chosen, how each epoch went
     """
     start = time.perf_counter()
-    with folder.working(asked.run, report) as work, threads_restored():
+    with folder.working(asked.run, report) as work, threads_restored(), ExitStack() as opened:
         # Another process may have finished or begun this very run since `ask`.
         action = folder.decide(folder.look(asked.run), asked.request, overwrite=asked.overwrite)
         asked = replace(asked, action=action)
         if action == "create":
             folder.clear(work)
-        data = _load_data(asked)
+        data = _load_data(asked, opened)
         recipe = _recipe(asked, work, report)
         history, best, seconds = _fit(asked, recipe, data, work, progress=progress, report=report)
         metrics = _evaluate(asked, data, work, history)
@@ -178,25 +181,6 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _options(options: DatasetOptions, cache: Cache, spec: str) -> DatasetOptions:
-    """Fill in from the cache what the user left out: label columns, excluded classes, how deep images are scaled."""
-    columns = tuple(cache.manifest.dataset.get("label_columns", ()))
-    if not options.label_columns and cache.manifest.task == "multilabel":
-        options = replace(options, label_columns=cache.manifest.classes)
-    elif (
-        options.label_column is None
-        and cache.manifest.task == "multiclass"
-        and columns
-        and spec.lower().endswith(".csv")
-    ):
-        options = replace(options, label_column=str(columns[0]))
-    if not options.exclude_classes:
-        options = replace(options, exclude_classes=tuple(cache.manifest.dataset.get("excluded_classes", ())))
-    if options.intensity == DatasetOptions.intensity:
-        options = replace(options, intensity=cache.manifest.preprocessing.get("intensity", options.intensity))
-    return options
 
 
 def _pick_device(asked: str) -> str:
@@ -226,12 +210,10 @@ def _request(
     }
 
 
-def _load_data(asked: Asked) -> TrainingData:
-    splits = asked.targets.splits
-    pixels = {
-        name: load_images(StudentImages(asked.dataset.images, part.row, asked.image_size, asked.preprocessing.resize))
-        for name, part in splits.items()
-    }
+def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
+    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
+    rows = {name: part.row for name, part in asked.targets.splits.items()}
+    pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
     return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 
 

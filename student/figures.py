@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..pipeline.metrics import bootstrap_intervals, reliability, score
+from ..pipeline.metrics import bootstrap, reliability, score
 from .targets import Targets
 
 __all__ = ["figures"]
@@ -17,7 +17,7 @@ def figures(logits: npt.NDArray[np.float32], split: str, targets: Targets) -> di
     """Return scores, 95 % intervals (over patients where they are known) and calibration error, undefined ones None."""
     part = targets.splits[split]
     groups = part.group if (part.group >= 0).any() else None
-    intervals = bootstrap_intervals(logits, part.label, targets.task, groups=groups)
+    intervals = bootstrap(logits, part.label, targets.task, groups=groups).intervals()
     found = score(logits, part.label, targets.task, targets.classes).to_dict()
     found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items()}
     found["calibration_error"] = _number(reliability(logits, part.label, targets.task).error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,11 +27,12 @@ import numpy.typing as npt
 
 from ..cache.errors import CacheBusy, MedalError, StudentError
 from ..cache.forms import sync_folder
+from ..cache.leftovers import Kind
 from ..cache.life import differences
 from ..cache.lock import locked
-from ..cache.writer import move_into_place, remove
+from ..cache.writer import move_into_place, put_back, remove
 
-__all__ = ["Action", "Found", "Predictions", "decide", "look", "read_predictions"]
+__all__ = ["RUN_KIND", "Action", "Found", "Predictions", "decide", "look", "read_predictions"]
 
 Action = Literal["create", "resume"]
 
@@ -67,13 +69,18 @@ def look(run: Path) -> Found:
     elif (run / RUN).is_file():
         holds = "run"
     work = work_folder(run)
-    try:
-        working_on = json.loads((work / PLAN).read_text(encoding="utf-8"))["request"]
-    except (OSError, ValueError, KeyError, TypeError):
-        working_on = None
+    working_on = _read_request(work / PLAN)
     # Before the plan is written, a killed training leaves at most a draft of it.
     stranger = working_on is None and work.exists() and any(item.name != f".{PLAN}.part" for item in work.iterdir())
     return Found(run=run, holds=holds, working_on=working_on, stranger=stranger)
+
+
+def _read_request(path: Path) -> Any:
+    """Return the request that a plan or a finished run records; None if the file is neither."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Action:
@@ -121,6 +128,10 @@ def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     work = work_folder(run)
     try:
         with locked(run, wait=False, tell=tell):
+            # A process may have died in `finish`, between two renames: the old run comes back until the new one, whole
+            # in the work folder, takes its place after all. A script may have made the empty folder again.
+            _remove_empty(run)
+            put_back(run)
             work.mkdir(parents=True, exist_ok=True)
             yield work
     except CacheBusy as error:
@@ -141,11 +152,15 @@ def clear(work: Path) -> None:
 
 def finish(work: Path, run: Path) -> None:
     """Move a whole folder to its place, then drop what only the making needed; an old run goes after that."""
-    if run.is_dir() and not any(run.iterdir()):
-        run.rmdir()
+    _remove_empty(run)
     move_into_place(work, run)
     for name in (PLAN, CHECKPOINT):
         remove(run / name)
+
+
+def _remove_empty(run: Path) -> None:
+    if run.is_dir() and not any(run.iterdir()):
+        run.rmdir()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -166,6 +181,41 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         writer = csv.DictWriter(file, list(history[0]))
         writer.writeheader()
         writer.writerows(history)
+
+
+# ── Leftovers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PART = re.compile(
+    r"(run|plan|config|metrics)\.json|(history|predictions)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
+)
+
+
+def _is_part(path: Path) -> bool:
+    """Tell whether a folder holds files of a run, or drafts of them, and nothing else."""
+    if not path.is_dir():
+        return False
+    with os.scandir(path) as entries:
+        known = all(
+            entry.is_file(follow_symlinks=False) and _PART.fullmatch(entry.name.removeprefix(".").removesuffix(".part"))
+            for entry in entries
+        )
+    return known and (_records_request(path / RUN) or not (path / RUN).exists())
+
+
+def _records_request(path: Path) -> bool:
+    # A pipe would be waited for, and a link leads elsewhere.
+    return path.is_file() and not path.is_symlink() and _read_request(path) is not None
+
+
+RUN_KIND = Kind(
+    work="unfinished run",
+    suffix=work_folder(Path("x")).name.removeprefix("x"),
+    drafts=("replaced",),
+    last=PLAN,
+    is_work=lambda path: _records_request(path / PLAN),
+    is_part=_is_part,
+    is_finished=lambda path: _records_request(path / RUN),
+)
 
 
 # ── Predictions ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -41,6 +41,8 @@ class StudentSettings:
     on_missing : what to do about dataset rows that the cache lacks
     labels : whose labels count where dataset and cache disagree; None = refuse
     device : ``auto``, ``cpu`` or ``cuda``
+    workers : processes that decode images, 0 = none besides the one that trains; None = as many as are of use. No
+        result depends on it
     """
 
     student: str = "resnet18"
@@ -61,6 +63,7 @@ class StudentSettings:
     labels: Literal["cache", "dataset"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         _check(self.epochs is None or self.epochs >= 1, "--epochs", "a whole number from 1", self.epochs)
@@ -71,6 +74,7 @@ class StudentSettings:
         _check(0 < self.temperature < math.inf, "--temperature", "a positive number", self.temperature)
         _check(0 <= self.alpha <= 1, "--alpha", "a number from 0 to 1", self.alpha)
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
+        _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 
     @property
     def trained(self) -> bool:
@@ -78,8 +82,8 @@ class StudentSettings:
         return self.weights != "random"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values for JSON."""
-        return asdict(self)
+        """Return the settings that a result depends on as plain values for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "workers"}
 
 
 def _check(right: bool, name: str, expected: str, got: object) -> None:

@@ -4,11 +4,13 @@ import json
 import zipfile
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from medal.cache.errors import TeacherError
-from medal.pipeline.demo import plan_demo
+from medal.pipeline.demo import demo, plan_demo
 from medal.pipeline.demo_teacher import HUB_TEACHER, find_teacher, tiny_teacher
 from medal.pipeline.recovered_teacher import (
     ONNX_IN_WHEEL,
@@ -125,7 +127,7 @@ class TestCommand:
 
         again = shell("demo", "--quick", cwd=tmp_path, env=no_network)
         assert again.returncode == 0, again.stderr
-        assert "is finished already" in again.stderr
+        assert "is finished already; the same command with --overwrite trains it again" in again.stderr
         assert "Nothing to do" in again.stdout
         assert f"Student       {result['run']}" in again.stdout
 
@@ -135,6 +137,32 @@ class TestCommand:
         assert "config.json" in done.stderr.splitlines()[-1]
         assert "Traceback" not in done.stderr
         assert list(tmp_path.rglob("*")) == []
+
+    def test_overwrite_trains_again_and_leaves_the_cache_to_its_own_command(self, tmp_path):
+        run = plan_demo(tmp_path, "a/b", quick=False).run
+        run.mkdir(parents=True)
+        (run / "run.json").write_text("{}")
+        (run / "metrics.json").write_text('{"test": {"auroc": 0.5}, "teacher": {"test": {"auroc": 0.5}}}')
+        seen = []
+
+        def take(name):
+            @click.command(name, context_settings={"ignore_unknown_options": True})
+            @click.argument("words", nargs=-1)
+            def command(words):
+                seen.append((name, "--overwrite" in words))
+
+            return command
+
+        group = click.Group(commands=[take("cache-teacher"), take("train-student"), demo])
+        words = ["demo", "--teacher", "a/b", "--out", str(tmp_path)]
+        for more, commands in (([], ["cache-teacher"]), (["--overwrite"], ["cache-teacher", "train-student"])):
+            seen.clear()
+            done = CliRunner().invoke(group, words + more)
+            assert done.exit_code == 0, done.output
+            assert seen == [(name, bool(more)) for name in commands]
+            assert ("trains it again" in done.output) == (not more)
+        # What `cache-teacher --overwrite` does with an equal cache is to reuse it.
+        assert "one that fits is kept" in " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
 
     @pytest.mark.slow
     def test_a_real_teacher_teaches(self, medal, tmp_path, teacher):

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from medal.pipeline.metrics import (
     auroc,
     bootstrap,
-    bootstrap_intervals,
     confusion_matrix,
     fit_temperature,
     log_loss,
@@ -133,7 +132,7 @@ def test_without_a_known_label_nothing_is_defined(labels, task):
     assert found.n == 0
     assert math.isnan(log_loss(logits, labels, task))
     assert math.isnan(reliability(logits, labels, task).error)
-    assert np.isnan(list(bootstrap_intervals(logits, labels, task).values())).all()
+    assert np.isnan(list(bootstrap(logits, labels, task).intervals().values())).all()
     assert fit_temperature(logits, labels, task) == 1.0
 
 
@@ -235,8 +234,7 @@ def test_the_bootstrap_equals_a_slow_one(case, grouped):
     fast = bootstrap(logits, labels, task, groups=groups, seed=3, resamples=45)
     np.testing.assert_allclose(fast.auroc, slow[0], atol=1e-12)
     np.testing.assert_allclose(fast.accuracy, slow[1], atol=1e-12)
-    interval = bootstrap_intervals(logits, labels, task, groups=groups, seed=3, resamples=45)
-    np.testing.assert_allclose(interval["auroc"], np.nanpercentile(slow[0], (2.5, 97.5)), atol=1e-12)
+    np.testing.assert_allclose(fast.intervals()["auroc"], np.nanpercentile(slow[0], (2.5, 97.5)), atol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
@@ -252,14 +250,14 @@ def test_group_numbers_mean_nothing_beyond_equality(seed):
 
 def test_intervals_hold_the_estimate_and_widen_with_groups():
     logits, labels = random_classes(300, 3, seed=5)
-    found = bootstrap_intervals(logits, labels, "multiclass")
+    found = bootstrap(logits, labels, "multiclass").intervals()
     whole = score(logits, labels, "multiclass", names(3))
     assert found["auroc"][0] < whole.auroc < found["auroc"][1]
     assert found["accuracy"][0] < whole.accuracy < found["accuracy"][1]
-    assert found == bootstrap_intervals(logits, labels, "multiclass", groups=np.full(300, -1))
-    assert found != bootstrap_intervals(logits, labels, "multiclass", seed=1)
+    assert found == bootstrap(logits, labels, "multiclass", groups=np.full(300, -1)).intervals()
+    assert found != bootstrap(logits, labels, "multiclass", seed=1).intervals()
     ten_copies = [np.repeat(column, 10, axis=0) for column in (logits, labels, np.arange(300))]
-    copied = bootstrap_intervals(*ten_copies[:2], "multiclass", groups=ten_copies[2])
+    copied = bootstrap(*ten_copies[:2], "multiclass", groups=ten_copies[2]).intervals()
     np.testing.assert_allclose(copied["auroc"], found["auroc"], atol=1e-12)
-    naive = bootstrap_intervals(*ten_copies[:2], "multiclass")
+    naive = bootstrap(*ten_copies[:2], "multiclass").intervals()
     assert naive["auroc"][1] - naive["auroc"][0] < (copied["auroc"][1] - copied["auroc"][0]) / 2

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from medal.cache.errors import CacheMismatch, DataError, StudentError
+from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
 
 # One small network, small images, two epochs, one arithmetic: what is compared to the bit has to be the same work.
@@ -177,7 +177,7 @@ def test_the_label_column_comes_from_the_cache(shared, medal, small_request, tmp
 def test_another_task_is_refused(shared, medal, small_cache, tmp_path):
     table = shared / "data/bccd_multilabel/labels.csv"
     labels = ("--label-columns", "Platelets,RBC_many")
-    with pytest.raises((CacheMismatch, DataError), match=r"nothing was trained|the labels of the cache"):
+    with pytest.raises(CacheMismatch, match="names 0/1 columns, but the cache is multi-class"):
         medal("train-student", small_cache, table, "--out", tmp_path / "run", *QUICK, *labels)
     assert list(tmp_path.iterdir()) == []
 

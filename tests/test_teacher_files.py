@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -175,7 +177,7 @@ assert not {"torch", "transformers"} & set(sys.modules)
 """
 
 
-def locate(cache: Path, *teachers: str, endpoint: str = "http://127.0.0.1:9", revision: str | None = None, **env: str):
+def run_locate(cache: Path, *teachers: str, endpoint="http://127.0.0.1:9", revision=None, code=LOCATE, **env: str):
     """Locate teachers in a process of its own, as huggingface_hub reads its environment once, when it is imported."""
     own = {
         "HF_HUB_CACHE": str(cache),
@@ -184,10 +186,14 @@ def locate(cache: Path, *teachers: str, endpoint: str = "http://127.0.0.1:9", re
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", LOCATE, json.dumps([(teacher, revision) for teacher in teachers])],
+    return subprocess.run(
+        [sys.executable, "-c", code, json.dumps([(teacher, revision) for teacher in teachers])],
         capture_output=True, text=True, check=True, timeout=120, env={**kept, **own, **env},
     )  # fmt: skip
+
+
+def locate(cache: Path, *teachers: str, **how: str):
+    done = run_locate(cache, *teachers, **how)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return found if len(found) > 1 else found[0]
 
@@ -271,6 +277,37 @@ def test_without_a_network_the_remedy_is_a_folder(tmp_path, env):
     for told in locate(tmp_path, "lab/none", "lab/half", **env):
         assert "is not in the local Hugging Face cache and could not be downloaded" in told
         assert "--teacher" in told
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_without_a_word(tmp_path):
+    with serving({"lab/busy": (503, "")}) as (endpoint, _):
+        for where in (endpoint, "http://127.0.0.1:9"):
+            begun = time.monotonic()
+            done = run_locate(tmp_path, "lab/busy", endpoint=where)
+            assert time.monotonic() - begun < 15  # six tries of huggingface_hub take 23 s
+            assert "could not be downloaded" in done.stdout
+            assert done.stderr == ""
+
+
+def test_a_hub_that_never_ends_its_answer_is_not_waited_for(tmp_path):
+    def trickle(server):
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while time.monotonic() - begun < 30:
+                connection.sendall(b"z")
+                time.sleep(0.1)
+
+    quick = "import medal.pipeline.teacher_hub as hub; hub._TIMEOUT_SECONDS = 2.0\n" + LOCATE
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        begun = time.monotonic()
+        trickling = Thread(target=trickle, args=(server,))
+        trickling.start()
+        done = run_locate(tmp_path, "lab/slow", endpoint=f"http://127.0.0.1:{server.getsockname()[1]}", code=quick)
+        trickling.join()
+    assert time.monotonic() - begun < 15
+    assert "could not be downloaded (TimeoutError)" in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_download_takes_what_is_needed_and_nothing_else_and_once(tmp_path):

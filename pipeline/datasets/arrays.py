@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from mmap import ACCESS_READ, mmap
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 import numpy as np
@@ -17,6 +24,8 @@ from .intensity import REMEDY, float_range, scale, stretch
 __all__ = ["ArrayImages", "value_range"]
 
 Pixels = npt.NDArray[Any]
+
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,50 @@ class ArrayImages:
                 return name, index
             index -= len(stack)
         raise IndexError(row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {part.name: getattr(self, part.name) for part in fields(self)}
+        # Gigabytes would else be sent to every worker process, and lie in the memory of each.
+        return state if get_spawning_popen() is None else state | {"stacks": self._mapped}
+
+    @cached_property
+    def _mapped(self) -> _MappedStacks:
+        return _MappedStacks(self.stacks, self.what)
+
+
+class _MappedStacks:
+    """Stacks in a file without a name, which goes with its last user; a process that is sent them maps that file.
+
+    A file of the temporary folder, and not shared memory, because containers have 64 MB of that unless told otherwise.
+    """
+
+    def __init__(self, stacks: Mapping[str, Pixels], what: str) -> None:
+        self._places: dict[str, tuple[int, str, tuple[int, ...]]] = {}
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.write(bytes(_ALIGNMENT))  # an empty file could not be mapped
+                for name, stack in stacks.items():
+                    self._places[name] = (file.tell(), stack.dtype.str, stack.shape)
+                    file.write(np.ascontiguousarray(stack).reshape(-1).view(np.uint8).data)
+                    file.write(bytes(-file.tell() % _ALIGNMENT))
+                file.flush()
+                self._number = os.dup(file.fileno())
+        except OSError as exc:
+            size = sum(stack.nbytes for stack in stacks.values())
+            raise DataError(
+                f"The images of {what} cannot be laid out for worker processes in a temporary file: {exc.strerror}. "
+                f"Set TMPDIR to a folder with room for {size} bytes, or give --workers 0."
+            ) from exc
+        weakref.finalize(self, os.close, self._number)
+
+    def __reduce__(self) -> tuple[Callable[..., dict[str, Pixels]], tuple[Any, ...]]:
+        return _map_stacks, (DupFd(self._number), self._places)
+
+
+def _map_stacks(duplicate: Any, places: Mapping[str, tuple[int, str, tuple[int, ...]]]) -> dict[str, Pixels]:
+    with os.fdopen(duplicate.detach(), "rb") as file:
+        content = mmap(file.fileno(), 0, access=ACCESS_READ)
+    return {name: np.ndarray(shape, dtype, content, offset) for name, (offset, dtype, shape) in places.items()}
 
 
 def value_range(stacks: Sequence[Pixels], what: str) -> tuple[float, float] | None:

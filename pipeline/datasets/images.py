@@ -72,6 +72,4 @@ class FileImages:
             return (self.folder / self.names[row]).read_bytes()
         except OSError as exc:
             reason = exc.strerror or type(exc).__name__
-            raise DataError(
-                f"{self.describe(row)} in '{self.folder}' cannot be read: {reason}.", UNREADABLE
-            ) from exc
+            raise DataError(f"{self.describe(row)} in '{self.folder}' cannot be read: {reason}.", UNREADABLE) from exc

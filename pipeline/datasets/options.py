@@ -15,18 +15,46 @@ __all__ = ["dataset_options", "take_dataset_options"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS = (
-    click.option("--label-column", help="Column of the class in a .csv table (default: label)."),
-    click.option("--label-columns", help="Columns of a multi-label table, with commas: 0/1, empty = unknown."),
-    click.option("--split-column", help="Column of train/val/test in a table (default: split, where there is one)."),
-    click.option("--domain-column", help="Column of the domain, e.g. the scanner (default: domain)."),
-    click.option("--group-column", help="Column of the patient; a patient stays in one split (default: group)."),
-    click.option("--exclude-class", "exclude_classes", multiple=True, help="Leave a class out; may be repeated."),
+    click.option(
+        "--label-column",
+        metavar="NAME",
+        help="Column of the class in a .csv table (default: label; with a CACHE, the one it was made from).",
+    ),
+    click.option(
+        "--label-columns",
+        metavar="NAME,NAME…",
+        help="Columns of several labels in a .csv table, whose cells are 0, 1 or empty = unknown (default: none; with "
+        "a CACHE, those it was made from).",
+    ),
+    click.option(
+        "--split-column",
+        metavar="NAME",
+        help="Column of train, val or test in a .csv table (default: split, where there is one).",
+    ),
+    click.option(
+        "--domain-column",
+        metavar="NAME",
+        help="Column of the domain, e.g. the scanner, in a .csv table (default: domain, where there is one).",
+    ),
+    click.option(
+        "--group-column",
+        metavar="NAME",
+        help="Column of the patient, who stays in one split, in a .csv table (default: group, where there is one).",
+    ),
+    click.option(
+        "--exclude-class",
+        "exclude_classes",
+        metavar="CLASS",
+        multiple=True,
+        help="Leave a class out; may be repeated (default: none; with a CACHE, those it leaves out).",
+    ),
     click.option(
         "--intensity",
         type=click.Choice(["declared", "minmax"]),
         default=DatasetOptions.intensity,
         show_default=True,
-        help="Scale deep images by their declared bits, or each by its own minimum and maximum.",
+        help="declared: images of more than 8 bits by the bits that they declare; minmax: every image from its own "
+        "minimum to its maximum, also with a CACHE that was made so.",
     ),
 )
 

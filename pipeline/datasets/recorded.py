@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...cache.errors import CacheMismatch
-from ...cache.manifest import Manifest, parse_names
+from ...cache.manifest import Manifest
 from . import dataset_kind
 from .dataset import DatasetOptions
 from .labels import quoted
@@ -37,7 +37,7 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
 
 
 def _with_columns(options: DatasetOptions, manifest: Manifest) -> DatasetOptions:
-    recorded = parse_names(manifest.dataset.get("label_columns", []), "dataset.label_columns")
+    recorded = tuple(manifest.dataset.get("label_columns", ()))
     if manifest.task == "multilabel":
         if options.label_column is not None:
             raise CacheMismatch(

@@ -1,0 +1,365 @@
+"""What killed or abandoned commands left behind: found by its content, removed under the lock of its target.
+
+Nothing is removed that a living process holds, that is not medal's, or that may be the only copy of something finished:
+a folder is replaced by two renames, and whoever is killed between them leaves the old one under a hidden name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from .errors import CacheBusy, CacheError, MedalError
+from .forms import SUFFIXES
+from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
+from .work import WorkDirectory, work_path
+from .writer import beside, put_back, remove
+
+__all__ = ["CACHE", "Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]
+
+Action = Literal["remove", "put back", "leave"]
+State = Literal["abandoned", "only copy", "perhaps the only copy", "mixed"]
+Tell = Callable[[str], None]
+
+_NEIGHBOUR = re.compile(r"\.(.+)\.(sealing|replaced)(\.[^.]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of thing that medal makes in a place beside, and how its traces are told from anything else.
+
+    Attributes
+    ----------
+    work : what its unfinished work is called
+    suffix : what the name of its work folder has behind the target's
+    drafts : which hidden neighbours of a target come from making it
+    last : the file of the work folder that goes last, if the rest is recognised by it alone
+    is_work : tells whether a folder with that suffix is such work, whatever else may be in it
+    is_part : tells whether a path holds parts of a finished or unfinished one, and nothing else
+    is_finished : tells whether a path holds a finished one
+    count : what there is to say about the work folder beside its files
+    """
+
+    work: str
+    suffix: str
+    drafts: tuple[str, ...]
+    last: str | None
+    is_work: Callable[[Path], bool]
+    is_part: Callable[[Path], bool]
+    is_finished: Callable[[Path], bool]
+    count: Callable[[Path], Mapping[str, int]] = lambda _: {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leftover:
+    """Something that was left behind.
+
+    Attributes
+    ----------
+    target : what it belongs to, whose lock must be held to remove it
+    bytes : lengths of all files in it
+    age_seconds : since the newest modification in it
+    holds : counts, by "files" or by "chunks" and "images"
+    held_by : who holds the target's lock, in words
+    last : the file in it that is removed last
+    """
+
+    path: Path
+    target: Path
+    kind: str
+    state: State
+    bytes: int
+    age_seconds: float
+    holds: Mapping[str, int]
+    held_by: str | None = None
+    last: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What was done about leftovers; `failed` counts those that should have gone and did not."""
+
+    removed: list[Path] = field(default_factory=list)
+    put_back: list[Path] = field(default_factory=list)
+    freed: int = 0
+    failed: int = 0
+
+
+def decide(leftover: Leftover) -> Action:
+    """Decide what to do about a leftover."""
+    if leftover.held_by is not None:
+        return "leave"
+    if leftover.state == "abandoned":
+        return "remove"
+    return "put back" if leftover.state == "only copy" else "leave"
+
+
+# ── Finding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find_leftovers(
+    folders: Iterable[Path], kinds: Sequence[Kind], *, older_than: float = 0.0, tell: Tell
+) -> list[Leftover]:
+    """Search folders and those below them, or take them for what was left behind themselves.
+
+    Links inside are not followed, and caches, work and runs not descended into.
+
+    Parameters
+    ----------
+    older_than : seconds since the newest modification
+    tell : called for each folder that cannot be read
+    """
+    found: list[Leftover] = []
+    seen: set[tuple[int, int]] = set()
+    asked = [(path, True) for path in folders]
+    waiting = list(asked)
+    while waiting:
+        here, is_folder = waiting.pop()
+        try:
+            if is_folder:
+                status = here.stat()
+                if (status.st_dev, status.st_ino) in seen:
+                    continue
+                seen.add((status.st_dev, status.st_ino))
+            leftover = look(here, kinds)
+            if leftover is not None:
+                found.append(leftover)
+            elif is_folder and ((here, True) in asked or not _is_made(here, kinds)):
+                with os.scandir(here) as entries:
+                    inner = [(here / entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                # Of the files only hidden ones can be medal's, and folders of images are large.
+                waiting += [(path, is_one) for path, is_one in inner if is_one or path.name.startswith(".")]
+        except FileNotFoundError:
+            # Whoever works there has just moved or removed it.
+            continue
+        except OSError as error:
+            tell(f"'{here}' could not be looked at: {error.strerror or error}")
+    old = (leftover for leftover in found if leftover.age_seconds >= older_than)
+    return [replace(one, held_by=holder_of(one.target)) for one in sorted(old, key=lambda one: one.path)]
+
+
+def _is_made(folder: Path, kinds: Sequence[Kind]) -> bool:
+    return folder.suffix in SUFFIXES or any(kind.is_finished(folder) for kind in kinds)
+
+
+def look(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
+    """Tell what was left behind at a path, if anything was; who holds it is not looked at."""
+    if path.is_symlink():
+        return None
+    target = lock_target(path)
+    if target is not None:
+        return _leftover(path, target, "dead lock", "abandoned") if is_abandoned(path) else None
+    neighbour = _NEIGHBOUR.fullmatch(path.name)
+    for kind in kinds:
+        if neighbour is not None:
+            what, target = neighbour[2], path.with_name(neighbour[1] + (neighbour[3] or ""))
+            # Some names can be read in two ways.
+            state = _neighbour_state(path, target, what, kind) if beside(target, what) == path else None
+            if state is not None:
+                return _leftover(path, target, "draft" if what == "sealing" else "replaced copy", state)
+        if path.name.endswith(kind.suffix) and path.is_dir() and kind.is_work(path):
+            state = "abandoned" if kind.is_part(path) else "mixed"
+            target = path.with_name(path.name.removesuffix(kind.suffix))
+            return replace(_leftover(path, target, kind.work, state, kind.count(path)), last=kind.last)
+    return None
+
+
+def _neighbour_state(path: Path, target: Path, what: str, kind: Kind) -> State | None:
+    """Tell what to think of a hidden neighbour of a target; None if it is nothing of this kind."""
+    if what not in kind.drafts:
+        return None
+    is_part = kind.is_part(path)
+    if what == "sealing":
+        return "abandoned" if is_part else None
+    is_finished = kind.is_finished(path)
+    if not is_part and not is_finished:
+        return None
+    if not os.path.lexists(target):
+        return "only copy" if is_finished else "perhaps the only copy"
+    if not kind.is_finished(target):
+        return "perhaps the only copy"
+    return "abandoned" if is_part else "mixed"
+
+
+def _leftover(path: Path, target: Path, kind: str, state: State, holds: Mapping[str, int] | None = None) -> Leftover:
+    size, files, newest = 0, 0, path.lstat().st_mtime
+    for entry in inside(path) if path.is_dir() else [path]:
+        try:
+            status = entry.lstat()
+        except FileNotFoundError:
+            continue
+        newest = max(newest, status.st_mtime)
+        if not entry.is_dir() or entry.is_symlink():
+            size, files = size + status.st_size, files + 1
+    return Leftover(
+        path=path,
+        target=target,
+        kind=kind,
+        state=state,
+        bytes=size,
+        age_seconds=max(0.0, time.time() - newest),
+        holds=holds or {"files": files},
+    )
+
+
+def inside(folder: Path) -> Iterator[Path]:
+    """Yield everything in a folder and below; links are yielded, not followed."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                yield Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+
+
+# ── Removing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def take_away(found: Iterable[Leftover], kinds: Sequence[Kind], *, older_than: float = 0.0, tell: Tell) -> Outcome:
+    """Remove or put back what was found, target by target, looking again at everything once its lock is held.
+
+    Parameters
+    ----------
+    tell : called for each that is not removed after all, with the reason
+    """
+    targets: dict[Path, list[Leftover]] = {}
+    for leftover in found:
+        if decide(leftover) != "leave":
+            targets.setdefault(leftover.target, []).append(leftover)
+    outcome = Outcome()
+    for target, group in targets.items():
+        holder = holder_of(target)
+        if holder is not None:
+            tell(f"Left alone: '{target}' is now held by {holder}.")
+            continue
+        try:
+            with locked(target, wait=False, tell=lambda _: None) as lock:
+                for leftover in group:
+                    lock.check()
+                    _take(leftover, kinds, older_than, outcome, tell)
+        except CacheBusy as error:
+            tell(f"Left alone: {str(error).partition(';')[0]}.")
+        except (CacheError, OSError) as error:
+            outcome.failed += 1
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = "; its lock needs a few kB, so free these by hand and run the same command again" if full else ""
+            tell(f"What was left of '{target}' could not be removed: {error}{remedy}")
+    return outcome
+
+
+def _take(leftover: Leftover, kinds: Sequence[Kind], older_than: float, outcome: Outcome, tell: Tell) -> None:
+    path = leftover.path
+    if path == lock_path(leftover.target) or (leftover.kind == "dead lock" and not os.path.lexists(path)):
+        # Taken over just now, and gone once this process lets go of it; so may be a claim on it.
+        outcome.removed.append(path)
+        outcome.freed += leftover.bytes
+        return
+    again = look(path, kinds) if os.path.lexists(path) else None
+    if again is None or (again.kind, again.state) != (leftover.kind, leftover.state) or again.age_seconds < older_than:
+        tell(f"Left alone: '{path}' has changed since it was listed.")
+    elif decide(again) == "put back":
+        put_back(again.target)
+        outcome.put_back.append(again.target)
+    elif _remove(again):
+        outcome.removed.append(path)
+        outcome.freed += again.bytes
+    else:
+        outcome.failed += 1
+        tell(f"'{path}' could not be removed; try again.")
+
+
+def _remove(leftover: Leftover) -> bool:
+    path = leftover.path
+    if leftover.kind == "dead lock":
+        return remove_abandoned(path)
+    if leftover.last is not None:
+        # A removal that is killed leaves what a second one recognises.
+        for item in path.iterdir():
+            if item.name != leftover.last:
+                remove(item)
+    remove(path)
+    return True
+
+
+# ── Caches ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_WORK_SUFFIX = work_path(Path("x")).name.removeprefix("x")
+_ZARR_FOLDER = re.compile(r"[a-z_]+|\d+")
+# zarr writes each file under a name of its own first.
+_ZARR_FILE = re.compile(r"(zarr|manifest|seal)\.json|\d+|(zarr|\d+)\.[0-9a-f]{32}\.partial")
+_HDF5_BLOCK = 1024
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def _is_cache_work(path: Path) -> bool:
+    work = WorkDirectory(path)
+    if Path(path.name.removesuffix(_WORK_SUFFIX)).suffix not in SUFFIXES or not _is_flat(path) or work.is_strange():
+        return False
+    settings = work.read_settings()
+    return work.count()[0] > 0 or (settings is not None and "cache_id" in settings)
+
+
+def _is_flat(path: Path) -> bool:
+    """Tell whether a folder holds plain files alone: what is no file must not be opened, or taken for one."""
+    with os.scandir(path) as entries:
+        return all(entry.is_file(follow_symlinks=False) for entry in entries)
+
+
+def _is_cache_part(path: Path) -> bool:
+    if path.suffix == _WORK_SUFFIX:
+        return True  # as a work directory it holds nothing else
+    if path.suffix == ".h5":
+        return path.is_file() and _is_hdf5_part(path)
+    return path.suffix == ".zarr" and path.is_dir() and all(map(_is_zarr_part, inside(path)))
+
+
+def _is_zarr_part(path: Path) -> bool:
+    if path.is_symlink():
+        return False
+    return bool((_ZARR_FOLDER if path.is_dir() else _ZARR_FILE).fullmatch(path.name))
+
+
+def _is_hdf5_part(path: Path) -> bool:
+    """Tell whether a file is an HDF5 cache as far as it was written: an empty or a filled user block, then HDF5."""
+    with path.open("rb") as file:
+        block, signature = file.read(_HDF5_BLOCK), file.read(len(_HDF5_SIGNATURE))
+    if block.strip(b"\0") and not block.startswith(b'{"body_sha256":'):
+        return False
+    return not signature.strip(b"\0") or signature == _HDF5_SIGNATURE
+
+
+def _is_cache(path: Path) -> bool:
+    if path.suffix not in SUFFIXES:
+        return False
+    # Reading a cache brings in zarr or h5py, and only a replacement that was killed needs it.
+    from .reader import open_cache
+
+    try:
+        open_cache(path)
+    except MedalError:
+        return False
+    return True
+
+
+def _count_work(path: Path) -> Mapping[str, int]:
+    chunks, images = WorkDirectory(path).count()
+    return {"chunks": chunks, "images": images}
+
+
+CACHE = Kind(
+    work="work directory",
+    suffix=_WORK_SUFFIX,
+    drafts=("sealing", "replaced"),
+    last=None,
+    is_work=_is_cache_work,
+    is_part=_is_cache_part,
+    is_finished=_is_cache,
+    count=_count_work,
+)
