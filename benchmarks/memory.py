@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 LOAD = """
-import resource, sys
+import sys
 from medal.pipeline.planning import load_teacher, capable_precision, plan
 from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.pipeline.request import CacheSettings
@@ -25,13 +25,13 @@ settings = CacheSettings(teacher=sys.argv[2], image_size=int(sys.argv[3]))
 asked = plan(sys.argv[1], sys.argv[4], DatasetOptions(), settings)
 teacher = load_teacher(asked, capable_precision(asked))
 teacher.features(torch.zeros(settings.batch_size, 3, settings.image_size, settings.image_size), asked.preprocessing)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 RUN = """
-import resource, sys
+import sys
 from medal.cli import group
 group.main(sys.argv[1:], prog_name="medal", standalone_mode=False)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
@@ -51,7 +51,8 @@ def synthetic(path: Path, rows: int, side: int = 28, classes: int = 10) -> None:
 def peak(code: str, *words: object) -> int:
     """Run a child and return its peak resident memory in bytes."""
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
-    return int(done.stdout.split()[-1]) * 1024  # Linux counts in KiB
+    # VmHWM and not ru_maxrss, which a child inherits from the parent that it was forked from. In KiB.
+    return int(done.stdout.split()[-1]) * 1024
 
 
 def main() -> None:

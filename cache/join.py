@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .layout import SPLITS
 from .reader import Cache
 
-__all__ = ["Join", "image_members", "join"]
+__all__ = ["Join", "find_keys", "image_members", "join"]
 
 # Odd 64-bit constants of splitmix64; any would do, they only keep sums of small numbers from meeting.
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
@@ -108,6 +108,17 @@ def join(
 def image_members(key: npt.NDArray[np.uint8], of: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Tell which of some keys (N, 16) are among others (M, 16), (N,) bool."""
     return np.isin(_words(key), _words(of))
+
+
+def find_keys(key: npt.NDArray[np.uint8], among: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return for each key (N, 16) a row of `among` (M, 16) that has it, the first; -1 if none does."""
+    if not len(among):
+        return np.full(len(key), -1, np.int64)
+    words = _words(among)
+    order = np.argsort(words, kind="stable")
+    place = np.minimum(np.searchsorted(words[order], _words(key)), len(words) - 1)
+    row = order[place]
+    return np.where((among[row] == key).all(1), row, -1)
 
 
 def _words(key: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:

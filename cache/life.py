@@ -15,7 +15,7 @@ from .work import WorkDirectory, work_path
 
 __all__ = ["Action", "Found", "decide", "differences", "look"]
 
-Action = Literal["create", "resume", "reuse"]
+Action = Literal["create", "resume", "extend", "reuse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,21 @@ def look(target: Path, *, thorough: bool = False) -> Found:
     return replace(found, cache=cache)
 
 
-def decide(found: Found, cache_id: str, request: Mapping[str, Any], *, overwrite: bool = False) -> Action:
+def decide(
+    found: Found,
+    cache_id: str,
+    request: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    grown: bool = False,
+    known: bool = False,
+) -> Action:
     """Decide what to do, as a pure function of what is there and what is asked.
+
+    Parameters
+    ----------
+    grown : the request is for all images of the cache that is there and more, with features of the same kind
+    known : features of some images can be taken over from sealed caches
 
     Raises
     ------
@@ -64,7 +77,7 @@ def decide(found: Found, cache_id: str, request: Mapping[str, Any], *, overwrite
             f"'{work_path(found.target)}' stands where the work would go and is not medal's; move it away, or give "
             "another OUT."
         )
-    if not overwrite and found.cache is not None:
+    if not overwrite and not grown and found.cache is not None:
         different = ", ".join(differences(found.cache.manifest.raw.get("request", {}), request)) or "its request"
         raise CacheMismatch(
             f"'{found.target}' holds a cache of something else: it differs in {different}. "
@@ -76,14 +89,14 @@ def decide(found: Found, cache_id: str, request: Mapping[str, Any], *, overwrite
             raise CacheMismatch(f"'{found.target}' is there and is no sealed cache. {remedy}") from found.other
         raise type(found.other)(f"{found.other} {remedy}") from found.other
     if found.working_on is None or found.working_on.get("cache_id") == cache_id:
-        return "create" if found.working_on is None else "resume"
+        return "resume" if found.working_on is not None else "extend" if known else "create"
     if not overwrite:
         different = ", ".join(differences(_request(found.working_on), request)) or "its request"
         raise CacheMismatch(
             f"'{work_path(found.target)}' holds an unfinished cache of something else: it differs in {different}. "
             "Repeat its command to finish it, give another OUT, or --overwrite to throw it away."
         )
-    return "create"
+    return "extend" if known else "create"
 
 
 def _request(record: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -94,6 +94,10 @@ class WorkDirectory:
         data = buffer.getvalue()
         return Chunk(self._write(f"{split}-{start:09d}-{len(rows)}-{_digest(data)}.npy", data), len(rows))
 
+    def scratch(self, name: str) -> Path:
+        """Return a file for what can be made again; the next look at the chunks removes it."""
+        return self.path / f".{name}.part"
+
     def remove(self) -> None:
         """Remove the whole directory."""
         remove(self.path)

@@ -16,6 +16,7 @@ from ..cache.verify import count_repeats
 from ..cache.work import ChunkedRows, work_path
 from .datasets import exclude_flags, rarest_class
 from .features import Computed
+from .known import Known, MergedRows
 from .planning import Plan
 from .probe import Probe, ProbeSettings, describe_probe, fit_probe, logits
 from .rows import anonymous_groups
@@ -28,14 +29,17 @@ __all__ = ["assemble_arrays", "describe_cache"]
 _LIBRARIES = ("torch", "torchvision", "transformers", "scikit-learn", "scipy", "numpy", "pillow")
 
 
-def assemble_arrays(asked: Plan, computed: Computed, tell: Callable[[str], None]) -> tuple[dict[str, Rows], Probe]:
+def assemble_arrays(
+    asked: Plan, computed: Computed, known: Known, tell: Callable[[str], None]
+) -> tuple[dict[str, Rows], Probe]:
     """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
+    index = {split: known.find(part.key) for split, part in asked.rows.items()}
     fields = {
-        name: {split: _field(computed, split, name) for split in asked.rows}
-        for name in ("feature", "view", "view_check")
+        name: {split: MergedRows(known, name, index[split], _fresh(computed, split, name)) for split in asked.rows}
+        for name in ("key", "feature", "view", "view_check")
     }
     for split, part in asked.rows.items():
-        if not np.array_equal(_field(computed, split, "key")[:], part.key):
+        if not np.array_equal(fields["key"][split][:], part.key):
             raise CacheCorrupt(
                 f"'{work_path(asked.target)}' holds other images than were asked for; remove it and run the same "
                 "command again."
@@ -85,8 +89,9 @@ def _shrunk(asked: Plan, folds: int) -> str:
     )
 
 
-def _field(computed: Computed, split: str, name: str) -> ChunkedRows:
-    return ChunkedRows([chunk for (owner, _), chunk in sorted(computed.chunks.items()) if owner == split], name)
+def _fresh(computed: Computed, split: str, name: str) -> ChunkedRows | None:
+    chunks = [chunk for (owner, _), chunk in sorted(computed.chunks.items()) if owner == split and chunk.rows]
+    return ChunkedRows(chunks, name) if chunks else None
 
 
 class _Canonical:
@@ -115,6 +120,14 @@ def fold_logits(features: Rows, fold: npt.NDArray[np.int8], probe: Probe) -> npt
             mine = folds == index
             result[start : start + step][mine] = logits(block[mine], probe.weight[index], probe.bias[index])
     return result
+
+
+def _precision_used(asked: Plan, how: Mapping[str, Any]) -> str:
+    """Return the one precision of all features, or ``mixed``."""
+    used = {how["precision_used"]} - {None} | {
+        source.manifest.teacher.get("precision_used") for source in asked.sources
+    }
+    return str(used.pop()) if len(used) == 1 else "mixed"
 
 
 def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,7 +161,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "feature": asked.settings.feature,
             "feature_dim": int(probe.weight.shape[2]),
             "precision_asked": asked.settings.precision,
-            "precision_used": how["precision_used"],
+            "precision_used": _precision_used(asked, how),
             "min_cosine_to_fp32": how["min_cosine_to_fp32"],
             "batch_size": how["batch_size"],
         },
@@ -158,6 +171,10 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "probes": int(probe.weight.shape[0]),
             **describe_probe(probe, by_split, labels, dataset.task, dataset.classes),
         },
+        "taken_over": [
+            {"content_digest": source.content_digest, "precision_used": source.manifest.teacher.get("precision_used")}
+            for source in asked.sources
+        ],
         "features_kept": asked.settings.features_kept,
         "seed": asked.settings.seed,
         "versions": {name: version(name) for name in _LIBRARIES},

@@ -9,17 +9,22 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..cache.errors import CacheIncomplete, TeacherError
 from ..cache.life import Action
 from ..cache.lock import Lock, locked
 from ..cache.reader import Cache
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
-from .planning import Plan, capable_precision, count_kept, decide_again, load_teacher
+from .known import Known, stage_known
+from .planning import Plan, capable_precision, count_kept, count_known, decide_again, load_teacher
 from .skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
+from .teacher_files import feature_dim
 
 if TYPE_CHECKING:
     from .features import Computed
+    from .teacher import Teacher
 
 __all__ = ["Made", "cache_teacher"]
 
@@ -97,9 +102,9 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
 
     work = WorkDirectory(work_path(asked.target))
     try:
-        computed, how = _compute(asked, work, lock, progress, tell)
+        computed, known, how = _compute(asked, work, lock, progress, tell)
         asked = _without_bad(asked, computed, work, tell)
-        arrays, probe = assemble_arrays(asked, computed, tell)
+        arrays, probe = assemble_arrays(asked, computed, known, tell)
         lock.check()
         write_list(asked.target, asked.skipped)
         cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how))
@@ -120,7 +125,7 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
         cache=cache,
         action=asked.action,
         computed=computed.images,
-        kept=computed.kept,
+        kept=asked.images - computed.images,
         images_per_second=computed.images / computed.seconds if computed.images else None,
         seconds=0.0,
     )
@@ -137,7 +142,7 @@ def _count_kept(asked: Plan) -> int:
 def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tell) -> Plan:
     """Refuse images that cannot be used, or go on without them if that was asked for."""
     if computed.bad and asked.settings.on_bad_image == "fail":
-        kept = computed.kept + computed.images
+        kept = asked.images - len(computed.bad)
         if not kept:
             work.remove()
         raise refuse_bad(computed.bad, asked.images, kept, work.path)
@@ -152,12 +157,51 @@ def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tel
 
 def _compute(
     asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress, tell: Tell
-) -> tuple[Computed, Mapping[str, Any]]:
-    """Bring every feature to disk and return where, and how it was computed."""
-    from .features import compute_features, trusted_precision
+) -> tuple[Computed, Known, Mapping[str, Any]]:
+    """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
+    from .features import Computed, compute_features, record_dtype
 
+    teacher, how = _begin(asked, work, tell)
+    done = work.chunks()
+    record = record_dtype(feature_dim(asked.files.config, asked.settings.feature))
+    known = stage_known(asked.sources, asked.rows, record, work.scratch("known"))
+    fresh = {split: part.take(known.find(part.key) < 0) for split, part in asked.rows.items()}
+    if asked.sources:
+        tell(f"{asked.images - sum(map(len, fresh.values()))} of {asked.images} images are taken over, not computed")
+    if teacher is None:
+        return Computed(chunks={}), known, how
+    images = sum(map(len, fresh.values()))
+    with progress("teacher", images, sum(chunk.rows for chunk in done.values())) as advance:
+
+        def durable(count: int) -> None:
+            lock.check()
+            advance(count)
+
+        computed = compute_features(
+            asked.dataset, fresh, teacher, asked.preprocessing, work, done, how["batch_size"],
+            advance=durable, tell=tell,
+        )  # fmt: skip
+    # In the rows that were asked for, not in those that were left to compute.
+    place = {split: np.flatnonzero(known.find(part.key) < 0) for split, part in asked.rows.items()}
+    computed.bad = {(split, int(place[split][row])): error for (split, row), error in computed.bad.items()}
+    return computed, known, how
+
+
+def _begin(asked: Plan, work: WorkDirectory, tell: Tell) -> tuple[Teacher | None, Mapping[str, Any]]:
+    """Load the teacher, if any image needs it, as a resumed run says or as this one will; write that down first."""
+    from .features import trusted_precision
+
+    taken = [source.content_digest for source in asked.sources]
+    needed = count_known(asked) < asked.images
     how = work.read_settings() if asked.action == "resume" else None
-    if how is None:
+    if how is not None and how["taken_from"] != taken:
+        # What is left to compute, and so the partition into chunks, is another one.
+        tell("the caches that features are taken over from are others than before; beginning anew")
+        how = None
+    if how is not None:
+        return load_teacher(asked, how["precision_used"]) if needed else None, how
+    teacher, used, cosine = None, None, None
+    if needed:
         teacher, used, cosine = trusted_precision(
             asked.dataset,
             asked.rows,
@@ -165,26 +209,14 @@ def _compute(
             capable_precision(asked),
             lambda precision: load_teacher(asked, precision),
         )
-        how = {
-            "cache_id": asked.cache_id,
-            "request": dict(asked.request),
-            "medal": version("medalmighty"),
-            "precision_used": used,
-            "min_cosine_to_fp32": cosine,
-            "batch_size": asked.settings.batch_size,
-        }
-        work.begin(how)
-    else:
-        teacher = load_teacher(asked, how["precision_used"])
-    done = work.chunks()
-    with progress("teacher", asked.images, sum(chunk.rows for chunk in done.values())) as advance:
-
-        def durable(count: int) -> None:
-            lock.check()
-            advance(count)
-
-        computed = compute_features(
-            asked.dataset, asked.rows, teacher, asked.preprocessing, work, done, how["batch_size"],
-            advance=durable, tell=tell,
-        )  # fmt: skip
-    return computed, how
+    how = {
+        "cache_id": asked.cache_id,
+        "request": dict(asked.request),
+        "medal": version("medalmighty"),
+        "precision_used": used,
+        "min_cosine_to_fp32": cosine,
+        "batch_size": asked.settings.batch_size,
+        "taken_from": taken,
+    }
+    work.begin(how)
+    return teacher, how

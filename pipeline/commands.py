@@ -65,6 +65,10 @@ _DEFAULT = CacheSettings()
     help="Seed of drawn splits and folds.",
 )
 @click.option(
+    "--from", "sources", multiple=True, metavar="CACHE",
+    help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
+)  # fmt: skip
+@click.option(
     "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
     help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
 )  # fmt: skip
@@ -78,7 +82,14 @@ _DEFAULT = CacheSettings()
 @json_option
 @dataset_options
 def cache_teacher(
-    dataset: str, out: str | None, overwrite: bool, no_wait: bool, dry_run: bool, as_json: bool, **chosen: Any
+    dataset: str,
+    out: str | None,
+    sources: tuple[str, ...],
+    overwrite: bool,
+    no_wait: bool,
+    dry_run: bool,
+    as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
 
@@ -96,7 +107,7 @@ def cache_teacher(
 
     options = take_dataset_options(chosen)
     settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
-    asked = plan(dataset, out, options, settings, overwrite=overwrite)
+    asked = plan(dataset, out, options, settings, overwrite=overwrite, sources=sources)
     for warning in asked.warnings:
         note(f"warning: {warning}")
     rows = {split: len(part) for split, part in asked.rows.items()}
@@ -136,7 +147,7 @@ def cache_teacher(
             }
         )
         return
-    verb = {"create": "Made", "resume": "Finished", "reuse": "Nothing to do: found"}[made.action]
+    verb = {"create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found"}[made.action]
     click.echo(f"{verb} '{asked.target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
     for split in ("val", "test"):
         if split in metrics:

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,8 +49,7 @@ class Computed:
     """What a pass over the images did; `bad` says why some cannot be used, by split and row of the split."""
 
     chunks: dict[tuple[str, int], Chunk]
-    kept: int
-    bad: dict[tuple[str, int], DataError]
+    bad: dict[tuple[str, int], DataError] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
 
@@ -113,7 +112,7 @@ def compute_features(
     batches = plan_batches(rows, batch_size)
     chunks, bad = _still_good(dataset, rows, batches, done)
     todo = [batch for batch in batches if (batch.split, batch.chunk) not in chunks]
-    result = Computed(chunks=chunks, kept=sum(chunk.rows for chunk in chunks.values()), bad=bad)
+    result = Computed(chunks=chunks, bad=bad)
     waiting = [np.empty(0, record_dtype(teacher.dim))]
     begun = time.monotonic()
     for index, (batch, loaded) in enumerate(_load_ahead(dataset, rows, todo, preprocessing)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.digest import cache_id
+from ..cache.join import image_members
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import Action, decide, look
-from ..cache.reader import Cache
+from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
 from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
 from .datasets.dataset import SPLITS, Dataset, DatasetOptions
+from .known import check_source, fits, is_grown
 from .preprocessing import Preprocessing
 from .request import CacheSettings, make_request
 from .rows import SplitRows, arrange_rows
@@ -28,7 +30,7 @@ from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, loc
 if TYPE_CHECKING:
     from .teacher import Teacher
 
-__all__ = ["Plan", "capable_precision", "count_kept", "decide_again", "estimate", "load_teacher", "plan"]
+__all__ = ["Plan", "capable_precision", "count_kept", "count_known", "decide_again", "estimate", "load_teacher", "plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,7 @@ class Plan:
     warnings: tuple[str, ...]
     existing: Cache | None
     overwrite: bool
+    sources: tuple[Cache, ...] = ()
     skipped: tuple[Skipped, ...] = ()
 
     @property
@@ -63,20 +66,29 @@ def plan(
     settings: CacheSettings,
     *,
     overwrite: bool = False,
+    sources: Sequence[str] = (),
 ) -> Plan:
     """Read what the dataset and the teacher's files say of themselves and decide what to do.
+
+    Parameters
+    ----------
+    sources : sealed caches to take features over from, beside one that is at the target
 
     Raises
     ------
     DataError, TeacherError
         The dataset or the teacher cannot be used.
-    CacheMismatch
-        The target holds something else.
+    CacheError
+        The target holds something else, or a source cannot be opened or has features of another kind.
     """
     dataset = open_dataset(spec, options)
     files = locate_teacher(settings.teacher, settings.revision)
     preprocessing = default_preprocessing(
-        files, image_size=settings.image_size, resize=settings.resize, intensity=options.intensity
+        files,
+        image_size=settings.image_size,
+        resize=settings.resize,
+        intensity=options.intensity,
+        window=options.window,
     )
     dataset, key, skipped = _readable(dataset, settings)
     split = draw_splits(dataset, key, settings.seed)
@@ -88,8 +100,10 @@ def plan(
     request = make_request(dataset, rows, files, preprocessing, settings)
     address = cache_id(request)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
-    found = look(target, thorough=overwrite)
-    return Plan(
+    named = tuple(map(open_cache, sources))
+    for source in named:
+        check_source(source, request)
+    asked = Plan(
         target=target,
         dataset=dataset,
         rows=rows,
@@ -98,13 +112,15 @@ def plan(
         settings=settings,
         request=request,
         cache_id=address,
-        action=decide(found, address, request, overwrite=overwrite),
+        action="create",
         splits_drawn=dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any(),
         warnings=tuple(warnings),
-        existing=found.cache,
+        existing=None,
         overwrite=overwrite,
+        sources=named,
         skipped=tuple(skipped),
     )
+    return decide_again(asked)
 
 
 def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:
@@ -124,10 +140,20 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
 
 
 def decide_again(asked: Plan) -> Plan:
-    """Look at the target once more, inside the lock."""
+    """Look at the target, once more inside the lock, and decide what to do about it."""
     found = look(asked.target, thorough=asked.overwrite)
-    action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite)
-    return replace(asked, action=action, existing=found.cache)
+    there, sources = found.cache, asked.sources
+    if there is not None and there.cache_id != asked.cache_id and fits(there, asked.request):
+        sources = (*(source for source in sources if source.path != there.path), there)
+    action = decide(
+        found,
+        asked.cache_id,
+        asked.request,
+        overwrite=asked.overwrite,
+        grown=there is not None and is_grown(there, asked.rows, asked.request),
+        known=bool(sources),
+    )
+    return replace(asked, action=action, existing=there, sources=sources)
 
 
 def estimate(asked: Plan) -> tuple[int, float]:
@@ -156,7 +182,15 @@ def estimate(asked: Plan) -> tuple[int, float]:
     begun = time.monotonic()
     teacher.features(pixels, asked.preprocessing)
     a_row = (time.monotonic() - begun) / len(pixels)
-    return total, a_row * (asked.images - count_kept(asked))
+    return total, a_row * (asked.images - count_known(asked) - count_kept(asked))
+
+
+def count_known(asked: Plan) -> int:
+    """Return how many of the images asked for are in the caches that features are taken over from."""
+    known = np.zeros((0, 16), np.uint8)
+    for source in asked.sources:
+        known = np.concatenate([known, *(source.read(split, "key") for split in source.splits)])
+    return sum(int(image_members(part.key, known).sum()) for part in asked.rows.values())
 
 
 def count_kept(asked: Plan) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from ..cache.errors import TeacherError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Intensity", "Preprocessing", "Resize"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Intensity", "Preprocessing", "Resize", "parse_window"]
 
 Resize = Literal["squash", "pad", "crop"]
 Intensity = Literal["declared", "minmax"]
@@ -31,6 +31,7 @@ class Preprocessing:
     interpolation, antialias : the one resampling there is, written down so that a reader need not know
     intensity : how deeper than 8-bit images came to 0…255: by their declared bits, or per-image min-max
     mean, std : per channel, of pixels in 0…1
+    window : centre and width that all grey DICOM images were shown with; None = each file's own
 
     Raises
     ------
@@ -45,6 +46,7 @@ class Preprocessing:
     intensity: Intensity = "declared"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         _parse_choice("resize", self.resize, get_args(Resize))
@@ -56,21 +58,46 @@ class Preprocessing:
         object.__setattr__(self, "std", _parse_triple("std", self.std))
         if min(self.std) <= 0:
             raise TeacherError(f"Preprocessing: 'std' must be positive, got {list(self.std)}.")
+        object.__setattr__(self, "window", parse_window(self.window))
+        if self.window is not None and self.intensity == "minmax":
+            raise TeacherError("Preprocessing: 'window' and the intensity 'minmax' exclude each other.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values as JSON knows them."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the values as JSON knows them; where there is no window, without it.
+
+        So the caches from before there were windows keep their address.
+        """
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.window is None:
+            del values["window"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Return what `to_dict` gave; a name that is missing or unknown is refused, never guessed."""
         known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        if set(values) | {"window"} != known:
             raise TeacherError(
-                f"Preprocessing: expected exactly the entries {sorted(known)}, got {sorted(values)}; "
+                f"Preprocessing: expected exactly the entries {sorted(known - {'window'})}, got {sorted(values)}; "
                 "a newer medal may have written it."
             )
         return cls(**values)
+
+
+def parse_window(value: object) -> tuple[float, float] | None:
+    """Return the centre and width of a window from two numbers, the width from 1; None stays None.
+
+    Raises
+    ------
+    TeacherError
+        It is neither.
+    """
+    if value is None:
+        return None
+    numbers = tuple(value) if isinstance(value, list | tuple) else ()
+    if len(numbers) != 2 or not all(map(_is_number, numbers)) or numbers[1] < 1:
+        raise TeacherError(f"Preprocessing: 'window' must be a centre and a width from 1, got {value!r}.")
+    return float(numbers[0]), float(numbers[1])
 
 
 def _parse_choice(name: str, value: object, known: tuple[object, ...]) -> None:
@@ -86,8 +113,10 @@ def _parse_size(value: object) -> None:
 
 def _parse_triple(name: str, value: object) -> tuple[float, float, float]:
     numbers = tuple(value) if isinstance(value, list | tuple) else ()
-    if len(numbers) != 3 or not all(
-        isinstance(item, int | float) and not isinstance(item, bool) and math.isfinite(item) for item in numbers
-    ):
+    if len(numbers) != 3 or not all(map(_is_number, numbers)):
         raise TeacherError(f"Preprocessing: '{name}' must be three numbers, got {value!r}.")
     return cast(tuple[float, float, float], tuple(float(item) for item in numbers))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

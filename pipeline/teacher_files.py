@@ -151,7 +151,12 @@ def check_image_size(config: Mapping[str, Any], image_size: int) -> None:
 
 
 def default_preprocessing(
-    files: TeacherFiles, *, image_size: int = 224, resize: Resize = "squash", intensity: Intensity = "declared"
+    files: TeacherFiles,
+    *,
+    image_size: int = 224,
+    resize: Resize = "squash",
+    intensity: Intensity = "declared",
+    window: tuple[float, float] | None = None,
 ) -> Preprocessing:
     """Return the teacher's own normalisation with the size and resizing asked for.
 
@@ -161,7 +166,9 @@ def default_preprocessing(
     check_image_size(files.config, image_size)
     mean, std = _normalisation(files)
     try:
-        return Preprocessing(image_size=image_size, resize=resize, intensity=intensity, mean=mean, std=std)
+        return Preprocessing(
+            image_size=image_size, resize=resize, intensity=intensity, mean=mean, std=std, window=window
+        )
     except TeacherError as error:
         raise TeacherError(f"Teacher '{files.name}': {error}") from error
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from multiprocessing import get_context, resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing import parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ..cache.errors import DataError, StudentError
 from ..pipeline.datasets.dataset import Images
@@ -26,16 +28,8 @@ if TYPE_CHECKING:  # timm would double the time that a worker process takes to b
     from .model import ModelSpec
 
 __all__ = [
-    "MEMORY_BYTES",
-    "HeldImages",
-    "PixelSource",
-    "SplitImages",
-    "StreamedImages",
-    "StudentImages",
-    "choose_image_size",
-    "load_images",
-    "typical_side",
-]
+    "MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images", "typical_side",
+]  # fmt: skip
 
 # Above this, all splits together, images are decoded again in every epoch.
 MEMORY_BYTES = 4 << 30
@@ -47,6 +41,8 @@ _WEIGHED = 16
 _WORKERS = 4
 
 Rows = npt.NDArray[np.int64]
+Pixels = npt.NDArray[Any]
+Start = Literal["spawn", "fork"]
 
 
 class PixelSource(Protocol):
@@ -57,122 +53,105 @@ class PixelSource(Protocol):
         ...
 
 
-class StudentImages:
-    """A dataset's images as square tensors, (C, S, S): uint8 where the image is, else float32; C = 1 if grey."""
+class StudentImages(Dataset[Pixels | str]):
+    """A dataset's images as square arrays, (C, S, S): uint8 where the image is, else float32; C = 1 if grey.
+
+    No tensors: DataLoader would send them through shared memory, of which containers have 64 MB unless told otherwise.
+    """
 
     def __init__(self, images: Images, size: int, resize: Resize) -> None:
         self.images, self.size, self.resize = images, size, resize
 
-    def read(self, row: int) -> Tensor | str:
+    def __getitem__(self, row: int) -> Pixels | str:
         """Return an image, or the sentence that says why not: many are then reported at once."""
         try:
             image = self.images.read(row)
-            pixels = resize_images([image], self.size, self.resize)[0]  # (3, S, S)
+            pixels: Pixels = resize_images([image], self.size, self.resize).numpy()[0]  # (3, S, S)
         except DataError as error:
             return str(error)
-        if image.shape[2] == 1:
-            pixels = pixels[:1]
-        return pixels.to(torch.uint8) if image.dtype == np.uint8 else pixels.clone()
+        return pixels[: image.shape[2]].astype(np.uint8 if image.dtype == np.uint8 else np.float32)
 
 
-class HeldImages:
-    """Images that are decoded once, now.
-
-    Raises
-    ------
-    DataError
-        Images cannot be decoded; all of them are named.
-    """
+class HeldImages(Dataset[Pixels | str]):
+    """Images that are decoded once, now."""
 
     def __init__(self, images: StudentImages, rows: Rows) -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = _sound(list(pool.map(images.read, rows.tolist())))
-        self._pixels = dict(zip(rows.tolist(), found, strict=True))
+            found = list(pool.map(images.__getitem__, rows.tolist()))
+        self._found: dict[int, Pixels] = dict(zip(rows.tolist(), _sound(found), strict=True))
 
-    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """Yield (B, 3, S, S) float32 for each array of rows."""
-        for rows in batches:
-            yield _stack([self._pixels[row] for row in rows.tolist()])
+    def __getitem__(self, row: int) -> Pixels:
+        return self._found[row]
 
 
-class StreamedImages:
-    """Images that are decoded whenever they are needed: by worker processes ahead of time, or by this one.
-
-    The processes live from the first pass to `close`, each decodes one batch at a time, and batches come in order
-    whichever is ready first. No torch DataLoader: it draws from torch's generator, so that dropout would depend on
-    whether images are streamed, and sends tensors through shared memory, of which containers have 64 MB unless told
-    otherwise.
+class ImageStream:
+    """Batches of images: from worker processes ahead of time, or from this one.
 
     Parameters
     ----------
-    workers : number of processes besides this one
-    image_bytes : what an image takes; bounds how many batches are decoded ahead
-    start : how a process begins. A fork has the locks of torch's, OpenMP's and CUDA's threads without the threads that
-        would release them, so it may hang. A spawned process begins afresh, which costs it a second or two, once a
-        run. It is no option for users, as the images are the same.
+    workers : number of processes besides this one; they live from the first pass to `close`
+    image_bytes : what an image takes; bounds how many batches are decoded ahead, one by each process
+    start : no option for users, as the images are the same. A fork has the locks of torch's, OpenMP's and CUDA's
+        threads without the threads that would release them, so it may hang; to spawn costs a second or two, once a run.
     """
 
-    def __init__(
-        self, images: StudentImages, workers: int, image_bytes: float, start: Literal["spawn", "fork"] = "spawn"
-    ) -> None:
+    def __init__(self, images: Dataset[Pixels | str], workers: int, image_bytes: float, start: Start = "spawn") -> None:
         self._images, self._workers, self._image_bytes, self._start = images, workers, image_bytes, start
-        self._readers: list[_Reader] = []
-        self._under_way = False
+        self._wanted: list[list[int]] = []
+        self._loader: DataLoader[Any] | None = None
+        self._passing = self._pass([])
 
     def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        """Yield (B, 3, S, S) float32 for each array of rows; a pass that is left off is over once another begins.
+        """Yield (B, 3, S, S) float32 for each array of rows, or name all images of a batch that cannot be decoded.
 
-        Raises
-        ------
-        DataError
-            Images cannot be decoded; all those of a batch are named.
-        StudentError
-            A worker process ended.
+        A pass that is left off ends when another begins.
         """
-        if not self._workers:
-            for rows in batches:
-                yield _stack([self._images.read(row) for row in rows.tolist()])
-            return
-        if self._under_way:
-            self.close()  # answers to the other pass are still under way
-        self._under_way = True
-        readers: list[_Reader] = []
-        for rows in batches[: self._ahead(batches)]:
-            readers.append(self._reader(len(readers)))
-            readers[-1].ask(rows)
-        for number in range(len(batches)):
-            reader = readers[number % len(readers)]
-            found = reader.answer()
-            if number + len(readers) < len(batches):
-                reader.ask(batches[number + len(readers)])
-            yield _stack(found)
-        self._under_way = False
+        self._passing.close()
+        self._passing = self._pass([rows.tolist() for rows in batches])
+        return self._passing
 
     def close(self) -> None:
-        """End the processes, whatever they are at."""
-        for reader in self._readers:
-            reader.end()
-        self._readers, self._under_way = [], False
+        """End the processes; if an error came while they were waited for, once nobody holds its traceback."""
+        self._passing.close()
+        self._loader = None
 
-    def _ahead(self, batches: Sequence[Rows]) -> int:
-        """Return how many batches are decoded at once."""
-        batch_bytes = self._image_bytes * max(map(len, batches), default=0)
-        return min(self._workers, int(max(1, _AHEAD_BYTES // max(1, batch_bytes))))
+    def _pass(self, wanted: list[list[int]]) -> Generator[Tensor, None, None]:
+        for found in self._load(wanted):
+            yield torch.stack([torch.from_numpy(pixels).float().expand(3, -1, -1) for pixels in _sound(found)])
 
-    def _reader(self, number: int) -> _Reader:
-        if number == len(self._readers):
-            self._readers.append(_Reader(self._images, self._start))
-        return self._readers[number]
+    def _load(self, wanted: list[list[int]]) -> Iterator[list[Pixels | str]]:
+        if not self._workers:
+            return ([self._images[row] for row in rows] for rows in wanted)
+        ahead = int(max(1, _AHEAD_BYTES // max(1, self._image_bytes * max(map(len, wanted), default=0))))
+        if ahead < self._workers:
+            self._loader, self._workers = None, ahead
+        self._wanted[:] = wanted
+        if self._loader is not None:
+            return iter(self._loader)
+        with warnings.catch_warnings(), _interrupts_held():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores, as asked
+            self._loader = DataLoader(
+                self._images,
+                batch_sampler=self._wanted,
+                collate_fn=list,
+                num_workers=self._workers,
+                prefetch_factor=1,
+                persistent_workers=True,
+                multiprocessing_context=self._start,
+                worker_init_fn=_end_with_parent,
+                generator=torch.Generator(),  # torch's own is for dropout, which may not depend on who decodes
+            )
+            return iter(self._loader)
 
 
 class SplitImages:
-    """One split of images that are held or streamed."""
+    """One split of a stream."""
 
-    def __init__(self, images: HeldImages | StreamedImages, rows: Rows) -> None:
-        self._images, self._rows = images, rows
+    def __init__(self, stream: ImageStream, rows: Rows) -> None:
+        self._stream, self._rows = stream, rows
 
     def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
-        return self._images.batches([self._rows[positions] for positions in batches])
+        return self._stream.batches([self._rows[positions] for positions in batches])
 
 
 @contextmanager
@@ -181,6 +160,7 @@ def load_images(
     rows: Mapping[str, Rows],
     workers: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    start: Start = "spawn",
 ) -> Iterator[dict[str, PixelSource]]:
     """Give a source of pixels for each split, as long as the context lasts.
 
@@ -194,17 +174,26 @@ def load_images(
     ------
     DataError
         Images cannot be decoded; all of them are named.
+    StudentError
+        A worker process ended.
     """
     every = np.concatenate(list(rows.values()))
     image_bytes = _weigh(images, every)
+    source: Dataset[Pixels | str] = images
     if workers is None and image_bytes * len(every) <= memory_bytes:
-        held = HeldImages(images, every)
-        yield {split: SplitImages(held, part) for split, part in rows.items()}
-        return
-    if workers is None:
+        source, workers = HeldImages(images, every), 0
+    elif workers is None:
         workers = min(_WORKERS, os.cpu_count() or 1)
-    with closing(StreamedImages(images, workers, image_bytes)) as streamed:
-        yield {split: SplitImages(streamed, part) for split, part in rows.items()}
+    try:
+        with closing(ImageStream(source, workers, image_bytes, start)) as stream:
+            yield {split: SplitImages(stream, part) for split, part in rows.items()}
+    except RuntimeError as error:  # torch raises it wherever this process happens to be when a worker process ends
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise StudentError(
+            "A process that reads images was killed or broke down; whole epochs are kept. Was there too little memory? "
+            "Give the same command with fewer --workers, or with --workers 0."
+        ) from error
 
 
 def typical_side(images: Images, rows: Rows) -> int:
@@ -225,80 +214,24 @@ def choose_image_size(typical: int, spec: ModelSpec, asked: int | None) -> int:
 def _weigh(images: StudentImages, rows: Rows) -> float:
     """Return the mean bytes of an image, as it is held, over a few rows; 0 if none of them can be decoded."""
     few = rows[np.linspace(0, len(rows) - 1, min(_WEIGHED, len(rows)), dtype=np.int64)]
-    found = [pixels.nbytes for pixels in map(images.read, few.tolist()) if isinstance(pixels, Tensor)]
+    found = [pixels.nbytes for pixels in map(images.__getitem__, few.tolist()) if not isinstance(pixels, str)]
     return sum(found) / max(1, len(found))
 
 
-def _sound(found: Sequence[Tensor | str]) -> list[Tensor]:
-    errors = [item for item in found if isinstance(item, str)]
-    if errors:
+def _sound(found: Sequence[Pixels | str]) -> list[Pixels]:
+    if errors := [item for item in found if isinstance(item, str)]:
         raise DataError("\n".join(errors))
-    return [item for item in found if isinstance(item, Tensor)]
+    return [item for item in found if not isinstance(item, str)]
 
 
-def _stack(found: Sequence[Tensor | str]) -> Tensor:
-    """Return (B, 3, S, S) float32."""
-    return torch.stack([pixels.float().expand(3, -1, -1) for pixels in _sound(found)])
+def _end_with_parent(_worker: int) -> None:
+    """End a worker process when its parent is killed: it would wait for ever for somebody to take its batch."""
 
+    def end(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
 
-# ── Worker processes ─────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Reader:
-    """A process that decodes images, a batch at a time."""
-
-    def __init__(self, images: StudentImages, start: Literal["spawn", "fork"]) -> None:
-        context: Any = get_context(start)
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(images, theirs, self._pipe), daemon=True)
-        with _interrupts_held():
-            self._process.start()
-        theirs.close()
-
-    def ask(self, rows: Rows) -> None:
-        """Have a batch decoded; the answer to the one before it has been taken."""
-        try:
-            self._pipe.send(rows)
-        except OSError as error:
-            raise self._death() from error
-
-    def answer(self) -> list[Tensor | str]:
-        """Wait for the batch that was asked for."""
-        try:
-            found = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            raise self._death() from error
-        return [item if isinstance(item, str) else torch.from_numpy(item) for item in found]
-
-    def end(self) -> None:
-        """End the process at once; nothing that it holds is missed."""
-        self._process.terminate()
-        self._process.join()
-        self._pipe.close()
-
-    def _death(self) -> StudentError:
-        self._process.join(1)
-        return StudentError(
-            f"A process that reads images ended with exit status {self._process.exitcode}; whole epochs are kept. "
-            "Was there too little memory? Give the same command with fewer --workers, or with --workers 0."
-        )
-
-
-def _serve(images: StudentImages, pipe: Connection[Any, Any], theirs: Connection[Any, Any]) -> None:
-    """Decode what is asked for until whoever asks is gone."""
-    theirs.close()  # or its end would never be noticed
-    torch.set_num_threads(1)  # there are as many processes as cores to use
-    while True:
-        try:
-            rows = pipe.recv()
-        except (EOFError, OSError):
-            return
-        found = [images.read(row) for row in rows.tolist()]
-        try:
-            # As arrays: tensors would go through shared memory.
-            pipe.send([item if isinstance(item, str) else item.numpy() for item in found])
-        except OSError:
-            return
+    threading.Thread(target=end, args=[parent_process()], daemon=True).start()
 
 
 @contextmanager

@@ -75,6 +75,23 @@ def test_a_killed_run_resumes(suffix, small_cache, small_npz, small_request, med
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_a_killed_extension_resumes(small_npz, small_request, medal, tmp_path):
+    out, aside = tmp_path / "chest.zarr", tmp_path / "aside.zarr"
+    medal("cache-teacher", small_npz, out, *small_request, "--limit", 30)
+    medal("convert", out, aside)
+    attempt = Attempt(small_npz, out, *small_request)
+    attempt.wait_for(lambda: chunks(out))
+    attempt.send(signal.SIGKILL)
+    assert open_cache(out).content_digest == open_cache(aside).content_digest
+    made = medal("cache-teacher", small_npz, out, *small_request)
+    assert made["action"] == "resume"
+    assert made["kept"] >= 90 + CHUNK
+    assert made["computed"] == IMAGES - made["kept"]
+    straight = medal("cache-teacher", small_npz, aside, *small_request)
+    assert straight["action"] == "extend"
+    assert straight["content_digest"] == made["content_digest"]
+
+
 def test_a_torn_chunk_is_computed_again(small_cache, small_npz, small_request, medal, tmp_path):
     out = tmp_path / "chest.zarr"
     attempt = Attempt(small_npz, out, *small_request)

@@ -1,10 +1,17 @@
 """The student's pixels: sizes, memory and streams, and what cannot be decoded."""
 
+import os
+from multiprocessing import context
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from medal.cache.errors import DataError
+from medal.pipeline.datasets import open_dataset
+from medal.pipeline.datasets.arrays import ArrayImages
 from medal.student.images import StudentImages, choose_image_size, load_images, typical_side
 from medal.student.model import ModelSpec
 
@@ -40,8 +47,9 @@ class Pictures:
 
 def test_grey_images_are_kept_in_one_channel_and_deep_ones_as_floats():
     images = StudentImages(Pictures(6), 7, "squash")
-    kinds = [(pixels.shape[0], pixels.dtype) for pixels in map(images.read, range(3))]
-    assert kinds == [(1, torch.uint8), (3, torch.uint8), (1, torch.float32)]
+    kinds = [(type(images[row]), images[row].shape[0], images[row].dtype) for row in range(3)]
+    # Arrays: tensors would go from worker processes through shared memory.
+    assert kinds == [(np.ndarray, 1, np.uint8), (np.ndarray, 3, np.uint8), (np.ndarray, 1, np.float32)]
 
 
 def test_memory_and_stream_give_the_same_pixels():
@@ -55,7 +63,7 @@ def test_memory_and_stream_give_the_same_pixels():
             assert torch.equal(one, other)
             assert one.stride() == other.stride()
         (first,) = kept["val"].batches([np.array([1])])
-        assert torch.equal(first[0], images.read(3).float().expand(3, -1, -1))
+        assert torch.equal(first[0], torch.from_numpy(images[3]).float().expand(3, -1, -1))
 
 
 @pytest.mark.parametrize(("workers", "splits"), [(None, ["train", "val"]), (0, ["train"])])
@@ -91,3 +99,73 @@ def test_typical_side_is_the_median_longer_one():
 )  # fmt: skip
 def test_image_size(typical, spec, asked, size):
     assert choose_image_size(typical, spec, asked) == size
+
+
+# ── What is sent to a process ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Duplicate:
+    """A descriptor as a new process would find it."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def detach(self):
+        return self.number
+
+
+class Beginning:
+    """What stands for a process that is being started: it is given descriptors."""
+
+    DupFd = Duplicate
+
+    def duplicate_for_child(self, number):
+        return os.dup(number)
+
+
+def _sent(images):
+    """Return images as a new process gets them, and the number of bytes that it is sent."""
+    context.set_spawning_popen(Beginning())
+    try:
+        content = ForkingPickler.dumps(images)
+    finally:
+        context.set_spawning_popen(None)
+    return ForkingPickler.loads(content), len(content)
+
+
+@pytest.fixture
+def kinds(shared, small_npz, tmp_path):
+    """A dataset of each kind; what stands behind `medmnist:` is an .npz."""
+    for row in range(4):
+        path = tmp_path / f"folder/{'ab'[row % 2]}/{row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 60 * row, np.uint8)).save(path)
+    table = shared / "data/busi_256/labels.csv"
+    specs = {"npz": small_npz, "folder": tmp_path / "folder", "csv": table, "phantom": "phantom"}
+    return {kind: open_dataset(str(spec)) for kind, spec in specs.items()}
+
+
+def test_every_kind_of_dataset_can_be_sent_and_large_arrays_are_mapped(kinds):
+    for kind, dataset in kinds.items():
+        for images in (dataset.images, dataset.take(np.array([3, 0])).images):
+            there, size = _sent(images)
+            assert size < 100_000, kind
+            for row in (0, 1, len(images) - 1):
+                assert np.array_equal(there.read(row), images.read(row)), kind
+                assert there.key(row) == images.key(row), kind
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "f4", "?"])
+def test_mapped_stacks_are_the_stacks(dtype):
+    random = np.random.default_rng(0)
+    stacks = {
+        "empty": np.zeros((0, 5, 3), dtype),
+        "grey": random.integers(0, 2, (3, 5, 3)).astype(dtype),
+        "reversed": np.asfortranarray(random.integers(0, 2, (2, 5, 3, 3)).astype(dtype))[::-1],
+    }
+    there, _ = _sent(ArrayImages(stacks, "made", (0, 1)))
+    for name, stack in stacks.items():
+        assert there.stacks[name].dtype == stack.dtype
+        assert np.array_equal(there.stacks[name], stack)
+    # Sent on, or copied in another way, they are what they were.
+    assert np.array_equal(ForkingPickler.loads(ForkingPickler.dumps(there)).read(4), there.read(4))

@@ -9,8 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import closing, contextmanager
-from multiprocessing import active_children, context
-from multiprocessing.reduction import ForkingPickler
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ from medal.pipeline.datasets.arrays import ArrayImages
 from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.student.checkpoint import Checkpoint
 from medal.student.distill import ask, train_student
-from medal.student.images import HeldImages, SplitImages, StreamedImages, StudentImages
+from medal.student.images import ImageStream, StudentImages, load_images
 from medal.student.precision import Plan
 from medal.student.settings import StudentSettings
 from medal.student.training import Recipe, TrainingData, begin, train
@@ -35,7 +34,8 @@ from medal.student.training import Recipe, TrainingData, begin, train
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 
 SETTINGS = StudentSettings(student="test_resnet", epochs=2, batch_size=16, precision="fp32", image_size=32, seed=3)
-QUICK = [("h5", None, "spawn"), ("zarr", 0, "spawn"), ("h5", 2, "spawn"), ("zarr", 4, "fork")]
+# A run that is resumed, below, has a spawned process.
+QUICK = [("h5", None, "spawn"), ("zarr", 0, "spawn"), ("h5", 2, "fork"), ("zarr", 4, "fork")]
 FULL = list(itertools.product(("zarr", "h5"), (None, 0, 2, 4), ("spawn", "fork")))
 
 
@@ -63,13 +63,10 @@ def _history(place, folder, form, workers, start):
     asked = _ask(place, folder / "run", form)
     images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
     rows = {split: part.row for split, part in asked.targets.splits.items()}
-    streamed = StreamedImages(images, workers or 0, 32 * 32, start)
-    source = HeldImages(images, np.concatenate(list(rows.values()))) if workers is None else streamed
-    pixels = {split: SplitImages(source, part) for split, part in rows.items()}
-    data = TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
     plan = Plan(precision="fp32", channels_last=True)
     recipe = Recipe(settings=asked.settings, epochs=2, policy=asked.policy, plan=plan, device="cpu")
-    with torch.random.fork_rng(), closing(streamed):
+    with torch.random.fork_rng(), load_images(images, rows, workers, start=start) as pixels:
+        data = TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
         torch.manual_seed(0)
         model = timm.create_model("test_resnet", num_classes=2, drop_rate=0.5)
         state = begin(model, recipe)
@@ -109,7 +106,7 @@ def test_a_run_is_resumed_with_another_number_of_workers(place, tmp_path, monkey
 
     train_student(asked("whole", None), _silent, lambda _: None)
     with pytest.raises(KeyboardInterrupt):
-        train_student(asked("parts", 2), _silent, stop)
+        train_student(asked("parts", 1), _silent, stop)
     assert not active_children()
     assert asked("parts", 0).action == "resume"
     train_student(asked("parts", 0), _silent, lambda _: None)
@@ -132,7 +129,7 @@ def _stream(workers, start="fork", count=12, image_bytes=1.0, bad=None, folder=N
             if row in bad:
                 path.write_bytes(path.read_bytes()[:60])
         images = open_dataset(str(folder)).images
-    return StreamedImages(StudentImages(images, 8, "squash"), workers, image_bytes, start)
+    return ImageStream(StudentImages(images, 8, "squash"), workers, image_bytes, start)
 
 
 def _batches(*rows):
@@ -157,15 +154,19 @@ def test_processes_stay_from_pass_to_pass_and_end_with_the_stream():
     assert not active_children()
 
 
-def test_a_pass_that_was_left_off_does_not_leak_into_the_next():
-    with closing(_stream(2)) as stream, closing(_stream(0)) as here:
+def test_a_pass_that_was_left_off_is_over_when_another_begins():
+    with closing(_stream(2)) as stream:
         left_off = stream.batches(_batches([1], [2], [3], [4]))
         next(left_off)
-        wanted = _batches([5], [6, 7], [8])
-        for one, other in zip(stream.batches(wanted), here.batches(wanted), strict=True):
+        wanted = _batches([5], [6, 7], [8], [9])
+        passing, expected = stream.batches(wanted), _stream(0).batches(wanted)
+        assert torch.equal(next(passing), next(expected))
+        assert not list(left_off)
+        for one, other in zip(passing, expected, strict=True):
             assert torch.equal(one, other)
-        with pytest.raises(StudentError):
-            next(left_off)
+        left_off = stream.batches(wanted)
+        next(left_off)
+    assert not active_children()
 
 
 @pytest.mark.parametrize(("image_bytes", "processes"), [(1, 4), (1 << 27, 2), (1 << 40, 1)])
@@ -176,7 +177,7 @@ def test_few_large_batches_are_decoded_ahead(image_bytes, processes):
 
 
 def test_bad_images_come_out_of_a_process_as_one_error_with_all_of_the_batch(tmp_path, capfd):
-    with closing(_stream(1, "spawn", bad=(4, 6, 7), folder=tmp_path)) as stream:
+    with closing(_stream(1, bad=(4, 6, 7), folder=tmp_path)) as stream:
         passing = stream.batches(_batches([0, 1], range(2, 8), range(8, 12)))
         next(passing)
         with pytest.raises(DataError) as caught:
@@ -186,84 +187,19 @@ def test_bad_images_come_out_of_a_process_as_one_error_with_all_of_the_batch(tmp
     assert "Traceback" not in str(caught.value) + "".join(capfd.readouterr())
 
 
-def test_a_process_that_is_killed_is_told_in_a_sentence():
-    with closing(_stream(1)) as stream:
-        passing = stream.batches(_batches([1], [2], [3]))
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_process_that_is_killed_is_told_in_a_sentence(waiting):
+    """Whether its batch is waited for, or this process is at something else."""
+    images = StudentImages(ArrayImages({"noise": np.zeros((3, 9, 7), np.uint8)}, "noise"), 8, "squash")
+    told = pytest.raises(StudentError, match=r"was killed or broke down; whole epochs are kept.*--workers 0")
+    with told, load_images(images, {"train": np.arange(3)}, 1, start="fork") as pixels:
+        passing = pixels["train"].batches(_batches([0], [1], [2]))
         next(passing)
         (process,) = active_children()
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(StudentError, match=r"ended with exit status -9; whole epochs are kept.*--workers 0"):
+        if waiting:
             list(passing)
-
-
-# ── What is sent to a process ────────────────────────────────────────────────────────────────────────────────────
-
-
-class Duplicate:
-    """A descriptor as a new process would find it."""
-
-    def __init__(self, number):
-        self.number = number
-
-    def detach(self):
-        return self.number
-
-
-class Beginning:
-    """What stands for a process that is being started: it is given descriptors."""
-
-    DupFd = Duplicate
-
-    def duplicate_for_child(self, number):
-        return os.dup(number)
-
-
-def _sent(images):
-    """Return images as a new process gets them, and the number of bytes that it is sent."""
-    context.set_spawning_popen(Beginning())
-    try:
-        content = ForkingPickler.dumps(images)
-    finally:
-        context.set_spawning_popen(None)
-    return ForkingPickler.loads(content), len(content)
-
-
-@pytest.fixture
-def kinds(shared, small_npz, tmp_path):
-    """A dataset of each kind; what stands behind `medmnist:` is an .npz."""
-    for row in range(4):
-        path = tmp_path / f"folder/{'ab'[row % 2]}/{row}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), 60 * row, np.uint8)).save(path)
-    table = shared / "data/busi_256/labels.csv"
-    specs = {"npz": small_npz, "folder": tmp_path / "folder", "csv": table, "phantom": "phantom"}
-    return {kind: open_dataset(str(spec)) for kind, spec in specs.items()}
-
-
-def test_every_kind_of_dataset_can_be_sent_and_large_arrays_are_mapped(kinds):
-    for kind, dataset in kinds.items():
-        for images in (dataset.images, dataset.take(np.array([3, 0])).images):
-            there, size = _sent(images)
-            assert size < 100_000, kind
-            for row in (0, 1, len(images) - 1):
-                assert np.array_equal(there.read(row), images.read(row)), kind
-                assert there.key(row) == images.key(row), kind
-
-
-@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "f4", "?"])
-def test_mapped_stacks_are_the_stacks(dtype):
-    random = np.random.default_rng(0)
-    stacks = {
-        "empty": np.zeros((0, 5, 3), dtype),
-        "grey": random.integers(0, 2, (3, 5, 3)).astype(dtype),
-        "reversed": np.asfortranarray(random.integers(0, 2, (2, 5, 3, 3)).astype(dtype))[::-1],
-    }
-    there, _ = _sent(ArrayImages(stacks, "made", (0, 1)))
-    for name, stack in stacks.items():
-        assert there.stacks[name].dtype == stack.dtype
-        assert np.array_equal(there.stacks[name], stack)
-    # Sent on, or copied in another way, they are what they were.
-    assert np.array_equal(ForkingPickler.loads(ForkingPickler.dumps(there)).read(4), there.read(4))
+        time.sleep(30)
 
 
 def test_no_room_for_mapped_stacks_is_told_with_the_remedy(tmp_path, monkeypatch):
@@ -304,19 +240,58 @@ def _wait(condition, seconds=60.0):
         time.sleep(0.02)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+def _wait_for_the_end_of(pids):
+    try:
+        _wait(lambda: not _alive(pids), 15)
+    finally:
+        for pid in _alive(pids):
+            os.kill(pid, signal.SIGKILL)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
+
+# A batch is larger than what a pipe holds (64 KiB), so that whoever sends it waits for somebody to take it.
+STREAMING = """\
+import time
+from multiprocessing import active_children
+
+import numpy as np
+
+from medal.pipeline.datasets.arrays import ArrayImages
+from medal.student.images import StudentImages, load_images
+
+images = StudentImages(ArrayImages({"noise": np.zeros((128, 8, 8), np.uint8)}, "noise"), 64, "squash")
+with load_images(images, {"train": np.arange(128)}, 2, start="fork") as pixels:
+    next(pixels["train"].batches(np.split(np.arange(128), 4)))
+    print(*[process.pid for process in active_children()], flush=True)
+    time.sleep(60)
+"""
+
+
+@needs_proc
+def test_processes_whose_parent_is_killed_end():
+    with subprocess.Popen([sys.executable, "-c", STREAMING], stdout=subprocess.PIPE, text=True) as parent:
+        started = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+    assert len(started) == 2
+    _wait_for_the_end_of(started)
+
+
+@needs_proc
 @pytest.mark.parametrize(
-    ("moment", "sent"),
+    ("moment", "sent", "workers"),
     [
-        ("begin", signal.SIGINT),
-        pytest.param("train", signal.SIGINT, marks=pytest.mark.slow),
-        ("train", signal.SIGKILL),
+        ("begin", signal.SIGINT, 1),
+        pytest.param("begin", signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param("train", signal.SIGINT, 2, marks=pytest.mark.slow),
+        pytest.param("train", signal.SIGKILL, 2, marks=pytest.mark.slow),
     ],
 )
-def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, moment, sent):
+def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, moment, sent, workers):
     """Ctrl-C reaches the whole group, as from a terminal, also while processes begin; a kill only the command."""
-    words = ["train-student", place / "chest.zarr", place / "chest.npz", "--out", tmp_path / "run", "--workers", 2,
-             "--student", "test_resnet", "--image-size", 32, "--epochs", 500, "--precision", "fp32"]  # fmt: skip
+    words = ["train-student", place / "chest.zarr", place / "chest.npz", "--out", tmp_path / "run",
+             "--workers", workers, "--student", "test_resnet", "--image-size", 64, "--epochs", 500,
+             "--precision", "fp32"]  # fmt: skip
     with (tmp_path / "said").open("w") as said:
         command = subprocess.Popen(
             [sys.executable, "-m", "medal", *map(str, words)],
@@ -325,7 +300,7 @@ def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, mom
             start_new_session=True,
         )
     try:
-        # Two workers, and Python's own process that looks after semaphores.
+        # A worker at least, and Python's own process that looks after semaphores.
         _wait(lambda: len(_started_by(command.pid)) >= 2)
         if moment == "train":
             _wait(lambda: "epoch 1/" in (tmp_path / "said").read_text())
@@ -338,11 +313,7 @@ def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, mom
     finally:
         command.kill()
         command.wait()
-    try:
-        _wait(lambda: not _alive(started), 15)
-    finally:
-        for pid in _alive(started):
-            os.kill(pid, signal.SIGKILL)
+    _wait_for_the_end_of(started)
     text = (tmp_path / "said").read_text()
     assert "Traceback" not in text
     if sent == signal.SIGINT:

@@ -57,6 +57,7 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
         raise DataError(_unknown(spec))
     if kind != "table":
         _refuse_columns(options, spec, kind)
+    _check_window(options, spec, kind)
     return _OPENERS[kind](spec, options, classes)
 
 
@@ -110,6 +111,21 @@ def _refuse_columns(options: DatasetOptions, spec: str, kind: str) -> None:
         raise DataError(
             f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
             f"{'that option' if len(unheard) == 1 else 'these options'} out, or give a .csv table."
+        )
+
+
+def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
+    """Refuse a window that would go unheard; folders and tables look for DICOM files themselves."""
+    if options.window is None:
+        return
+    if options.intensity == "minmax":
+        raise DataError(
+            "--window and --intensity minmax were both given; expected one: the same window for all images, or each by "
+            "its own minimum and maximum."
+        )
+    if kind not in ("table", "folder"):
+        raise DataError(
+            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no DICOM files for --window; leave that option out."
         )
 
 

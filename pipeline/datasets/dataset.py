@@ -14,6 +14,7 @@ from ...cache.errors import DataError
 
 Task = Literal["multiclass", "multilabel"]
 Intensity = Literal["declared", "minmax"]
+Window = tuple[float, float]  # centre and width
 SPLITS = ("train", "val", "test")
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
@@ -30,7 +31,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def key(self, row: int) -> bytes:
-        """Return the 16-byte content key of an image without decoding it."""
+        """Return the 16-byte content key of an image; only DICOM has to be decoded for it."""
         ...
 
     def read(self, row: int) -> npt.NDArray[Any]:
@@ -59,6 +60,7 @@ class DatasetOptions:
     group_column: str | None = None
     exclude_classes: tuple[str, ...] = ()
     intensity: Intensity = "declared"
+    window: Window | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...cache.errors import DataError
 from .dataset import SPLITS, Dataset, DatasetOptions, class_order
-from .images import FORMATS, FileImages
+from .images import FORMATS, find_format, list_images
 from .labels import label_classes, quoted
 from .splits import SPLIT_NAMES
 
@@ -28,7 +28,7 @@ class _ClassFolder(NamedTuple):
 
 
 def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequence[str] | None = None) -> Dataset:
-    """List a folder of images; none is opened.
+    """List a folder of images; none is opened, but DICOM headers are read for the number of frames.
 
     Where all folders at the top are called train, val or test (or so), they are the splits, and the folders in them are
     the classes; else the folders at the top are the classes. Hidden files, files of other kinds, and folders inside a
@@ -51,8 +51,8 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
         entries = _entries(path / folder.path, what)
         deeper += [f"{folder.path}/{entry.name}" for entry in entries if entry.is_dir()]
         files = [entry.name for entry in entries if entry.is_file()]
-        images = sorted(filter(_is_image, files))
-        others += [f"{folder.path}/{file}" for file in files if not _is_image(file)]
+        images = sorted(file for file in files if find_format(path / folder.path / file))
+        others += [f"{folder.path}/{file}" for file in sorted(set(files) - set(images))]
         names += [f"{folder.path}/{file}" for file in images]
         split += [folder.split] * len(images)
         code += [class_names.index(folder.name)] * len(images)
@@ -70,21 +70,19 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
         )
     labels = label_classes(class_names, np.array(code), exclude=options.exclude_classes, classes=classes, what=what)
     splits = np.array(split, np.int8)
+    listing = list_images(path, [names[row] for row in labels.rows], options, what)
+    rows = labels.rows[listing.place]
     return Dataset(
         name=name,
         task="multiclass",
         classes=labels.classes,
-        images=FileImages(path, tuple(names[row] for row in labels.rows), options.intensity),
-        label=labels.label,
-        split=splits[labels.rows] if splits[0] >= 0 else None,
-        domain=np.full(len(labels.rows), -1, np.int16),
-        group=np.full(len(labels.rows), -1, np.int64),
+        images=listing.images,
+        label=labels.label[listing.place],
+        split=splits[rows] if splits[0] >= 0 else None,
+        domain=np.full(len(rows), -1, np.int16),
+        group=listing.group(np.full(len(labels.rows), -1, np.int64)),
         excluded=options.exclude_classes,
     )
-
-
-def _is_image(name: str) -> bool:
-    return f".{name.rpartition('.')[2].lower()}" in FORMATS
 
 
 def _class_folders(path: Path, what: str) -> list[_ClassFolder]:

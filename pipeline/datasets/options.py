@@ -8,11 +8,25 @@ from typing import Any, TypeVar
 
 import click
 
-from .dataset import DatasetOptions
+from ...cache.errors import TeacherError
+from ..preprocessing import parse_window
+from .dataset import DatasetOptions, Window
 
 __all__ = ["dataset_options", "take_dataset_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _read_window(_context: click.Context, _option: click.Parameter, words: str | None) -> Window | None:
+    if words is None:
+        return None
+    try:
+        return parse_window([float(word) for word in words.split(",")])
+    except (ValueError, TeacherError) as exc:
+        raise click.BadParameter(
+            f"'{words}' is not the centre and width of a window; expected two numbers, the second from 1, as in 40,400."
+        ) from exc
+
 
 _OPTIONS = (
     click.option(
@@ -55,6 +69,13 @@ _OPTIONS = (
         show_default=True,
         help="declared: images of more than 8 bits by the bits that they declare; minmax: every image from its own "
         "minimum to its maximum, also with a CACHE that was made so.",
+    ),
+    click.option(
+        "--window",
+        metavar="C,W",
+        callback=_read_window,
+        help="Centre and width of one window for all grey DICOM images, e.g. 40,400 for soft tissue in CT (default: "
+        "the first of each file's own; with a CACHE, the one it was made with).",
     ),
 )
 

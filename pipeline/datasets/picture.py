@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
-import threading
-import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ...cache.errors import DataError
 from .dataset import Intensity
 from .intensity import REMEDY, float_range, scale, stretch
+from .quiet import quiet_decoders
 
 __all__ = ["decode_picture"]
 
@@ -48,7 +46,7 @@ def decode_picture(content: bytes, what: str, intensity: Intensity) -> Pixels:
         The file is no such image, is cut short, is too large to be one, or has values without a meaning.
     """
     try:
-        with _quiet_pillow, Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
+        with quiet_decoders, Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
             deep = _is_deep(opened.mode)
             levels = _levels(opened, content) if deep else _EIGHT_BITS
             opened.load()
@@ -150,34 +148,3 @@ def _png_significant_bits(content: bytes) -> int | None:
             break
         place += 12 + length
     return None
-
-
-class _QuietPillow:
-    """Ignore Pillow's warnings while at least one thread decodes.
-
-    `warnings.catch_warnings` changes the whole process and restores what it found, so that threads which enter and
-    leave it in turn would restore each other's state; only the first and the last one touch it here.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._filters = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
-                warnings.filterwarnings("ignore", module=re.escape(__name__))
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_quiet_pillow = _QuietPillow()

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ...cache.errors import CacheMismatch
 from ...cache.manifest import Manifest
+from ..preprocessing import parse_window
 from . import dataset_kind
 from .dataset import DatasetOptions
 from .labels import quoted
@@ -15,7 +16,7 @@ __all__ = ["recorded_options"]
 
 
 def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> DatasetOptions:
-    """Fill in what a cache records: label columns, excluded classes, how deep images are scaled.
+    """Fill in what a cache records: label columns, excluded classes, how deep images are scaled and DICOM is shown.
 
     Parameters
     ----------
@@ -26,13 +27,17 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     ------
     CacheMismatch
         The label columns asked for are of another task than the cache's.
+    TeacherError
+        The cache records a window that is none.
     """
     if dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     if not options.exclude_classes:
         options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
-    if options.intensity == DatasetOptions.intensity:
+    if options.intensity == DatasetOptions.intensity and options.window is None:
         options = replace(options, intensity=manifest.preprocessing.get("intensity", options.intensity))
+        if dataset_kind(spec) in ("table", "folder"):
+            options = replace(options, window=parse_window(manifest.preprocessing.get("window")))
     return options
 
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from ...cache.errors import DataError
 from .dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Task, class_order
-from .images import FileImages
+from .images import list_images
 from .labels import Labels, label_bits, label_classes, quoted
 from .splits import SPLIT_NAMES
 
 __all__ = ["open_table"]
 
-_FILE, _LABEL = "file", "label"
+_FILE, _LABEL, _FRAME = "file", "label", "frame"
 _BITS = {"0": 0, "1": 1, "": UNKNOWN_BIT, "-1": UNKNOWN_BIT, "255": UNKNOWN_BIT}
 _FIRST_ROW = 2  # as a spreadsheet counts, the header being row 1
 _LISTED = 20
@@ -28,10 +28,11 @@ Columns = dict[str, list[str]]
 
 
 def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence[str] | None = None) -> Dataset:
-    """Read a table of image files; no image is opened.
+    """Read a table of image files; none is opened, but DICOM headers are read for the number of frames.
 
     The separator may be a comma, a semicolon or a tab. An empty class is an unknown one, an empty split is one to be
-    drawn, an empty domain or group is none.
+    drawn, an empty domain or group is none. A DICOM file of several frames is as many rows, alike in all but the image,
+    unless a column ``frame`` names one of them.
 
     Parameters
     ----------
@@ -67,15 +68,17 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
             f"{what} has {len(domain_names)} domains; expected at most {_MOST_DOMAINS}: is --domain-column right?"
         )
     _, group = _codes(groups, rows)
+    frames = [columns[_FRAME][row] for row in rows] if _FRAME in columns else None
+    listing = list_images(path.parent, [files[row] for row in rows], options, what, frames)
     return Dataset(
         name=name,
         task=task,
         classes=labels.classes,
-        images=FileImages(path.parent, tuple(files[row] for row in rows), options.intensity),
-        label=labels.label,
-        split=None if split is None else split[rows],
-        domain=domain.astype(np.int16),
-        group=group,
+        images=listing.images,
+        label=labels.label[listing.place],
+        split=None if split is None else split[rows[listing.place]],
+        domain=domain.astype(np.int16)[listing.place],
+        group=listing.group(group),
         domains=domain_names,
         excluded=options.exclude_classes,
         label_columns=tuple(bits) or (label_column,),

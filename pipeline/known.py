@@ -1,0 +1,164 @@
+"""Features that sealed caches hold already: taken over by key, so that a grown dataset costs its new images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.digest import Rows, little_endian, rows_per_block
+from ..cache.errors import CacheCorrupt, CacheMismatch
+from ..cache.join import find_keys, image_members
+from ..cache.life import differences
+from ..cache.reader import Cache
+from .rows import SplitRows
+
+__all__ = ["Known", "MergedRows", "check_source", "fits", "is_grown", "stage_known"]
+
+# What of a request makes a feature what it is; the rest makes splits and probes.
+_DECISIVE = ("teacher", "preprocessing", "precision", "views")
+_FIELDS = ("feature", "view", "view_check")
+
+
+def fits(cache: Cache, request: Mapping[str, Any]) -> bool:
+    """Tell whether a cache's features are those that a request asks for."""
+    return cache.manifest.size.features_kept and not _unlike(cache, request)
+
+
+def check_source(cache: Cache, request: Mapping[str, Any]) -> None:
+    """Refuse to take features from a cache that has none, or others than those asked for.
+
+    Raises
+    ------
+    CacheMismatch
+    """
+    if not cache.manifest.size.features_kept:
+        raise CacheMismatch(f"Cache '{cache.path}' was made with --no-features; there is nothing to take over.")
+    unlike = _unlike(cache, request)
+    if unlike:
+        raise CacheMismatch(
+            f"The features of cache '{cache.path}' are of another kind: it differs in {', '.join(unlike)}. "
+            "Leave it out of --from, or ask for the same."
+        )
+
+
+def _unlike(cache: Cache, request: Mapping[str, Any]) -> list[str]:
+    there = cache.manifest.raw.get("request", {})
+    return differences({name: there.get(name) for name in _DECISIVE}, {name: request[name] for name in _DECISIVE})
+
+
+def is_grown(cache: Cache, rows: Mapping[str, SplitRows], request: Mapping[str, Any]) -> bool:
+    """Tell whether a request is for all images of a cache and more, with the same kind of features."""
+    if not fits(cache, request):
+        return False
+    asked = np.concatenate([part.key for part in rows.values()])
+    return all(bool(image_members(cache.read(split, "key"), asked).all()) for split in cache.splits)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Records of images by key, on disk.
+
+    Attributes
+    ----------
+    key : (M, 16) uint8
+    record : (M,) of `features.record_dtype`, mapped into memory
+    """
+
+    key: npt.NDArray[np.uint8]
+    record: npt.NDArray[Any]
+
+    def find(self, key: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+        """Return for each key (N, 16) the record that has it, -1 if none does."""
+        return find_keys(key, self.key)
+
+
+class MergedRows:
+    """One field of rows that are partly known and partly fresh, as an array that is read by slice.
+
+    Parameters
+    ----------
+    index : (N,) record of `known` for each row, -1 for the next fresh one
+    fresh : rows in the order of those that are not known
+    """
+
+    def __init__(self, known: Known, field: str, index: npt.NDArray[np.int64], fresh: Rows | None) -> None:
+        self._known, self._index, self._fresh = known.record[field], index, fresh
+        self._before = np.cumsum(np.append(0, index < 0))
+        self.dtype: np.dtype[Any] = self._known.dtype
+        self.shape: tuple[int, ...] = (len(index), *self._known.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        start, stop, _ = rows.indices(len(self._index))
+        index = self._index[start:stop]
+        found = np.empty((len(index), *self.shape[1:]), self.dtype)
+        found[index >= 0] = self._known[index[index >= 0]]
+        if self._fresh is not None:
+            found[index < 0] = self._fresh[int(self._before[start]) : int(self._before[max(start, stop)])]
+        return found
+
+
+def stage_known(sources: Sequence[Cache], rows: Mapping[str, SplitRows], record: np.dtype[Any], path: Path) -> Known:
+    """Copy from caches what they know of the images asked for into one file, checked against their digests.
+
+    Chunked arrays are slow to read row by row, and a cache may be replaced while its features are taken over.
+
+    Parameters
+    ----------
+    record : dtype of one image's record, with the fields `feature`, `view`, `view_check` and `key`
+    path : file to write
+
+    Raises
+    ------
+    CacheCorrupt
+        A cache's arrays are not what its seal says.
+    """
+    asked = np.concatenate([part.key for part in rows.values()])
+    keys: list[npt.NDArray[np.uint8]] = []
+    with path.open("wb") as file:
+        for cache in sources:
+            for split in cache.splits:
+                key = cache.read(split, "key")
+                wanted = image_members(key, asked)
+                _copy(cache, split, key, wanted, record, file)
+                keys.append(key[wanted])
+    found = np.concatenate(keys) if keys else np.empty((0, 16), np.uint8)
+    mapped = np.memmap(path, record, "r", shape=(len(found),)) if len(found) else np.empty(0, record)
+    return Known(found, mapped)
+
+
+def _copy(
+    cache: Cache,
+    split: str,
+    key: npt.NDArray[np.uint8],
+    wanted: npt.NDArray[np.bool_],
+    record: np.dtype[Any],
+    file: Any,
+) -> None:
+    paths = {name: f"{split}/{name}" for name in _FIELDS}
+    digests = {name: sha256() for name in _FIELDS}
+    with cache.open_arrays(*paths.values()) as arrays:
+        step = rows_per_block(arrays[paths["feature"]])
+        for start in range(0, len(key), step):
+            part = slice(start, start + step)
+            block = np.zeros(len(key[part]), record)
+            block["key"] = key[part]
+            for name, path in paths.items():
+                stored = arrays[path][part]
+                digests[name].update(little_endian(stored).data)
+                block[name] = stored[:, :1]  # the canonical view
+            file.write(block[wanted[part]].tobytes())
+    for name, path in paths.items():
+        if digests[name].hexdigest() != cache.manifest.sha256[path]:
+            raise CacheCorrupt(
+                f"Cache '{cache.path}' is damaged: array '{path}' does not have its sealed SHA-256. Nothing was taken "
+                "over; leave it out, or get it again from whoever made it."
+            )
