@@ -15,7 +15,7 @@ from .digest import Rows
 from .errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
 from .layout import ArraySpec
 
-__all__ = ["SUFFIXES", "Form", "Survey", "form_of", "reading", "sync_folder"]
+__all__ = ["SUFFIXES", "Form", "Survey", "device_failed", "form_of", "reading", "sync_folder"]
 
 # Suffix → module; imported when first needed, since zarr alone takes a third of a second.
 SUFFIXES = {".zarr": "medal.cache.zarr_form", ".h5": "medal.cache.hdf5_form"}
@@ -70,6 +70,11 @@ _DEVICE_ERRORS = frozenset(
     for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO")
     if hasattr(errno, name)
 )
+
+
+def device_failed(error: OSError) -> bool:
+    """Tell whether an error is the disk's or its server's own, and says nothing of one file: a lost mount, say."""
+    return error.errno in _DEVICE_ERRORS - {errno.EIO}
 
 
 @contextmanager

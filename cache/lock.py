@@ -31,6 +31,7 @@ STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 # A lock, the claims on it (``_remove``) and the clocks it is measured with (``_is_stale``).
 _NAME = re.compile(r"\.(.+)\.lock(\.after-(?:[0-9a-f]{16}|nameless))?((?:\.clock-[0-9a-f]{8})*)")
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 # Ours have some 250 bytes; a longer file of that name is somebody else's.
 _MOST_BYTES = 4096
 
@@ -245,9 +246,13 @@ def _remove(path: Path, holder: Holder | None) -> bool:
 
 def _read(path: Path) -> Holder | None:
     try:
-        return Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        found = Holder(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
+    # A lock is a file that anybody may have written: its token becomes a file's name, its process a folder's.
+    words = (found.host, found.machine, found.started, found.since, found.token)
+    plain = all(isinstance(word, str) for word in words) and type(found.process) is int and found.process > 0
+    return found if plain and _TOKEN.fullmatch(found.token) else None
 
 
 def _plain_size(path: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,11 +79,14 @@ def move_into_place(draft: Path, target: Path) -> None:
 
 
 def put_back(target: Path) -> None:
-    """Undo a replacement that was killed between its two renames: what stood at the target comes back."""
+    """Undo a replacement that was killed between its two renames: what stood at the target comes back.
+
+    Where something stands at the target, the old one stays: it may be the only whole copy. It goes with the next
+    replacement, once the new one is whole.
+    """
     old = beside(target, "replaced")
-    if old.exists() and not target.exists():
+    if old.exists() and not os.path.lexists(target):
         old.rename(target)
-    remove(old)
 
 
 def remove(path: Path) -> None:

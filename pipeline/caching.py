@@ -106,13 +106,12 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
         asked = _without_bad(asked, computed, work, tell)
         arrays, probe = assemble_arrays(asked, computed, known, tell)
         lock.check()
-        write_list(asked.target, asked.skipped)
         cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how))
+        write_list(asked.target, asked.skipped)
         work.remove()
-    except TeacherError as error:
-        # Features that are no numbers come back with every try: what was computed is of no use. A cause says that
-        # something else gave out, memory for one, and that another try may succeed.
-        if error.__cause__ is None or not _count_kept(asked):
+    except TeacherError:
+        # Where nothing is durable yet, there is nothing that another try could go on from.
+        if not _count_kept(asked):
             work.remove()
         raise
     except (OSError, KeyboardInterrupt) as error:

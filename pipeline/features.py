@@ -254,8 +254,8 @@ def trusted_precision(
     with ThreadPoolExecutor(1) as reader:
         loaded = load_batch(dataset, sample, preprocessing, reader)
     if not loaded.places:
-        # The pass over all images lists every bad one; until then the faster arithmetic is as good a guess as any.
-        return teacher, wanted, None
+        # None of the sample can be read, so nothing speaks for the faster arithmetic.
+        return reference, "fp32", None
     fast, exact = (model.features(loaded.pixels, preprocessing) for model in (teacher, reference))
     cosine = agreement(fast, exact)
     return (teacher, wanted, cosine) if cosine >= _MIN_COSINE else (reference, "fp32", cosine)

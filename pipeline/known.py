@@ -18,16 +18,11 @@ from ..cache.life import differences
 from ..cache.reader import Cache
 from .rows import SplitRows
 
-__all__ = ["Known", "MergedRows", "check_source", "fits", "is_grown", "stage_known"]
+__all__ = ["Known", "MergedRows", "check_source", "is_grown", "stage_known"]
 
 # What of a request makes a feature what it is; the rest makes splits and probes.
 _DECISIVE = ("teacher", "preprocessing", "precision", "views")
 _FIELDS = ("feature", "view", "view_check")
-
-
-def fits(cache: Cache, request: Mapping[str, Any]) -> bool:
-    """Tell whether a cache's features are those that a request asks for."""
-    return cache.manifest.size.features_kept and not _unlike(cache, request)
 
 
 def check_source(cache: Cache, request: Mapping[str, Any]) -> None:
@@ -54,7 +49,7 @@ def _unlike(cache: Cache, request: Mapping[str, Any]) -> list[str]:
 
 def is_grown(cache: Cache, rows: Mapping[str, SplitRows], request: Mapping[str, Any]) -> bool:
     """Tell whether a request is for all images of a cache and more, with the same kind of features."""
-    if not fits(cache, request):
+    if not cache.manifest.size.features_kept or _unlike(cache, request):
         return False
     asked = np.concatenate([part.key for part in rows.values()])
     return all(bool(image_members(cache.read(split, "key"), asked).all()) for split in cache.splits)

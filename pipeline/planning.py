@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.digest import cache_id
+from ..cache.errors import DataError
+from ..cache.forms import device_failed
 from ..cache.join import image_members
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import Action, decide, look
@@ -20,7 +22,7 @@ from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
 from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
 from .datasets.dataset import SPLITS, Dataset, DatasetOptions
-from .known import check_source, fits, is_grown
+from .known import check_source, is_grown
 from .preprocessing import Preprocessing
 from .request import CacheSettings, make_request
 from .rows import SplitRows, arrange_rows
@@ -95,7 +97,15 @@ def plan(
     if settings.limit is not None:
         taken = limit_rows(split, settings.limit)
         dataset, key, split = dataset.take(taken), key[taken], split[taken]
-    warnings = check_rare(dataset, split)
+    try:
+        warnings = check_rare(dataset, split)
+    except DataError as error:
+        if settings.limit is None:
+            raise
+        raise DataError(
+            f"--limit {settings.limit} takes the first rows of each split, in the dataset's order, and these are too "
+            f"few: {error} Or give a higher --limit."
+        ) from error
     rows = arrange_rows(dataset, key, split)
     request = make_request(dataset, rows, files, preprocessing, settings)
     address = cache_id(request)
@@ -130,6 +140,10 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
     key, bad = dataset.find_keys()
     if len(bad) == len(dataset):
         dataset.keys()  # says what is wrong with them
+    for error in bad.values():
+        if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
+            # A mount that is lost says nothing of the images on it.
+            raise error.__cause__ from error
     split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
     skipped = [
         Skipped(dataset.images.describe(row), SPLITS[split[row]] if split[row] >= 0 else "", error)
@@ -143,16 +157,11 @@ def decide_again(asked: Plan) -> Plan:
     """Look at the target, once more inside the lock, and decide what to do about it."""
     found = look(asked.target, thorough=asked.overwrite)
     there, sources = found.cache, asked.sources
-    if there is not None and there.cache_id != asked.cache_id and fits(there, asked.request):
+    # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.
+    grown = there is not None and not asked.overwrite and is_grown(there, asked.rows, asked.request)
+    if there is not None and grown and there.cache_id != asked.cache_id:
         sources = (*(source for source in sources if source.path != there.path), there)
-    action = decide(
-        found,
-        asked.cache_id,
-        asked.request,
-        overwrite=asked.overwrite,
-        grown=there is not None and is_grown(there, asked.rows, asked.request),
-        known=bool(sources),
-    )
+    action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite, grown=grown, known=bool(sources))
     return replace(asked, action=action, existing=there, sources=sources)
 
 
@@ -199,7 +208,8 @@ def count_kept(asked: Plan) -> int:
     settings = work.read_settings()
     if settings is None or settings.get("cache_id") != asked.cache_id:
         return 0
-    return sum(chunk.rows for chunk in work.chunks().values())
+    # By their names: whoever holds the lock may be writing one, and looks closer.
+    return work.count()[1]
 
 
 def capable_precision(asked: Plan) -> str:

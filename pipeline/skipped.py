@@ -109,7 +109,7 @@ def write_list(target: Path, skipped: Sequence[Skipped]) -> None:
         path.unlink(missing_ok=True)
         return
     draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", newline="", encoding="utf-8") as file:
+    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         writer.writerows((item.image, item.split, item.error.reason, str(item.error)) for item in skipped)

@@ -113,6 +113,8 @@ def train_student(
     medal train-student scans.h5 labels.csv --out runs/scans --student mobilenetv3_small_100
     """
     options = take_dataset_options(chosen)
+    if not out.name:
+        raise StudentError(f"'{out}' has no name of its own; give --out a folder such as runs/first.")
     if no_distill:
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
@@ -140,7 +142,9 @@ def train_student(
         result = train(asked, progress, note)
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
-        raise StudentError(f"Stopped by Ctrl-C; whole epochs are kept. Go on with: {again}") from error
+        raise StudentError(
+            f"Stopped by Ctrl-C; all but the last epochs, some twenty seconds of them, are kept. Go on with: {again}"
+        ) from error
     if as_json:
         print_json(result)
         return

@@ -113,7 +113,8 @@ def ask(
     spec = describe_model(settings.student, settings.weights)
     device = _pick_device(settings.device)
     cache = open_cache(cache_path)
-    images = open_dataset(dataset, recorded_options(options, cache.manifest, dataset), cache.manifest.classes)
+    options = recorded_options(options, cache.manifest, dataset)
+    images = open_dataset(dataset, options, cache.manifest.classes)
     policy_name = settings.augment or cache.manifest.views.get("policy", "none")
     if settings.augment is None and policy_name == "none":
         policy_name = _DEFAULT_POLICY
@@ -123,7 +124,7 @@ def ask(
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
     epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
-    request = _request(settings, targets, policy, image_size, epochs)
+    request = _request(settings, options, targets, policy, image_size, epochs)
     return Asked(
         run=run,
         cache=cache,
@@ -190,7 +191,7 @@ def _pick_device(asked: str) -> str:
 
 
 def _request(
-    settings: StudentSettings, targets: Targets, policy: Policy, image_size: int, epochs: int
+    settings: StudentSettings, options: DatasetOptions, targets: Targets, policy: Policy, image_size: int, epochs: int
 ) -> dict[str, Any]:
     """Return what a run's bits depend on as JSON: settings with nothing left open, and digests of what they act on."""
     weights: dict[str, Any] = {"weights": settings.weights}
@@ -205,6 +206,8 @@ def _request(
         **weights,
         "epochs": epochs,
         "image_size": image_size,
+        "intensity": options.intensity,
+        "window": options.window and list(options.window),
         "policy": policy.to_dict(),
         "targets_sha256": targets.digest(),
     }

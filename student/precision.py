@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..cache.errors import StudentError
 from ..cache.home import home_folder
 
 __all__ = ["Plan", "choose_plan", "fastest_plan", "measure_plans", "threads_restored", "wall_rate"]
@@ -107,11 +108,24 @@ def measure_plans(model: nn.Module, image_size: int, device: str) -> dict[str, f
     images = torch.rand(_MEASURED_BATCH, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(device)
     state = torch.get_rng_state()
-    with threads_restored():
+    with threads_restored(), _failing_clearly(image_size):
         torch.set_num_threads(1)
         best = _race(model, images, device)
     torch.set_rng_state(state)
     return {str(plan): round(_MEASURED_BATCH / seconds, 1) for plan, seconds in best.items()}
+
+
+@contextmanager
+def _failing_clearly(image_size: int) -> Iterator[None]:
+    """Say what a first step fails of: inputs too small for the model's pooling, or too large for the memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise StudentError(
+            f"The student cannot be trained at {image_size} px here: {reason}. Give another --image-size, or another "
+            "--student."
+        ) from error
 
 
 @contextmanager
@@ -129,9 +143,10 @@ def wall_rate(model: nn.Module, plan: Plan, image_size: int, device: str) -> flo
     images = torch.zeros(_MEASURED_BATCH, 3, image_size, image_size, device=device)
     state = torch.get_rng_state()
     step = _Step(copy.deepcopy(model), plan, images, device)
-    step.seconds()
-    start = time.perf_counter()
-    step.seconds()
+    with _failing_clearly(image_size):
+        step.seconds()
+        start = time.perf_counter()
+        step.seconds()
     torch.set_rng_state(state)
     return _MEASURED_BATCH / (time.perf_counter() - start)
 

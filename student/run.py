@@ -103,6 +103,11 @@ def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Acti
             f"'{found.run}' holds a finished run. Give another --out, or --overwrite to replace it once the new one "
             "is finished."
         )
+    if found.holds == "run" and not _is_part(found.run):
+        raise StudentError(
+            f"'{found.run}' holds a finished run and files that are not medal's, which --overwrite would lose; move "
+            "them away, or give another --out."
+        )
     if found.working_on is None:
         return "create"
     different = differences(found.working_on, request)
@@ -133,15 +138,16 @@ def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
             _remove_empty(run)
             put_back(run)
             work.mkdir(parents=True, exist_ok=True)
-            yield work
+            try:
+                yield work
+            except MedalError:
+                # What failed before its first checkpoint left nothing that a second try could use.
+                if _is_part(work) and not (work / CHECKPOINT).exists():
+                    remove(work)
+                raise
     except CacheBusy as error:
         holder = str(error).partition(";")[0]
         raise StudentError(f"{holder}; nothing was touched. Wait for it, or give another --out.") from error
-    except MedalError:
-        # What failed before its first checkpoint left nothing that a second try could use.
-        if work.exists() and not any(work.rglob(CHECKPOINT)):
-            remove(work)
-        raise
 
 
 def clear(work: Path) -> None:

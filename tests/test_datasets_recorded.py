@@ -54,10 +54,15 @@ def test_the_same_labels_are_read_again_without_a_word(place, name):
 
 
 def test_what_the_user_says_goes_first(place):
-    asked = DatasetOptions(label_column="label", exclude_classes=("1",), intensity="minmax", group_column="patient")
+    asked = DatasetOptions(label_column="label", exclude_classes=("rare",), intensity="minmax", group_column="patient")
     assert recorded(place, "finding", asked) == asked
-    asked = DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("x",))
+    asked = DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("cyst",))
     assert recorded(place, "several", asked) == asked
+
+
+def test_a_class_that_the_cache_never_had_is_said(place):
+    with pytest.raises(CacheMismatch, match="no class 'rrae' to leave out; it was made of 'mass', 'none', 'rare'"):
+        recorded(place, "finding", DatasetOptions(exclude_classes=("rrae",)))
 
 
 def test_what_has_no_columns_gets_none(place):

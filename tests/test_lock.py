@@ -78,7 +78,7 @@ def test_a_reused_process_id_is_not_the_holder(tmp_path):
 
 def test_a_holder_elsewhere_is_known_by_its_heartbeat(tmp_path):
     path = lock_path(tmp_path / "x.zarr")
-    elsewhere = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "t"}
+    elsewhere = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "0" * 16}
     path.write_text(json.dumps(elsewhere))
     with pytest.raises(CacheBusy, match="process 1 on 'far'"), locked(tmp_path / "x.zarr", wait=False, tell=print):
         pass
@@ -92,7 +92,7 @@ def test_a_holder_elsewhere_is_known_by_its_heartbeat(tmp_path):
 
 def test_a_lock_taken_over_is_noticed(tmp_path):
     with locked(tmp_path / "x.zarr", wait=True, tell=print) as lock:
-        stolen = {**json.loads(lock.path.read_text()), "token": "other"}
+        stolen = {**json.loads(lock.path.read_text()), "token": "f" * 16}
         lock.path.write_text(json.dumps(stolen))
         with pytest.raises(CacheError, match="taken over"):
             lock.check()
@@ -191,3 +191,13 @@ def test_of_many_threads_one_has_it(holder, tmp_path, monkeypatch):
         for thread in threads:
             thread.join()
     assert together == [0] * 120
+
+
+@pytest.mark.parametrize("change", [{"token": "a/b"}, {"process": "self/../1"}, {"process": -1}, {"host": 7}])
+def test_a_lock_that_is_none_of_medals_names_nobody(change, tmp_path):
+    path = lock_path(tmp_path / "x.zarr")
+    ours = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "0" * 16}
+    path.write_text(json.dumps(ours))
+    assert room._read(path) is not None
+    path.write_text(json.dumps(ours | change))
+    assert room._read(path) is None

@@ -86,3 +86,11 @@ def test_a_replacement_killed_between_its_renames_is_undone(tmp_path):
 
 def test_nothing_there_is_created(tmp_path):
     assert decide(Found(target=tmp_path / "x.zarr"), "a", {}) == "create"
+
+
+def test_counting_beside_a_writer_removes_nothing(work):
+    make_chunks(work, 2)
+    draft = work.path / ".train-000000008-4-0123456789abcdef.npy.part"
+    draft.write_bytes(b"being written")
+    assert work.count() == (2, 8)
+    assert draft.exists()

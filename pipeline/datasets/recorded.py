@@ -32,6 +32,10 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     """
     if dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
+    known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
+    strange = [name for name in options.exclude_classes if name not in known]
+    if strange:
+        raise CacheMismatch(f"The cache has no class {quoted(strange)} to leave out; it was made of {quoted(known)}.")
     if not options.exclude_classes:
         options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
     if options.intensity == DatasetOptions.intensity and options.window is None:

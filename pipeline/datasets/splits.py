@@ -149,8 +149,11 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
     if rare:
         listed = ", ".join(f"'{name}' ({count})" for name, count in rare)
         flags = exclude_flags([name for name, _ in rare])
+        which = f"of the class{'es' * (len(rare) > 1)}"
+        if dataset.task == "multilabel":
+            which = f"with, or without, the label{'s' * (len(rare) > 1)}"
         raise DataError(
-            f"dataset '{dataset.name}' has too few train samples of the class{'es' * (len(rare) > 1)} {listed}; "
+            f"dataset '{dataset.name}' has too few train samples {which} {listed}; "
             f"expected two or more: leave {'them' if len(rare) > 1 else 'it'} out with {flags}."
         )
     warnings = []
