@@ -143,7 +143,7 @@ def train_student(
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
         raise StudentError(
-            f"Stopped by Ctrl-C; all but the last epochs, some twenty seconds of them, are kept. Go on with: {again}"
+            f"Stopped by Ctrl-C; epochs up to the last checkpoint are kept. Go on with: {again}"
         ) from error
     if as_json:
         print_json(result)

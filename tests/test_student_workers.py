@@ -318,4 +318,6 @@ def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, mom
     assert "Traceback" not in text
     if sent == signal.SIGINT:
         assert command.returncode == 130
-        assert text.splitlines()[-1].startswith("medal: Stopped by Ctrl-C; whole epochs are kept. Go on with: medal")
+        assert text.splitlines()[-1].startswith(
+            "medal: Stopped by Ctrl-C; epochs up to the last checkpoint are kept. Go on with: medal"
+        )
