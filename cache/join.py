@@ -107,7 +107,7 @@ def join(
 
 def image_members(key: npt.NDArray[np.uint8], of: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Tell which of some keys (N, 16) are among others (M, 16), (N,) bool."""
-    return np.isin(_words(key), _words(of))
+    return find_keys(key, of) >= 0
 
 
 def find_keys(key: npt.NDArray[np.uint8], among: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -15,13 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .errors import CacheBusy, CacheError, MedalError
+from .errors import CacheBusy, CacheError
 from .forms import SUFFIXES
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
-from .work import WorkDirectory, work_path
 from .writer import beside, put_back, remove
 
-__all__ = ["CACHE", "Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]
+__all__ = ["Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]
 
 Action = Literal["remove", "put back", "leave"]
 State = Literal["abandoned", "only copy", "perhaps the only copy", "mixed"]
@@ -286,80 +285,3 @@ def _remove(leftover: Leftover) -> bool:
                 remove(item)
     remove(path)
     return True
-
-
-# ── Caches ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_WORK_SUFFIX = work_path(Path("x")).name.removeprefix("x")
-_ZARR_FOLDER = re.compile(r"[a-z_]+|\d+")
-# zarr writes each file under a name of its own first.
-_ZARR_FILE = re.compile(r"(zarr|manifest|seal)\.json|\d+|(zarr|\d+)\.[0-9a-f]{32}\.partial")
-_HDF5_BLOCK = 1024
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-
-def _is_cache_work(path: Path) -> bool:
-    work = WorkDirectory(path)
-    if Path(path.name.removesuffix(_WORK_SUFFIX)).suffix not in SUFFIXES or not _is_flat(path) or work.is_strange():
-        return False
-    settings = work.read_settings()
-    return work.count()[0] > 0 or (settings is not None and "cache_id" in settings)
-
-
-def _is_flat(path: Path) -> bool:
-    """Tell whether a folder holds plain files alone: what is no file must not be opened, or taken for one."""
-    with os.scandir(path) as entries:
-        return all(entry.is_file(follow_symlinks=False) for entry in entries)
-
-
-def _is_cache_part(path: Path) -> bool:
-    if path.suffix == _WORK_SUFFIX:
-        return True  # as a work directory it holds nothing else
-    if path.suffix == ".h5":
-        return path.is_file() and _is_hdf5_part(path)
-    return path.suffix == ".zarr" and path.is_dir() and all(map(_is_zarr_part, inside(path)))
-
-
-def _is_zarr_part(path: Path) -> bool:
-    if path.is_symlink():
-        return False
-    return bool((_ZARR_FOLDER if path.is_dir() else _ZARR_FILE).fullmatch(path.name))
-
-
-def _is_hdf5_part(path: Path) -> bool:
-    """Tell whether a file is an HDF5 cache as far as it was written: an empty or a filled user block, then HDF5."""
-    with path.open("rb") as file:
-        block, signature = file.read(_HDF5_BLOCK), file.read(len(_HDF5_SIGNATURE))
-    if block.strip(b"\0") and not block.startswith(b'{"body_sha256":'):
-        return False
-    return not signature.strip(b"\0") or signature == _HDF5_SIGNATURE
-
-
-def _is_cache(path: Path) -> bool:
-    if path.suffix not in SUFFIXES:
-        return False
-    # Reading a cache brings in zarr or h5py, and only a replacement that was killed needs it.
-    from .reader import open_cache
-
-    try:
-        open_cache(path)
-    except MedalError:
-        return False
-    return True
-
-
-def _count_work(path: Path) -> Mapping[str, int]:
-    chunks, images = WorkDirectory(path).count()
-    return {"chunks": chunks, "images": images}
-
-
-CACHE = Kind(
-    work="work directory",
-    suffix=_WORK_SUFFIX,
-    drafts=("sealing", "replaced"),
-    last=None,
-    is_work=_is_cache_work,
-    is_part=_is_cache_part,
-    is_finished=_is_cache,
-    count=_count_work,
-)

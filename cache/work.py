@@ -9,7 +9,6 @@ it is atomic. A chunk of fewer rows than were planned for it lacks those whose i
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ import numpy.typing as npt
 
 from .digest import canonical_json
 from .errors import CacheCorrupt
-from .forms import sync_folder
 from .manifest import parse_json
-from .writer import remove
+from .writer import remove, write_file
 
 __all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]
 
@@ -103,14 +101,8 @@ class WorkDirectory:
         remove(self.path)
 
     def _write(self, name: str, data: bytes) -> Path:
-        draft, final = self.path / f".{name}.part", self.path / name
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(final)
-        sync_folder(self.path)
-        return final
+        write_file(self.path / name, data)
+        return self.path / name
 
 
 def _digest(data: bytes) -> str:

@@ -15,7 +15,7 @@ from .reader import Cache, open_cache
 from .seal import make_seal
 from .verify import verify
 
-__all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "write_cache"]
+__all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "remove", "write_cache", "write_file"]
 
 
 def declare_arrays(arrays: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
@@ -87,6 +87,17 @@ def put_back(target: Path) -> None:
     old = beside(target, "replaced")
     if old.exists() and not os.path.lexists(target):
         old.rename(target)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file durably and in one step: a draft beside it, flushed, then renamed."""
+    draft = path.with_name(f".{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

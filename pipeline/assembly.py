@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import Rows, rows_per_block
+from ..cache.digest import Rows
 from ..cache.errors import CacheCorrupt
 from ..cache.layout import FORMAT
 from ..cache.verify import count_repeats
@@ -17,8 +17,9 @@ from ..cache.work import ChunkedRows, work_path
 from .datasets import exclude_flags, rarest_class
 from .features import Computed
 from .known import Known, MergedRows
+from .logistic import fold_logits
 from .planning import Plan
-from .probe import Probe, ProbeSettings, describe_probe, fit_probe, logits
+from .probe import Probe, ProbeSettings, describe_probe, fit_probe
 from .rows import anonymous_groups
 from .skipped import describe_skipped
 from .views import VIEW_PARAMETERS
@@ -65,7 +66,7 @@ def assemble_arrays(
         columns: dict[str, Rows] = {
             "key": part.key,
             "label": part.label,
-            "logits": fold_logits(features[split], fold, probe)[:, None],
+            "logits": fold_logits(features[split], fold, probe.weight, probe.bias)[:, None],
             "view": fields["view"][split],
             "view_check": fields["view_check"][split],
             "domain": part.domain,
@@ -107,19 +108,6 @@ class _Canonical:
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
         return self._rows[rows][:, 0]
-
-
-def fold_logits(features: Rows, fold: npt.NDArray[np.int8], probe: Probe) -> npt.NDArray[np.float32]:
-    """Return the logits of each row from the probe of its fold, (N, C) float32, before temperature."""
-    result = np.empty((features.shape[0], probe.weight.shape[1]), np.float32)
-    step = rows_per_block(features)
-    for start in range(0, features.shape[0], step):
-        block = features[start : start + step]
-        folds = fold[start : start + step]
-        for index in np.unique(folds):
-            mine = folds == index
-            result[start : start + step][mine] = logits(block[mine], probe.weight[index], probe.bias[index])
-    return result
 
 
 def _precision_used(asked: Plan, how: Mapping[str, Any]) -> str:

@@ -164,7 +164,8 @@ def _compute(
     done = work.chunks()
     record = record_dtype(feature_dim(asked.files.config, asked.settings.feature))
     known = stage_known(asked.sources, asked.rows, record, work.scratch("known"))
-    fresh = {split: part.take(known.find(part.key) < 0) for split, part in asked.rows.items()}
+    missing = {split: known.find(part.key) < 0 for split, part in asked.rows.items()}
+    fresh = {split: part.take(missing[split]) for split, part in asked.rows.items()}
     if asked.sources:
         tell(f"{asked.images - sum(map(len, fresh.values()))} of {asked.images} images are taken over, not computed")
     if teacher is None:
@@ -181,7 +182,7 @@ def _compute(
             advance=durable, tell=tell,
         )  # fmt: skip
     # In the rows that were asked for, not in those that were left to compute.
-    place = {split: np.flatnonzero(known.find(part.key) < 0) for split, part in asked.rows.items()}
+    place = {split: np.flatnonzero(rows) for split, rows in missing.items()}
     computed.bad = {(split, int(place[split][row])): error for (split, row), error in computed.bad.items()}
     return computed, known, how
 

@@ -17,7 +17,7 @@ from .scores import known
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-__all__ = ["Head", "LogisticFit", "gather", "linear_logits"]
+__all__ = ["Head", "LogisticFit", "fold_logits", "gather", "linear_logits"]
 
 # A standard deviation this far below the mean is rounding: one float16 step (2⁻¹¹) in one of 10⁷ rows is more.
 _CONSTANT = 1e-7
@@ -206,3 +206,25 @@ def standardise(matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64
     for block in blocks:
         block[:] = (block - mean) * inverse
     return mean, inverse
+
+
+def fold_logits(
+    features: Rows, fold: npt.NDArray[np.int8], weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Return the logits of each row from the probe of its fold, (N, C) float32, before temperature.
+
+    Parameters
+    ----------
+    features : (N, F)
+    fold : (N,) index into the probes
+    weight, bias : (K+1, C, F) and (K+1, C) of all probes
+    """
+    result = np.empty((features.shape[0], weight.shape[1]), np.float32)
+    step = rows_per_block(features)
+    for start in range(0, features.shape[0], step):
+        block = features[start : start + step]
+        folds = fold[start : start + step]
+        for index in np.unique(folds):
+            mine = folds == index
+            result[start : start + step][mine] = linear_logits(block[mine], weight[index], bias[index])
+    return result

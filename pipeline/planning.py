@@ -139,7 +139,7 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
         return dataset, dataset.keys(), []
     key, bad = dataset.find_keys()
     if len(bad) == len(dataset):
-        dataset.keys()  # says what is wrong with them
+        dataset.refuse(bad)
     for error in bad.values():
         if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
             # A mount that is lost says nothing of the images on it.
@@ -158,8 +158,10 @@ def decide_again(asked: Plan) -> Plan:
     found = look(asked.target, thorough=asked.overwrite)
     there, sources = found.cache, asked.sources
     # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.
-    grown = there is not None and not asked.overwrite and is_grown(there, asked.rows, asked.request)
-    if there is not None and grown and there.cache_id != asked.cache_id:
+    grown = False
+    if there is not None and there.cache_id != asked.cache_id and not asked.overwrite:
+        grown = is_grown(there, asked.rows, asked.request)
+    if there is not None and grown:
         sources = (*(source for source in sources if source.path != there.path), there)
     action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite, grown=grown, known=bool(sources))
     return replace(asked, action=action, existing=there, sources=sources)
@@ -196,9 +198,8 @@ def estimate(asked: Plan) -> tuple[int, float]:
 
 def count_known(asked: Plan) -> int:
     """Return how many of the images asked for are in the caches that features are taken over from."""
-    known = np.zeros((0, 16), np.uint8)
-    for source in asked.sources:
-        known = np.concatenate([known, *(source.read(split, "key") for split in source.splits)])
+    keys = [source.read(split, "key") for source in asked.sources for split in source.splits]
+    known = np.concatenate([np.empty((0, 16), np.uint8), *keys])
     return sum(int(image_members(part.key, known).sum()) for part in asked.rows.values())
 
 

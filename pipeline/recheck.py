@@ -17,8 +17,8 @@ from .datasets import open_dataset
 from .datasets.dataset import Dataset, DatasetOptions
 from .datasets.recorded import recorded_options
 from .features import load_batch
+from .logistic import fold_logits
 from .preprocessing import Preprocessing
-from .probe import logits as apply_probe
 from .teacher import Teacher, agreement, pick_device, precision_for
 from .teacher_files import TeacherFiles, locate_teacher
 from .views import quadrant_means
@@ -155,13 +155,7 @@ class _Stored:
         stored = self._stored[rows]
         if self._kept:
             return np.array([agreement(one[None], other[None]) for one, other in zip(stored, features, strict=True)])
-        rounded = features.astype(np.float16)
-        anew = np.stack(
-            [
-                apply_probe(feature[None], self._weight[fold], self._bias[fold])[0]
-                for feature, fold in zip(rounded, self._fold[rows], strict=True)
-            ]
-        )
+        anew = fold_logits(features.astype(np.float16), self._fold[rows], self._weight, self._bias)
         return np.full(len(rows), agreement(stored.reshape(1, -1), anew.reshape(1, -1)))
 
     def checks(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ from images that it never saw. Their names stay out of the cache, in a table bes
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..cache.errors import DataError
-from ..cache.forms import sync_folder
+from ..cache.writer import write_file
 from .datasets import check_rare
 from .datasets.dataset import SPLITS, Dataset
 from .rows import SplitRows
@@ -108,12 +108,9 @@ def write_list(target: Path, skipped: Sequence[Skipped]) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        writer.writerows((item.image, item.split, item.error.reason, str(item.error)) for item in skipped)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(_COLUMNS)
+    writer.writerows((item.image, item.split, item.error.reason, str(item.error)) for item in skipped)
+    # Names of files need not be UTF-8.
+    write_file(path, table.getvalue().encode(errors="backslashreplace"))

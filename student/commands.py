@@ -189,7 +189,8 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
     medal clean
     medal clean /data/caches --remove --older-than 7
     """
-    from ..cache.leftovers import CACHE, decide, find_leftovers, take_away
+    from ..cache.leftovers import decide, find_leftovers, take_away
+    from ..cache.traces import CACHE
     from .run import RUN_KIND
 
     kinds, seconds = (CACHE, RUN_KIND), older_than * _DAY

@@ -26,11 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheBusy, MedalError, StudentError
-from ..cache.forms import sync_folder
 from ..cache.leftovers import Kind
 from ..cache.life import differences
 from ..cache.lock import locked
-from ..cache.writer import move_into_place, put_back, remove
+from ..cache.writer import move_into_place, put_back, remove, write_file
 
 __all__ = ["RUN_KIND", "Action", "Found", "Predictions", "decide", "look", "read_predictions"]
 
@@ -171,14 +170,7 @@ def _remove_empty(run: Path) -> None:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write an object as JSON, durably and in one step; no NaN."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+    write_file(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:

@@ -89,7 +89,7 @@ def load_targets(
     declared = cache.manifest.skipped
     key, unreadable = dataset.find_keys()
     if len(unreadable) > declared.without_key:
-        key = dataset.keys()  # says what is wrong with them
+        dataset.refuse(unreadable)
     joined = join(cache, key, dataset.label, dataset.split)
     skipped = image_members(key[joined.missing], declared.keys) | np.isin(joined.missing, list(unreadable))
     joined = replace(joined, missing=joined.missing[~skipped])

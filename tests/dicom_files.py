@@ -14,6 +14,7 @@ from medal.pipeline.datasets.images import FileImages
 
 pytest.importorskip("pydicom", "3.0", reason="DICOM needs the extra [dicom]")
 
+# Names that are marked as unused are handed on to the tests, so that one place asks whether pydicom is there.
 from pydicom import dcmread  # noqa: F401
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -34,6 +35,7 @@ from pydicom.uid import (
 
 # Big enough to tell rows from columns, small enough to be calculated by hand.
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+HU = np.array([[-1024, -500, 0], [40, 240, 3071]], np.int16)
 DEEP = (np.arange(12, dtype=np.uint16).reshape(3, 4) * 372).clip(0, 4095)  # 0…4092
 NATIVE = {
     "explicit": ExplicitVRLittleEndian,

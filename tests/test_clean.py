@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from medal.cache.leftovers import CACHE, Leftover, decide, find_leftovers, take_away
+from medal.cache.leftovers import Leftover, decide, find_leftovers, take_away
 from medal.cache.lock import STALE_SECONDS, lock_path
 from medal.cache.reader import open_cache
+from medal.cache.traces import CACHE
 from medal.student.run import RUN_KIND
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,8 +14,7 @@ import pytest
 from medal.cache.errors import DataError
 
 dicom = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicom_files.py")))
-RAMP, DEEP, close = dicom.RAMP, dicom.DEEP, dicom.close
-HU = np.array([[-1024, -500, 0], [40, 240, 3071]], np.int16)
+RAMP, DEEP, HU, close = dicom.RAMP, dicom.DEEP, dicom.HU, dicom.close
 
 
 @pytest.fixture

@@ -33,6 +33,16 @@ def place(tmp_path_factory):
 # ── Killed and resumed ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+def stopping_at(start):
+    """A listener that presses Ctrl-C at the first sentence with this start."""
+
+    def stop(text):
+        if text.startswith(start):
+            raise KeyboardInterrupt
+
+    return stop
+
+
 @pytest.fixture
 def eager(monkeypatch):
     """Checkpoints after every epoch, however quick."""
@@ -41,12 +51,8 @@ def eager(monkeypatch):
 
 @pytest.mark.usefixtures("eager")
 def test_interrupted_equals_uninterrupted_to_the_bit(place, tmp_path):
-    def stop(text):
-        if text.startswith("epoch 2/"):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(place, tmp_path / "run", stop)
+        train(place, tmp_path / "run", stopping_at("epoch 2/"))
     assert not (tmp_path / "run").exists()
     assert ask_for(place, tmp_path / "run").action == "resume"
     heard = []
@@ -154,12 +160,8 @@ def test_an_old_run_comes_back_where_a_script_made_its_folder_again(tmp_path):
 
 @pytest.mark.usefixtures("eager")
 def test_unfinished_work_of_other_settings_is_not_thrown_away(place, tmp_path):
-    def stop(text):
-        if text.startswith("epoch 1/"):
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(place, tmp_path / "run", stop)
+        train(place, tmp_path / "run", stopping_at("epoch 1/"))
     with pytest.raises(StudentError, match=r"unfinished run that differs in alpha \(0\.5, asked for: 0\.25\)"):
         ask_for(place, tmp_path / "run", alpha=0.25)
     assert ask_for(place, tmp_path / "run", alpha=0.25, overwrite=True).action == "create"

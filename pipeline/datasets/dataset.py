@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -101,13 +101,17 @@ class Dataset:
         """
         keys, bad = self.find_keys()
         if bad:
-            errors = list(bad.values())
-            listed = "\n  ".join(map(str, errors[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
-            raise DataError(
-                f"{len(bad)} of {len(self)} images of dataset '{self.name}' cannot be read; mend or remove them:\n  "
-                f"{listed}"
-            ) from errors[0]
+            self.refuse(bad)
         return keys
+
+    def refuse(self, bad: Mapping[int, DataError]) -> NoReturn:
+        """Raise the DataError that counts images which cannot be read, and names the first twenty."""
+        errors = list(bad.values())
+        listed = "\n  ".join(map(str, errors[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
+        raise DataError(
+            f"{len(bad)} of {len(self)} images of dataset '{self.name}' cannot be read; mend or remove "
+            f"them:\n  {listed}"
+        ) from errors[0]
 
     def find_keys(self) -> tuple[npt.NDArray[np.uint8], dict[int, DataError]]:
         """Return the content keys of all images, (N, 16) uint8, and why the rows without one have none.
