@@ -67,6 +67,10 @@ class WorkDirectory:
         """Start anew: empty the directory, then write down what is to be computed, before the first chunk."""
         remove(self.path)
         self.path.mkdir(parents=True)
+        self.note(settings)
+
+    def note(self, settings: Mapping[str, Any]) -> None:
+        """Replace what is written down of the work, in one step."""
         self._write(_SETTINGS, canonical_json(settings))
 
     def chunks(self) -> dict[tuple[str, int], Chunk]:

@@ -18,25 +18,25 @@ from .datasets import exclude_flags, rarest_class
 from .features import Computed
 from .known import Known, MergedRows
 from .logistic import fold_logits
+from .machine import library_versions
 from .planning import Plan
+from .policies import VIEW_PARAMETERS, policy_named
 from .probe import Probe, ProbeSettings, describe_probe, fit_probe
 from .rows import anonymous_groups
 from .skipped import describe_skipped
-from .views import VIEW_PARAMETERS
 
 __all__ = ["assemble_arrays", "describe_cache"]
 
-# What a result depends on, beside medal itself.
-_LIBRARIES = ("torch", "torchvision", "transformers", "scikit-learn", "scipy", "numpy", "pillow")
-
 
 def assemble_arrays(
-    asked: Plan, computed: Computed, known: Known, tell: Callable[[str], None]
+    asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Callable[[str], None]
 ) -> tuple[dict[str, Rows], Probe]:
     """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
-    index = {split: known.find(part.key) for split, part in asked.rows.items()}
+    index = {split: known[split].find(part.key) for split, part in asked.rows.items()}
     fields = {
-        name: {split: MergedRows(known, name, index[split], _fresh(computed, split, name)) for split in asked.rows}
+        name: {
+            split: MergedRows(known[split], name, index[split], _fresh(computed, split, name)) for split in asked.rows
+        }
         for name in ("key", "feature", "view", "view_check")
     }
     for split, part in asked.rows.items():
@@ -45,7 +45,7 @@ def assemble_arrays(
                 f"'{work_path(asked.target)}' holds other images than were asked for; remove it and run the same "
                 "command again."
             )
-    features = {split: _Canonical(rows) for split, rows in fields["feature"].items()}
+    features = {split: _View(rows, 0) for split, rows in fields["feature"].items()}
     train = asked.rows["train"]
     probe = fit_probe(
         features,
@@ -66,7 +66,13 @@ def assemble_arrays(
         columns: dict[str, Rows] = {
             "key": part.key,
             "label": part.label,
-            "logits": fold_logits(features[split], fold, probe.weight, probe.bias)[:, None],
+            "logits": np.stack(
+                [
+                    fold_logits(_View(fields["feature"][split], view), fold, probe.weight, probe.bias)
+                    for view in range(asked.settings.stored_views.of(split))
+                ],
+                1,
+            ),
             "view": fields["view"][split],
             "view_check": fields["view_check"][split],
             "domain": part.domain,
@@ -95,11 +101,11 @@ def _fresh(computed: Computed, split: str, name: str) -> ChunkedRows | None:
     return ChunkedRows(chunks, name) if chunks else None
 
 
-class _Canonical:
-    """View 0 of features (N, V, F), as (N, F) that is read by slice."""
+class _View:
+    """One view of features (N, V, F), as (N, F) that is read by slice."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, view: int) -> None:
+        self._rows, self._view = rows, view
         self.dtype = rows.dtype
         self.shape: tuple[int, ...] = (rows.shape[0], rows.shape[2])
 
@@ -107,7 +113,7 @@ class _Canonical:
         return self.shape[0]
 
     def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
-        return self._rows[rows][:, 0]
+        return self._rows[rows][:, self._view]
 
 
 def _precision_used(asked: Plan, how: Mapping[str, Any]) -> str:
@@ -152,9 +158,15 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "precision_used": _precision_used(asked, how),
             "min_cosine_to_fp32": how["min_cosine_to_fp32"],
             "batch_size": how["batch_size"],
+            "computed_on": how["computed_on"],
         },
         "preprocessing": asked.preprocessing.to_dict(),
-        "views": {"count": 1, "policy": "none", "parameters": list(VIEW_PARAMETERS)},
+        "views": {
+            "count": asked.settings.views,
+            "policy": asked.settings.augment,
+            "ranges": policy_named(asked.settings.augment).to_dict(),
+            "parameters": list(VIEW_PARAMETERS),
+        },
         "probe": {
             "probes": int(probe.weight.shape[0]),
             **describe_probe(probe, by_split, labels, dataset.task, dataset.classes),
@@ -165,5 +177,5 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
         ],
         "features_kept": asked.settings.features_kept,
         "seed": asked.settings.seed,
-        "versions": {name: version(name) for name in _LIBRARIES},
+        "versions": library_versions(),
     }

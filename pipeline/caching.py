@@ -17,8 +17,9 @@ from ..cache.lock import Lock, locked
 from ..cache.reader import Cache
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
-from .known import Known, stage_known
-from .planning import Plan, capable_precision, count_kept, count_known, decide_again, load_teacher
+from .known import Known, find_fresh, stage_known
+from .machine import describe_machine
+from .planning import Plan, capable_precision, count_kept, decide_again, load_teacher
 from .skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
 from .teacher_files import feature_dim
 
@@ -74,12 +75,14 @@ def cache_teacher(
     """
     begun = time.monotonic()
     made = _reused(asked)
-    if made is None:
+    if made is None or _is_left(asked):
         with locked(asked.target, wait=wait, tell=tell) as lock:
             # Another process may have finished it while this one waited, or died between two renames.
             put_back(asked.target)
             asked = decide_again(asked)
             made = _reused(asked) or _make(asked, lock, progress, tell, again)
+            if _is_left(asked):
+                WorkDirectory(work_path(asked.target)).remove()
     return replace(made, seconds=time.monotonic() - begun)
 
 
@@ -94,6 +97,12 @@ def _reused(asked: Plan) -> Made | None:
         images_per_second=None,
         seconds=0.0,
     )
+
+
+def _is_left(asked: Plan) -> bool:
+    """Tell whether the work on a sealed cache still stands beside it, as a kill at the last moment leaves it."""
+    left = WorkDirectory(work_path(asked.target)).read_settings()
+    return asked.existing is not None and left is not None and left.get("cache_id") == asked.existing.cache_id
 
 
 def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -> Made:
@@ -156,51 +165,71 @@ def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tel
 
 def _compute(
     asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress, tell: Tell
-) -> tuple[Computed, Known, Mapping[str, Any]]:
+) -> tuple[Computed, dict[str, Known], Mapping[str, Any]]:
     """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
-    from .features import Computed, compute_features, record_dtype
+    from .features import Computed, FeatureTask, compute_chunks, compute_features, sort_out
 
-    teacher, how = _begin(asked, work, tell)
+    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
+    images = int(sum(rows.sum() for rows in fresh.values()))
+    teacher, how = _begin(asked, work, images > 0, tell)
     done = work.chunks()
-    record = record_dtype(feature_dim(asked.files.config, asked.settings.feature))
-    known = stage_known(asked.sources, asked.rows, record, work.scratch("known"))
-    missing = {split: known.find(part.key) < 0 for split, part in asked.rows.items()}
-    fresh = {split: part.take(missing[split]) for split, part in asked.rows.items()}
+    dim = feature_dim(asked.files.config, asked.settings.feature)
+    known = {
+        split: stage_known(asked.sources, split, part, asked.settings.stored_views, dim, work.scratch(f"known-{split}"))
+        for split, part in asked.rows.items()
+    }
     if asked.sources:
-        tell(f"{asked.images - sum(map(len, fresh.values()))} of {asked.images} images are taken over, not computed")
+        tell(f"{asked.images - images} of {asked.images} images are taken over, not computed")
     if teacher is None:
         return Computed(chunks={}), known, how
-    images = sum(map(len, fresh.values()))
-    with progress("teacher", images, sum(chunk.rows for chunk in done.values())) as advance:
+    task = FeatureTask(
+        dataset=asked.dataset,
+        rows={split: part.take(fresh[split]) for split, part in asked.rows.items()},
+        preprocessing=asked.preprocessing,
+        views=asked.settings.stored_views,
+        batch_size=how["batch_size"],
+    )
+    chunks, bad = sort_out(task, done)
+    todo = [plan for plan in task.plan() if (plan.split, plan.start) not in chunks]
+    with progress("teacher", images, images - sum(map(len, todo))) as advance:
 
         def durable(count: int) -> None:
             lock.check()
             advance(count)
 
         computed = compute_features(
-            asked.dataset, fresh, teacher, asked.preprocessing, work, done, how["batch_size"],
-            advance=durable, tell=tell,
-        )  # fmt: skip
+            lambda plans: compute_chunks(task, teacher, plans, advance=durable), todo, work, tell
+        )
+    computed.chunks |= chunks
     # In the rows that were asked for, not in those that were left to compute.
-    place = {split: np.flatnonzero(rows) for split, rows in missing.items()}
-    computed.bad = {(split, int(place[split][row])): error for (split, row), error in computed.bad.items()}
+    place = {split: np.flatnonzero(rows) for split, rows in fresh.items()}
+    computed.bad = {(split, int(place[split][row])): error for (split, row), error in (bad | computed.bad).items()}
     return computed, known, how
 
 
-def _begin(asked: Plan, work: WorkDirectory, tell: Tell) -> tuple[Teacher | None, Mapping[str, Any]]:
+def _begin(asked: Plan, work: WorkDirectory, needed: bool, tell: Tell) -> tuple[Teacher | None, Mapping[str, Any]]:
     """Load the teacher, if any image needs it, as a resumed run says or as this one will; write that down first."""
-    from .features import trusted_precision
+    from .precision import default_batch_size, fitting_batch_size, trusted_precision
+    from .teacher import pick_device
 
     taken = [source.content_digest for source in asked.sources]
-    needed = count_known(asked) < asked.images
-    how = work.read_settings() if asked.action == "resume" else None
-    if how is not None and how["taken_from"] != taken:
+    here = describe_machine(asked.settings.device)
+    how = dict((asked.action == "resume" and work.read_settings()) or {})
+    if how and how["taken_from"] != taken:
         # What is left to compute, and so the partition into chunks, is another one.
         tell("the caches that features are taken over from are others than before; beginning anew")
-        how = None
-    if how is not None:
-        return load_teacher(asked, how["precision_used"]) if needed else None, how
-    teacher, used, cosine = None, None, None
+        how = {}
+    if how:
+        teacher = load_teacher(asked, how["precision_used"]) if needed else None
+        if here not in how["computed_on"]:
+            tell(
+                "warning: this machine or its libraries are others than those that began this cache: what is done is "
+                "kept, and the rest may differ from it in the last bits"
+            )
+            how["computed_on"] = [*how["computed_on"], here]
+            work.note(how)
+        return teacher, how
+    teacher, used, cosine, batch_size = None, None, None, None
     if needed:
         teacher, used, cosine = trusted_precision(
             asked.dataset,
@@ -209,13 +238,18 @@ def _begin(asked: Plan, work: WorkDirectory, tell: Tell) -> tuple[Teacher | None
             capable_precision(asked),
             lambda precision: load_teacher(asked, precision),
         )
+        device = pick_device(asked.settings.device)
+        batch_size = asked.settings.batch_size or default_batch_size(device)
+        if teacher.device.type != "cpu":
+            batch_size = fitting_batch_size(teacher, asked.preprocessing, batch_size)
     how = {
         "cache_id": asked.cache_id,
         "request": dict(asked.request),
         "medal": version("medalmighty"),
         "precision_used": used,
         "min_cosine_to_fp32": cosine,
-        "batch_size": asked.settings.batch_size,
+        "batch_size": batch_size,
+        "computed_on": [here] if needed else [],
         "taken_from": taken,
     }
     work.begin(how)

@@ -10,6 +10,7 @@ import click
 
 from ..cache.console import json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
+from .policies import POLICIES
 from .request import CacheSettings
 
 __all__ = ["cache_teacher", "verify"]
@@ -34,6 +35,17 @@ _DEFAULT = CacheSettings()
     help="Whole image squashed to a square, padded to one, or the middle cut out.",
 )  # fmt: skip
 @click.option(
+    "--views",
+    type=click.IntRange(min=1, max=64),
+    default=_DEFAULT.views,
+    show_default=True,
+    help="Views stored of each train image: itself and V-1 transformed as --augment allows.",
+)
+@click.option(
+    "--augment", type=click.Choice(list(POLICIES)), default=_DEFAULT.augment, show_default=True,
+    help="What may change without changing the label, by modality; stage two keeps to it.",
+)  # fmt: skip
+@click.option(
     "--folds",
     default=_DEFAULT.folds,
     show_default=True,
@@ -43,9 +55,7 @@ _DEFAULT = CacheSettings()
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=_DEFAULT.batch_size,
-    show_default=True,
-    help="Images a forward pass.",
+    help="Images a forward pass (default: 32 on a CPU, on a GPU as many as fit up to 256).",
 )
 @click.option(
     "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,

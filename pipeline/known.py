@@ -16,9 +16,11 @@ from ..cache.errors import CacheCorrupt, CacheMismatch
 from ..cache.join import find_keys, image_members
 from ..cache.life import differences
 from ..cache.reader import Cache
+from .chunks import record_dtype
+from .policies import Views
 from .rows import SplitRows
 
-__all__ = ["Known", "MergedRows", "check_source", "is_grown", "stage_known"]
+__all__ = ["Known", "MergedRows", "check_source", "find_fresh", "is_grown", "stage_known"]
 
 # What of a request makes a feature what it is; the rest makes splits and probes.
 _DECISIVE = ("teacher", "preprocessing", "precision", "views")
@@ -62,7 +64,7 @@ class Known:
     Attributes
     ----------
     key : (M, 16) uint8
-    record : (M,) of `features.record_dtype`, mapped into memory
+    record : (M,) of `chunks.record_dtype`, mapped into memory
     """
 
     key: npt.NDArray[np.uint8]
@@ -101,14 +103,32 @@ class MergedRows:
         return found
 
 
-def stage_known(sources: Sequence[Cache], rows: Mapping[str, SplitRows], record: np.dtype[Any], path: Path) -> Known:
-    """Copy from caches what they know of the images asked for into one file, checked against their digests.
+def find_fresh(
+    sources: Sequence[Cache], rows: Mapping[str, SplitRows], views: Views
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Tell for each row, (N,) bool by split, whether no source has its image, and in all of its views."""
+    fresh = {}
+    for name, part in rows.items():
+        keys = [cache.read(split, "key") for cache in sources for split in _useful(cache, name, views)]
+        fresh[name] = ~image_members(part.key, np.concatenate([np.empty((0, 16), np.uint8), *keys]))
+    return fresh
+
+
+def _useful(cache: Cache, name: str, views: Views) -> Sequence[str]:
+    """Return the splits of a source whose rows can serve a split: drawn views stand in train alone."""
+    return [split for split in cache.splits if views.of(name) == 1 or split == "train"]
+
+
+def stage_known(
+    sources: Sequence[Cache], name: str, part: SplitRows, views: Views, feature_dim: int, path: Path
+) -> Known:
+    """Copy from caches what they know of the images of a split into one file, checked against their digests.
 
     Chunked arrays are slow to read row by row, and a cache may be replaced while its features are taken over.
 
     Parameters
     ----------
-    record : dtype of one image's record, with the fields `feature`, `view`, `view_check` and `key`
+    name, part : the split and its rows
     path : file to write
 
     Raises
@@ -116,13 +136,13 @@ def stage_known(sources: Sequence[Cache], rows: Mapping[str, SplitRows], record:
     CacheCorrupt
         A cache's arrays are not what its seal says.
     """
-    asked = np.concatenate([part.key for part in rows.values()])
+    record = record_dtype(feature_dim, views, name)
     keys: list[npt.NDArray[np.uint8]] = []
     with path.open("wb") as file:
         for cache in sources:
-            for split in cache.splits:
+            for split in _useful(cache, name, views):
                 key = cache.read(split, "key")
-                wanted = image_members(key, asked)
+                wanted = image_members(key, part.key)
                 _copy(cache, split, key, wanted, record, file)
                 keys.append(key[wanted])
     found = np.concatenate(keys) if keys else np.empty((0, 16), np.uint8)
@@ -139,6 +159,7 @@ def _copy(
     file: Any,
 ) -> None:
     paths = {name: f"{split}/{name}" for name in _FIELDS}
+    views = record["feature"].shape[0]
     digests = {name: sha256() for name in _FIELDS}
     with cache.open_arrays(*paths.values()) as arrays:
         step = rows_per_block(arrays[paths["feature"]])
@@ -149,7 +170,7 @@ def _copy(
             for name, path in paths.items():
                 stored = arrays[path][part]
                 digests[name].update(little_endian(stored).data)
-                block[name] = stored[:, :1]  # the canonical view
+                block[name] = stored[:, :views]
             file.write(block[wanted[part]].tobytes())
     for name, path in paths.items():
         if digests[name].hexdigest() != cache.manifest.sha256[path]:

@@ -15,14 +15,13 @@ import numpy.typing as npt
 from ..cache.digest import cache_id
 from ..cache.errors import DataError
 from ..cache.forms import device_failed
-from ..cache.join import image_members
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import Action, decide, look
 from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
 from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
 from .datasets.dataset import SPLITS, Dataset, DatasetOptions
-from .known import check_source, is_grown
+from .known import check_source, find_fresh, is_grown
 from .preprocessing import Preprocessing
 from .request import CacheSettings, make_request
 from .rows import SplitRows, arrange_rows
@@ -176,7 +175,7 @@ def estimate(asked: Plan) -> tuple[int, float]:
         rows={split: len(part) for split, part in asked.rows.items()},
         classes=len(asked.dataset.classes),
         feature=feature_dim(asked.files.config, asked.settings.feature),
-        views=1,
+        views=asked.settings.views,
         view_parameters=len(VIEW_PARAMETERS),
         probes=asked.settings.folds + 1,
         features_kept=asked.settings.features_kept,
@@ -186,21 +185,23 @@ def estimate(asked: Plan) -> tuple[int, float]:
         return total, 0.0
     import torch
 
+    from .precision import default_batch_size
+
     teacher = load_teacher(asked, capable_precision(asked))
     side = asked.preprocessing.image_size
-    pixels = torch.zeros(asked.settings.batch_size, 3, side, side)
+    pixels = torch.zeros(asked.settings.batch_size or default_batch_size(str(teacher.device)), 3, side, side)
     teacher.features(pixels, asked.preprocessing)
     begun = time.monotonic()
     teacher.features(pixels, asked.preprocessing)
-    a_row = (time.monotonic() - begun) / len(pixels)
-    return total, a_row * (asked.images - count_known(asked) - count_kept(asked))
+    a_view = (time.monotonic() - begun) / len(pixels)
+    views = sum(asked.settings.stored_views.of(split) * len(part) for split, part in asked.rows.items()) / asked.images
+    return total, a_view * views * (asked.images - count_known(asked) - count_kept(asked))
 
 
 def count_known(asked: Plan) -> int:
     """Return how many of the images asked for are in the caches that features are taken over from."""
-    keys = [source.read(split, "key") for source in asked.sources for split in source.splits]
-    known = np.concatenate([np.empty((0, 16), np.uint8), *keys])
-    return sum(int(image_members(part.key, known).sum()) for part in asked.rows.values())
+    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
+    return asked.images - int(sum(rows.sum() for rows in fresh.values()))
 
 
 def count_kept(asked: Plan) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..cache.errors import DataError
 
-__all__ = ["POLICIES", "VIEW_PARAMETERS", "Policy", "draw_views", "policy_named"]
+__all__ = ["POLICIES", "VIEW_PARAMETERS", "Policy", "Views", "draw_views", "policy_named"]
 
 # shift_x, shift_y   content moves right and down, in sides of the image
 # zoom               log2 of the enlargement about the centre
@@ -107,6 +107,40 @@ def policy_named(name: str) -> Policy:
     if name not in POLICIES:
         raise DataError(f"Unknown augmentation policy '{name}'; known: {', '.join(POLICIES)}.")
     return POLICIES[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views that a cache stores of each train image: the canonical one and `count` - 1 drawn from a policy.
+
+    Images of the other splits have the canonical view alone.
+    """
+
+    count: int = 1
+    policy: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if policy_named(self.policy) == POLICIES["none"] and self.count > 1:
+            known = ", ".join(name for name in POLICIES if name != "none")
+            raise DataError(
+                f"{self.count} views without a policy would all be the same; say with --augment what may change "
+                f"without changing the label: {known}."
+            )
+
+    def of(self, split: str) -> int:
+        """Return the number of views of a split."""
+        return self.count if split == "train" else 1
+
+    def draw(self, split: str, keys: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the parameters of each view of each image, (B, V, P) float32."""
+        policy = policy_named(self.policy)
+        return np.stack([draw_views(policy, keys, 0, view, self.seed) for view in range(self.of(split))], 1)
+
+    def to_request(self) -> dict[str, Any]:
+        """Return what decides the views, as JSON knows it; the ranges too, as another medal may have others."""
+        request: dict[str, Any] = {"count": self.count, "policy": self.policy}
+        return request if self.count == 1 else {**request, "ranges": policy_named(self.policy).to_dict()}
 
 
 def draw_views(

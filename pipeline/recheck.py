@@ -16,7 +16,7 @@ from ..cache.reader import Cache
 from .datasets import open_dataset
 from .datasets.dataset import Dataset, DatasetOptions
 from .datasets.recorded import recorded_options
-from .features import load_batch
+from .loading import load_batch
 from .logistic import fold_logits
 from .preprocessing import Preprocessing
 from .teacher import Teacher, agreement, pick_device, precision_for

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..cache.layout import FORMAT
 from .datasets.dataset import Dataset
+from .policies import Views
 from .preprocessing import Preprocessing, Resize
 from .rows import SplitRows, rows_digest
 from .teacher_files import TeacherFiles
@@ -20,7 +21,13 @@ __all__ = ["CacheSettings", "make_request"]
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Settings of `medal cache-teacher`; the command line takes its defaults from here."""
+    """Settings of `medal cache-teacher`; the command line takes its defaults from here.
+
+    Attributes
+    ----------
+    views, augment : stored views of each train image, and the policy that says what these may change
+    batch_size : images a forward pass; None = what suits the device
+    """
 
     teacher: str = "facebook/dinov2-base"
     revision: str | None = None
@@ -29,12 +36,19 @@ class CacheSettings:
     resize: Resize = "squash"
     folds: int = 5
     features_kept: bool = True
-    batch_size: int = 32
+    views: int = 1
+    augment: str = "none"
+    batch_size: int | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: str = "auto"
     limit: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     seed: int = 0
+
+    @property
+    def stored_views(self) -> Views:
+        """What views the cache stores of each train image."""
+        return Views(count=self.views, policy=self.augment, seed=self.seed)
 
 
 def make_request(
@@ -53,7 +67,7 @@ def make_request(
         "teacher": {"weights_sha256": files.weights_sha256, "feature": settings.feature},
         "preprocessing": preprocessing.to_dict(),
         "precision": settings.precision,
-        "views": {"count": 1, "policy": "none"},
+        "views": settings.stored_views.to_request(),
         "probe": probe_request(settings),
         "features_kept": settings.features_kept,
         "seed": settings.seed,

@@ -17,12 +17,16 @@ from .preprocessing import Preprocessing
 from .teacher_files import TeacherFiles, check_image_size, feature_dim
 from .views import normalise
 
-__all__ = ["Precision", "Teacher", "agreement", "pick_device", "precision_for"]
+__all__ = ["OutOfMemory", "Precision", "Teacher", "agreement", "pick_device", "precision_for"]
 
 Precision = Literal["fp32", "bf16"]
 
 # Features are stored as float16.
 _LARGEST = float(np.finfo(np.float16).max)
+
+
+class OutOfMemory(TeacherError):
+    """A batch does not fit into the device's memory."""
 
 
 class Teacher:
@@ -78,7 +82,7 @@ class Teacher:
                 inputs = normalise(pixels.to(self.device), preprocessing.mean, preprocessing.std)
                 features = self._forward(inputs).cpu().numpy()
         except torch.OutOfMemoryError as error:
-            raise TeacherError(
+            raise OutOfMemory(
                 f"The teacher ran out of memory on a batch of {len(pixels)} images; use a smaller --batch-size."
             ) from error
         self._check(features)

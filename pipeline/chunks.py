@@ -1,0 +1,78 @@
+"""The fixed partition of the rows: into chunks that become durable one by one, and these into forward batches.
+
+A chunk is what any process can compute on its own and nobody else needs to know of: the same batches, and so the same
+bytes, whoever computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..cache.errors import DataError
+from .policies import VIEW_PARAMETERS, Views
+from .rows import SplitRows
+
+__all__ = ["ChunkPlan", "ComputedChunk", "plan_chunks", "record_dtype"]
+
+_BATCHES_PER_CHUNK = 8
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Rows `start` to `stop` of a split, which the forward pass takes `batch_size` at a time, the last ones filled up."""
+
+    split: str
+    start: int
+    stop: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def batches(self) -> Iterator[slice]:
+        """Yield the rows of each forward batch."""
+        for start in range(self.start, self.stop, self.batch_size):
+            yield slice(start, min(start + self.batch_size, self.stop))
+
+
+@dataclass(frozen=True)
+class ComputedChunk:
+    """What came of a chunk.
+
+    Attributes
+    ----------
+    records : (G,) of `record_dtype`, the rows whose images can be used
+    bad : why the images of the other rows of the split cannot
+    """
+
+    plan: ChunkPlan
+    records: npt.NDArray[Any]
+    bad: Mapping[int, DataError] = field(default_factory=dict)
+
+
+def plan_chunks(rows: Mapping[str, SplitRows], batch_size: int) -> list[ChunkPlan]:
+    """Partition the sorted rows of each split."""
+    step = batch_size * _BATCHES_PER_CHUNK
+    return [
+        ChunkPlan(split, start, min(start + step, len(part)), batch_size)
+        for split, part in rows.items()
+        for start in range(0, len(part), step)
+    ]
+
+
+def record_dtype(feature_dim: int, views: Views, split: str) -> np.dtype[Any]:
+    """Return the dtype of one durable row: its key, and for each view the feature, the parameters and the check."""
+    count = views.of(split)
+    return np.dtype(
+        [
+            ("key", "u1", (16,)),
+            ("feature", "<f2", (count, feature_dim)),
+            ("view", "<f4", (count, len(VIEW_PARAMETERS))),
+            ("view_check", "<f4", (count, 4)),
+        ]
+    )

@@ -1,0 +1,34 @@
+"""What machine and libraries computed a cache: equal bytes are only promised where these are equal.
+
+No torch unless a device is asked about: asking again for a cache that is there must not pay for it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+__all__ = ["describe_machine", "library_versions"]
+
+# What a result depends on, beside medal itself.
+_LIBRARIES = ("torch", "torchvision", "transformers", "scikit-learn", "scipy", "numpy", "pillow")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that features and probe come from."""
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return the kind of device, how many threads compute on it, and the libraries; nothing that names a computer."""
+    import torch
+
+    from .teacher import pick_device
+
+    chosen = torch.device(pick_device(device))
+    kind = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return {
+        "device": f"{chosen.type} ({kind})",
+        "threads": torch.get_num_threads() if chosen.type == "cpu" else None,
+        "versions": library_versions(),
+    }
