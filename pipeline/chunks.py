@@ -24,7 +24,7 @@ _BATCHES_PER_CHUNK = 8
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Rows `start` to `stop` of a split, which the forward pass takes `batch_size` at a time, the last ones filled up."""
+    """Rows `start` to `stop` of a split, taken by the forward pass `batch_size` at a time, the last filled up."""
 
     split: str
     start: int
