@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ..cache.errors import CacheIncomplete, TeacherError
 from ..cache.life import Action
@@ -17,15 +14,12 @@ from ..cache.lock import Lock, locked
 from ..cache.reader import Cache
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
-from .known import Known, find_fresh, stage_known
-from .machine import describe_machine
-from .planning import Plan, capable_precision, count_kept, decide_again, load_teacher
+from .planning import Plan, count_kept, decide_again
+from .ranks import ALONE, Team
 from .skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
-from .teacher_files import feature_dim
 
 if TYPE_CHECKING:
     from .features import Computed
-    from .teacher import Teacher
 
 __all__ = ["Made", "cache_teacher"]
 
@@ -52,6 +46,7 @@ def cache_teacher(
     wait: bool = True,
     tell: Tell = lambda _: None,
     again: str = "the same command",
+    team: Team = ALONE,
 ) -> Made:
     """Carry out a plan: compute what is missing, fit the probe, seal.
 
@@ -61,6 +56,7 @@ def cache_teacher(
     wait : wait for another process that is making the same target, and reuse what it made
     tell : called with what the user should know while it happens
     again : what to run to go on after an interruption, for messages
+    team : the processes that share the work, of which this one leads
 
     Raises
     ------
@@ -80,7 +76,7 @@ def cache_teacher(
             # Another process may have finished it while this one waited, or died between two renames.
             put_back(asked.target)
             asked = decide_again(asked)
-            made = _reused(asked) or _make(asked, lock, progress, tell, again)
+            made = _reused(asked) or _make(asked, lock, team, progress, tell, again)
             if _is_left(asked):
                 WorkDirectory(work_path(asked.target)).remove()
     return replace(made, seconds=time.monotonic() - begun)
@@ -105,13 +101,14 @@ def _is_left(asked: Plan) -> bool:
     return asked.existing is not None and left is not None and left.get("cache_id") == asked.existing.cache_id
 
 
-def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -> Made:
+def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, again: str) -> Made:
     # Torch and scikit-learn come in here, and not for a cache that is there already.
     from .assembly import assemble_arrays, describe_cache
+    from .computing import compute
 
     work = WorkDirectory(work_path(asked.target))
     try:
-        computed, known, how = _compute(asked, work, lock, progress, tell)
+        computed, known, how = compute(asked, work, lock, team, progress, tell)
         asked = _without_bad(asked, computed, work, tell)
         arrays, probe = assemble_arrays(asked, computed, known, tell)
         lock.check()
@@ -124,9 +121,8 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
             work.remove()
         raise
     except (OSError, KeyboardInterrupt) as error:
-        happened = "by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"by the file system ({error})"
         raise CacheIncomplete(
-            f"Stopped {happened}: {_count_kept(asked)} of {asked.images} images are done and kept in "
+            f"Stopped {_cause(error)}: {_count_kept(asked)} of {asked.images} images are done and kept in "
             f"'{work.path}'. Go on with: {again}"
         ) from error
     return Made(
@@ -137,6 +133,13 @@ def _make(asked: Plan, lock: Lock, progress: Progress, tell: Tell, again: str) -
         images_per_second=computed.images / computed.seconds if computed.images else None,
         seconds=0.0,
     )
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "by Ctrl-C"
+    # Of the processes that work together, one cannot be reached any more, or failed.
+    return f"as {error}" if isinstance(error, ConnectionError) else f"by the file system ({error})"
 
 
 def _count_kept(asked: Plan) -> int:
@@ -161,96 +164,3 @@ def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tel
         counts = ", ".join(f"{reason} {count}" for reason, count in reason_counts(asked.skipped).items())
         tell(f"warning: {len(asked.skipped)} images are left out ({counts}); '{list_path(asked.target)}' lists them")
     return asked
-
-
-def _compute(
-    asked: Plan, work: WorkDirectory, lock: Lock, progress: Progress, tell: Tell
-) -> tuple[Computed, dict[str, Known], Mapping[str, Any]]:
-    """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
-    from .features import Computed, FeatureTask, compute_chunks, compute_features, sort_out
-
-    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
-    images = int(sum(rows.sum() for rows in fresh.values()))
-    teacher, how = _begin(asked, work, images > 0, tell)
-    done = work.chunks()
-    dim = feature_dim(asked.files.config, asked.settings.feature)
-    known = {
-        split: stage_known(asked.sources, split, part, asked.settings.stored_views, dim, work.scratch(f"known-{split}"))
-        for split, part in asked.rows.items()
-    }
-    if asked.sources:
-        tell(f"{asked.images - images} of {asked.images} images are taken over, not computed")
-    if teacher is None:
-        return Computed(chunks={}), known, how
-    task = FeatureTask(
-        dataset=asked.dataset,
-        rows={split: part.take(fresh[split]) for split, part in asked.rows.items()},
-        preprocessing=asked.preprocessing,
-        views=asked.settings.stored_views,
-        batch_size=how["batch_size"],
-    )
-    chunks, bad = sort_out(task, done)
-    todo = [plan for plan in task.plan() if (plan.split, plan.start) not in chunks]
-    with progress("teacher", images, images - sum(map(len, todo))) as advance:
-
-        def durable(count: int) -> None:
-            lock.check()
-            advance(count)
-
-        computed = compute_features(
-            lambda plans: compute_chunks(task, teacher, plans, advance=durable), todo, work, tell
-        )
-    computed.chunks |= chunks
-    # In the rows that were asked for, not in those that were left to compute.
-    place = {split: np.flatnonzero(rows) for split, rows in fresh.items()}
-    computed.bad = {(split, int(place[split][row])): error for (split, row), error in (bad | computed.bad).items()}
-    return computed, known, how
-
-
-def _begin(asked: Plan, work: WorkDirectory, needed: bool, tell: Tell) -> tuple[Teacher | None, Mapping[str, Any]]:
-    """Load the teacher, if any image needs it, as a resumed run says or as this one will; write that down first."""
-    from .precision import default_batch_size, fitting_batch_size, trusted_precision
-    from .teacher import pick_device
-
-    taken = [source.content_digest for source in asked.sources]
-    here = describe_machine(asked.settings.device)
-    how = dict((asked.action == "resume" and work.read_settings()) or {})
-    if how and how["taken_from"] != taken:
-        # What is left to compute, and so the partition into chunks, is another one.
-        tell("the caches that features are taken over from are others than before; beginning anew")
-        how = {}
-    if how:
-        teacher = load_teacher(asked, how["precision_used"]) if needed else None
-        if here not in how["computed_on"]:
-            tell(
-                "warning: this machine or its libraries are others than those that began this cache: what is done is "
-                "kept, and the rest may differ from it in the last bits"
-            )
-            how["computed_on"] = [*how["computed_on"], here]
-            work.note(how)
-        return teacher, how
-    teacher, used, cosine, batch_size = None, None, None, None
-    if needed:
-        teacher, used, cosine = trusted_precision(
-            asked.dataset,
-            asked.rows,
-            asked.preprocessing,
-            capable_precision(asked),
-            lambda precision: load_teacher(asked, precision),
-        )
-        device = pick_device(asked.settings.device)
-        batch_size = asked.settings.batch_size or default_batch_size(device)
-        if teacher.device.type != "cpu":
-            batch_size = fitting_batch_size(teacher, asked.preprocessing, batch_size)
-    how = {
-        "cache_id": asked.cache_id,
-        "request": dict(asked.request),
-        "medal": version("medalmighty"),
-        "precision_used": used,
-        "min_cosine_to_fp32": cosine,
-        "batch_size": batch_size,
-        "computed_on": [here] if needed else [],
-        "taken_from": taken,
-    }
-    work.begin(how)
-    return teacher, how

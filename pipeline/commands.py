@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..cache.console import json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
+from .ranks import Team, join_team
 from .request import CacheSettings
+
+if TYPE_CHECKING:
+    from .caching import Made
+    from .datasets.dataset import DatasetOptions
 
 __all__ = ["cache_teacher", "verify"]
 
@@ -112,11 +117,36 @@ def cache_teacher(
     medal cache-teacher medmnist:pneumoniamnist chest.zarr --teacher facebook/dinov2-small
     medal cache-teacher labels.csv scans.h5 --label-columns edema,effusion --group-column patient
     """
+    options = take_dataset_options(chosen)
+    settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
+    with join_team() as team:
+        if team.leads:
+            _lead(
+                team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
+                dry_run=dry_run, as_json=as_json,
+            )  # fmt: skip
+        else:
+            from .computing import follow
+
+            follow(team, dataset, options, settings, note)
+
+
+def _lead(
+    team: Team,
+    dataset: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    sources: tuple[str, ...],
+    overwrite: bool,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     from .caching import cache_teacher as make
     from .planning import estimate, plan
 
-    options = take_dataset_options(chosen)
-    settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
     asked = plan(dataset, out, options, settings, overwrite=overwrite, sources=sources)
     for warning in asked.warnings:
         note(f"warning: {warning}")
@@ -135,7 +165,11 @@ def cache_teacher(
                 f"{seconds or 0:.0f} s of teacher."
             )
         return
-    made = make(asked, progress, wait=not no_wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]))
+    made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team)
+    _print_made(made, dataset, limited=settings.limit is not None, as_json=as_json)
+
+
+def _print_made(made: Made, dataset: str, *, limited: bool, as_json: bool) -> None:
     manifest = made.cache.manifest
     metrics = manifest.probe["metrics"]
     if made.action == "reuse" and manifest.skipped.images:
@@ -143,7 +177,7 @@ def cache_teacher(
     if as_json:
         print_json(
             {
-                "cache": str(asked.target),
+                "cache": str(made.cache.path),
                 "action": made.action,
                 "cache_id": made.cache.cache_id,
                 "content_digest": made.cache.content_digest,
@@ -158,13 +192,14 @@ def cache_teacher(
         )
         return
     verb = {"create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found"}[made.action]
-    click.echo(f"{verb} '{asked.target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
+    target = made.cache.path
+    click.echo(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
     for split in ("val", "test"):
         if split in metrics:
             click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
     # Columns, classes and splits need not be said again: stage two takes them from the cache.
-    limited = ["--on-missing", "drop"] if settings.limit else []
-    following = ["medal", "train-student", str(asked.target), dataset, "--out", f"runs/{asked.target.stem}", *limited]
+    extra = ["--on-missing", "drop"] if limited else []
+    following = ["medal", "train-student", str(target), dataset, "--out", f"runs/{target.stem}", *extra]
     click.echo(f"Next: {shlex.join(following)}")
 
 

@@ -31,7 +31,17 @@ from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, loc
 if TYPE_CHECKING:
     from .teacher import Teacher
 
-__all__ = ["Plan", "capable_precision", "count_kept", "count_known", "decide_again", "estimate", "load_teacher", "plan"]
+__all__ = [
+    "Plan",
+    "capable_precision",
+    "count_kept",
+    "count_known",
+    "decide_again",
+    "estimate",
+    "load_teacher",
+    "plan",
+    "prepare",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +79,20 @@ def plan(
     overwrite: bool = False,
     sources: Sequence[str] = (),
 ) -> Plan:
-    """Read what the dataset and the teacher's files say of themselves and decide what to do.
+    """Read what the dataset and the teacher's files say of themselves and decide what to do: see `prepare`."""
+    return decide_again(prepare(spec, out, options, settings, overwrite=overwrite, sources=sources))
+
+
+def prepare(
+    spec: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    overwrite: bool = False,
+    sources: Sequence[str] = (),
+) -> Plan:
+    """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
 
     Parameters
     ----------
@@ -112,7 +135,7 @@ def plan(
     named = tuple(map(open_cache, sources))
     for source in named:
         check_source(source, request)
-    asked = Plan(
+    return Plan(
         target=target,
         dataset=dataset,
         rows=rows,
@@ -129,7 +152,6 @@ def plan(
         sources=named,
         skipped=tuple(skipped),
     )
-    return decide_again(asked)
 
 
 def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:

@@ -1,6 +1,7 @@
 """The teacher made fast: folded, fused and packed blocks say what the plain ones say, and a batch is made to fit."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,14 +66,12 @@ class SmallMemory:
     """A teacher whose device holds a few images."""
 
     device = torch.device("cpu")
-
-    class files:
-        name = "small"
+    files = SimpleNamespace(name="small")
 
     def __init__(self, holds):
         self.holds, self.tried = holds, []
 
-    def features(self, pixels, preprocessing):
+    def features(self, pixels, _preprocessing):
         self.tried.append(len(pixels))
         if len(pixels) > self.holds:
             raise OutOfMemory("too many")
