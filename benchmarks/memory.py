@@ -17,12 +17,12 @@ import numpy as np
 
 LOAD = """
 import sys
-from medal.pipeline.planning import load_teacher, capable_precision, plan
+from medal.pipeline.planning import capable_precision, decide_again, load_teacher, prepare
 from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.pipeline.request import CacheSettings
 import torch
 settings = CacheSettings(teacher=sys.argv[2], image_size=int(sys.argv[3]))
-asked = plan(sys.argv[1], sys.argv[4], DatasetOptions(), settings)
+asked = decide_again(prepare(sys.argv[1], sys.argv[4], DatasetOptions(), settings))
 teacher = load_teacher(asked, capable_precision(asked))
 teacher.features(torch.zeros(settings.batch_size, 3, settings.image_size, settings.image_size), asked.preprocessing)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))

@@ -176,6 +176,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             for source in asked.sources
         ],
         "features_kept": asked.settings.features_kept,
+        "tuned": how.get("tuned"),
         "seed": asked.settings.seed,
         "versions": library_versions(),
     }

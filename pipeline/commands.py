@@ -23,6 +23,16 @@ __all__ = ["cache_teacher", "verify"]
 _DEFAULT = CacheSettings()
 
 
+class _SizeOrAuto(click.ParamType[int | str]):
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return "auto" if value == "auto" else int(click.INT.convert(value, param, ctx))
+
+
+_SIZE_OR_AUTO = _SizeOrAuto()
+
+
 @click.command(short_help="Stage one: run the teacher once, seal a cache.")
 @click.argument("dataset")
 @click.argument("out", required=False)
@@ -34,7 +44,11 @@ _DEFAULT = CacheSettings()
     "--feature", type=click.Choice(["cls+mean", "last4"]), default=_DEFAULT.feature, show_default=True,
     help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four blocks and that mean.",
 )  # fmt: skip
-@click.option("--image-size", default=_DEFAULT.image_size, show_default=True, help="Side of the teacher's input, px.")
+@click.option(
+    "--image-size", type=_SIZE_OR_AUTO, default=_DEFAULT.image_size, show_default=True,
+    help="Side of the teacher's input, px; auto: 112 for images of 64 px or less, else 224.",
+)  # fmt: skip
+@click.option("--tune", is_flag=True, help="Choose --feature and --image-size on val, from a sample of train.")
 @click.option(
     "--resize", type=click.Choice(["squash", "pad", "crop"]), default=_DEFAULT.resize, show_default=True,
     help="Whole image squashed to a square, padded to one, or the middle cut out.",
@@ -145,9 +159,14 @@ def _lead(
     as_json: bool,
 ) -> None:
     from .caching import cache_teacher as make
-    from .planning import estimate, plan
+    from .planning import decide_again, estimate, prepare
 
-    asked = plan(dataset, out, options, settings, overwrite=overwrite, sources=sources)
+    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources)
+    if settings.tune:
+        from .tuning import settle
+
+        asked = settle(asked, None if dry_run else progress, note)
+    asked = decide_again(asked)
     for warning in asked.warnings:
         note(f"warning: {warning}")
     rows = {split: len(part) for split, part in asked.rows.items()}
@@ -188,6 +207,7 @@ def _print_made(made: Made, dataset: str, *, limited: bool, as_json: bool) -> No
                 "images_per_second": made.images_per_second,
                 "seconds": made.seconds,
                 "teacher": {split: metrics.get(split) for split in ("val", "test")},
+                "tuned": manifest.raw.get("tuned"),
             }
         )
         return

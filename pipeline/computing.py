@@ -108,6 +108,7 @@ def _begin(asked: Plan, work: WorkDirectory, needed: bool, tell: Tell) -> tuple[
         "batch_size": batch_size,
         "computed_on": [here] if needed else [],
         "taken_from": taken,
+        "tuned": asked.tuned,
     }
     work.begin(how)
     return teacher, how
@@ -149,6 +150,8 @@ def _describe_task(asked: Plan, how: Mapping[str, Any], todo: Sequence[ChunkPlan
         "cache_id": asked.cache_id,
         "work": str(work_path(asked.target).resolve()),
         "sources": [str(source.path.resolve()) for source in asked.sources],
+        "feature": asked.settings.feature,
+        "image_size": asked.preprocessing.image_size,
         "precision": how["precision_used"],
         "batch_size": how["batch_size"],
         "todo": [(plan.split, plan.start) for plan in todo],
@@ -170,6 +173,7 @@ def follow(team: Team, spec: str, options: DatasetOptions, settings: CacheSettin
         return
     try:
         asked = prepare(spec, None, options, settings, sources=order["sources"])
+        asked = asked.with_teacher(order["feature"], order["image_size"])
         computed = _obey(order, asked, team, tell)
     except BaseException as error:
         team.say("done", {"failed": str(error) or type(error).__name__})

@@ -54,7 +54,8 @@ def is_grown(cache: Cache, rows: Mapping[str, SplitRows], request: Mapping[str, 
     if not cache.manifest.size.features_kept or _unlike(cache, request):
         return False
     asked = np.concatenate([part.key for part in rows.values()])
-    return all(bool(image_members(cache.read(split, "key"), asked).all()) for split in cache.splits)
+    there = np.concatenate([cache.read(split, "key") for split in cache.splits])
+    return bool(image_members(there, asked).all()) and not bool(image_members(asked, there).all())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,10 @@ from ..cache.life import Action, decide, look
 from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
 from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
-from .datasets.dataset import SPLITS, Dataset, DatasetOptions
+from .datasets.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from .known import check_source, find_fresh, is_grown
 from .preprocessing import Preprocessing
-from .request import CacheSettings, make_request
+from .request import CacheSettings, Feature, make_request
 from .rows import SplitRows, arrange_rows
 from .skipped import Skipped
 from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, locate_teacher
@@ -39,9 +39,12 @@ __all__ = [
     "decide_again",
     "estimate",
     "load_teacher",
-    "plan",
     "prepare",
 ]
+
+
+# Sides in px: of the teacher's input where nobody says, and of images for which half of that will do.
+_SIZE, _SMALL = 224, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,24 +66,21 @@ class Plan:
     overwrite: bool
     sources: tuple[Cache, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    tuned: Mapping[str, Any] | None = None
 
     @property
     def images(self) -> int:
         """Rows over all splits."""
         return sum(map(len, self.rows.values()))
 
-
-def plan(
-    spec: str,
-    out: str | None,
-    options: DatasetOptions,
-    settings: CacheSettings,
-    *,
-    overwrite: bool = False,
-    sources: Sequence[str] = (),
-) -> Plan:
-    """Read what the dataset and the teacher's files say of themselves and decide what to do: see `prepare`."""
-    return decide_again(prepare(spec, out, options, settings, overwrite=overwrite, sources=sources))
+    def with_teacher(self, feature: str, image_size: int) -> Plan:
+        """Return the same plan with another feature recipe and input size."""
+        settings = replace(self.settings, feature=cast(Feature, feature), image_size=image_size)
+        preprocessing = replace(self.preprocessing, image_size=image_size)
+        request = make_request(self.dataset, self.rows, self.files, preprocessing, settings)
+        return replace(
+            self, settings=settings, preprocessing=preprocessing, request=request, cache_id=cache_id(request)
+        )
 
 
 def prepare(
@@ -109,7 +109,7 @@ def prepare(
     files = locate_teacher(settings.teacher, settings.revision)
     preprocessing = default_preprocessing(
         files,
-        image_size=settings.image_size,
+        image_size=_SIZE if settings.image_size == "auto" else settings.image_size,
         resize=settings.resize,
         intensity=options.intensity,
         window=options.window,
@@ -129,12 +129,11 @@ def prepare(
             f"few: {error} Or give a higher --limit."
         ) from error
     rows = arrange_rows(dataset, key, split)
+    if settings.image_size == "auto":
+        preprocessing = replace(preprocessing, image_size=_fitting_size(dataset, rows))
     request = make_request(dataset, rows, files, preprocessing, settings)
     address = cache_id(request)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
-    named = tuple(map(open_cache, sources))
-    for source in named:
-        check_source(source, request)
     return Plan(
         target=target,
         dataset=dataset,
@@ -149,9 +148,17 @@ def prepare(
         warnings=tuple(warnings),
         existing=None,
         overwrite=overwrite,
-        sources=named,
+        sources=tuple(map(open_cache, sources)),
         skipped=tuple(skipped),
     )
+
+
+def _fitting_size(dataset: Dataset, rows: Mapping[str, SplitRows]) -> int:
+    """Return the input size that suits the images: small ones carry no more at twice the side and four times the cost.
+
+    By the first images of train in the order of their keys, so that no order of the dataset shows.
+    """
+    return _SIZE // 2 if typical_side(dataset.images, rows["train"].source) <= _SMALL else _SIZE
 
 
 def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:
@@ -176,6 +183,8 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
 
 def decide_again(asked: Plan) -> Plan:
     """Look at the target, once more inside the lock, and decide what to do about it."""
+    for source in asked.sources:
+        check_source(source, asked.request)
     found = look(asked.target, thorough=asked.overwrite)
     there, sources = found.cache, asked.sources
     # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.

@@ -16,7 +16,9 @@ from .preprocessing import Preprocessing, Resize
 from .rows import SplitRows, rows_digest
 from .teacher_files import TeacherFiles
 
-__all__ = ["CacheSettings", "make_request"]
+__all__ = ["CacheSettings", "Feature", "make_request"]
+
+Feature = Literal["cls+mean", "last4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +27,16 @@ class CacheSettings:
 
     Attributes
     ----------
+    image_size : side of the teacher's input, px; ``auto`` = half of the default for images of 64 px or less
+    tune : choose feature and image_size on val
     views, augment : stored views of each train image, and the policy that says what these may change
     batch_size : images a forward pass; None = what suits the device
     """
 
     teacher: str = "facebook/dinov2-base"
     revision: str | None = None
-    feature: Literal["cls+mean", "last4"] = "cls+mean"
-    image_size: int = 224
+    feature: Feature = "cls+mean"
+    image_size: int | Literal["auto"] = 224
     resize: Resize = "squash"
     folds: int = 5
     features_kept: bool = True
@@ -43,6 +47,7 @@ class CacheSettings:
     device: str = "auto"
     limit: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
+    tune: bool = False
     seed: int = 0
 
     @property

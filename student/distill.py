@@ -18,14 +18,14 @@ import torch
 from ..cache.errors import StudentError
 from ..cache.reader import Cache, open_cache
 from ..pipeline.datasets import open_dataset
-from ..pipeline.datasets.dataset import Dataset, DatasetOptions
+from ..pipeline.datasets.dataset import Dataset, DatasetOptions, typical_side
 from ..pipeline.datasets.recorded import recorded_options
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
 from .checkpoint import Checkpoint, write_tensors
 from .figures import figures
-from .images import StudentImages, choose_image_size, load_images, typical_side
+from .images import StudentImages, choose_image_size, load_images
 from .losses import find_loss
 from .model import CONFIG, WEIGHTS, ModelSpec, build_model, describe_model, model_config
 from .plots import plot_run

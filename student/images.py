@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # timm would double the time that a worker process takes to b
     from .model import ModelSpec
 
 __all__ = [
-    "MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images", "typical_side",
+    "MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images",
 ]  # fmt: skip
 
 # Above this, all splits together, images are decoded again in every epoch.
@@ -36,7 +36,6 @@ MEMORY_BYTES = 4 << 30
 # What batches that are decoded ahead of time may take; one batch there must be.
 _AHEAD_BYTES = 1 << 29
 _SMALL, _ENLARGEMENT = 64, 4
-_SIZES_READ = 32
 _WEIGHED = 16
 _WORKERS = 4
 
@@ -194,12 +193,6 @@ def load_images(
             "A process that reads images was killed or broke down; whole epochs are kept. Was there too little memory? "
             "Give the same command with fewer --workers, or with --workers 0."
         ) from error
-
-
-def typical_side(images: Images, rows: Rows) -> int:
-    """Return the median longer side, in pixels, of the first few rows."""
-    sides = [max(images.read(int(row)).shape[:2]) for row in rows[:_SIZES_READ]]
-    return int(np.median(sides))
 
 
 def choose_image_size(typical: int, spec: ModelSpec, asked: int | None) -> int:

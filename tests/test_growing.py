@@ -87,6 +87,12 @@ def test_another_probe_needs_no_teacher(small_cache, small_npz, small_request, m
     assert again["content_digest"] == made["content_digest"]
 
 
+def test_another_probe_does_not_replace_a_cache_unasked(small_cache, small_npz, small_request, shell):
+    asked = shell("cache-teacher", small_npz, small_cache, *small_request, "--folds", 3, "--dry-run")
+    assert asked.returncode == 1
+    assert "it differs in probe.folds (5, asked for: 3)" in asked.stderr
+
+
 def test_two_sources_and_other_splits(before, small_cache, small_npz, small_request, medal, tmp_path):
     with np.load(small_npz) as real:
         arrays = dict(real)

@@ -139,7 +139,7 @@ def test_what_one_says_the_others_hear_and_the_first_word_counts():
 
 def test_a_silent_rank_is_not_waited_for_for_ever():
     with pytest.raises(ConnectionError, match=r"nothing has been heard of rank 1 for 1 s"):
-        Team(0, 2, Board(), silence=0.5).hear("done", 1)
+        Team(0, 2, Board(), silence=1).hear("done", 1)
 
 
 def test_work_is_shared_without_gaps():

@@ -12,7 +12,8 @@ from PIL import Image
 from medal.cache.errors import DataError
 from medal.pipeline.datasets import open_dataset
 from medal.pipeline.datasets.arrays import ArrayImages
-from medal.student.images import StudentImages, choose_image_size, load_images, typical_side
+from medal.pipeline.datasets.dataset import typical_side
+from medal.student.images import StudentImages, choose_image_size, load_images
 from medal.student.model import ModelSpec
 
 CNN = ModelSpec(name="cnn", image_size=224, fixed_size=False, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -23,6 +24,7 @@ UNREADABLE = "unreadable file"  # why an image has not even a key
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
 _KEY_THREADS = 8
 _MOST_LISTED = 20
+_SIZES_READ = 32
 
 
 class Images(Protocol):
@@ -160,6 +162,15 @@ class Selection:
 
     def describe(self, row: int) -> str:
         return self.images.describe(int(self.rows[row]))
+
+
+def typical_side(images: Images, rows: npt.NDArray[np.int64]) -> int:
+    """Return the median longer side, in pixels, of the first few of some rows that can be decoded; 0 if none can."""
+    sides = []
+    for row in rows[:_SIZES_READ].tolist():
+        with suppress(DataError):  # what is to become of it is decided elsewhere
+            sides.append(max(images.read(row).shape[:2]))
+    return int(np.median(sides)) if sides else 0
 
 
 def class_order(names: Sequence[str]) -> tuple[str, ...]:
