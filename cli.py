@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
+from medal.cache.console import note, plain
 from medal.cache.errors import MedalError
 
 # name: (module, function, short help); the order is the order of a lab's day.
@@ -22,6 +25,14 @@ COMMANDS = {
 }
 
 
+class Stopped(KeyboardInterrupt):
+    """A scheduler's or a closed terminal's way of pressing Ctrl-C; its text is the signal's name."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is used, not when it is listed."""
 
@@ -34,6 +45,25 @@ class LazyGroup(click.Group):
         module, function, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), function)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            meant = " or ".join(f"'{name}'" for name in get_close_matches(args[0], COMMANDS))
+            remedy = f"Did you mean {meant}?" if meant else "'medal --help' lists them."
+            ctx.fail(f"There is no command '{plain(args[0])}'. {remedy}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            # Those commands that keep something say so themselves.
+            how = str(error) or "Ctrl-C"
+            raise MedalError(f"Stopped by {how}; run the same command again to go on, or to begin anew.") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         with formatter.section("Commands"):
@@ -61,17 +91,39 @@ def group() -> None:
     """
 
 
+def _stop(number: int, _frame: object) -> NoReturn:
+    raise Stopped(number)
+
+
+def _take_signals() -> None:
+    """Let what schedulers and closed terminals send stop a command as cleanly as Ctrl-C does."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # Whoever had it ignored (nohup) wants to go on.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _stop)
+
+
+def _status(error: MedalError) -> int:
+    """Return the exit status: what a shell reports for a program that a signal stopped, if one did, and else 1."""
+    if isinstance(error.__cause__, KeyboardInterrupt):
+        return 128 + (error.__cause__.number if isinstance(error.__cause__, Stopped) else signal.SIGINT)
+    return 1
+
+
 def main() -> NoReturn:
-    """Run the command line: medal's own errors are one sentence and exit status 1."""
+    """Run the command line: medal's own errors are one sentence and exit status 1, or 128 + a signal's number."""
+    _take_signals()
     try:
         group(prog_name="medal")
     except MedalError as error:
-        click.echo(f"medal: {error}", err=True)
-        # 130 is what a shell reports for a program that Ctrl-C stopped.
-        sys.exit(130 if isinstance(error.__cause__, KeyboardInterrupt) else 1)
+        # After SIGHUP there may be no terminal any more.
+        with suppress(OSError):
+            note(f"medal: {error}")
+        sys.exit(_status(error))
     except OSError as error:
         # A full disk or a folder that may not be written is the user's to mend; a stack trace would not help them.
         place = f" '{error.filename}'" if error.filename else ""
-        click.echo(f"medal: {error.strerror or error}{place}; mend that and run the same command again.", err=True)
+        note(f"medal: {error.strerror or error}{place}; mend that and run the same command again.")
         sys.exit(1)
     sys.exit(0)

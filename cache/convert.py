@@ -12,6 +12,8 @@ from .writer import put_back, write_cache
 
 __all__ = ["convert"]
 
+_BUSY = "wait until that is done, or give another OUT"
+
 
 def convert(source: Cache, target: Path, *, overwrite: bool = False) -> Cache:
     """Write a cache in another form; fields of the manifest that this medal does not know go along.
@@ -20,11 +22,13 @@ def convert(source: Cache, target: Path, *, overwrite: bool = False) -> Cache:
     ------
     CacheMismatch
         Something is at `target` already, and `overwrite` is not set.
+    CacheBusy
+        Another process is making what goes there.
     CacheCorrupt
         The source is damaged.
     """
     form_of(target)
-    with locked(target, wait=False, tell=lambda _: None):
+    with locked(target, wait=False, tell=lambda _: None, remedy=_BUSY):
         put_back(target)
         if target.exists() and not overwrite:
             raise CacheMismatch(f"'{target}' is there already; give another name, or --overwrite to replace it.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b, sha256
 from typing import Any, Protocol
 
@@ -43,12 +43,18 @@ def rows_per_block(rows: Rows, block_bytes: int = _BLOCK_BYTES) -> int:
     return max(1, block_bytes // max(1, row_bytes))
 
 
-def array_sha256(rows: Rows) -> str:
-    """Return the SHA-256 of an array's C-order little-endian bytes, read in bounded slices."""
+def array_sha256(rows: Rows, look: Callable[[npt.NDArray[Any]], None] | None = None) -> str:
+    """Return the SHA-256 of an array's C-order little-endian bytes, read in bounded slices.
+
+    Each slice is shown to `look`, so that a check of the values need not read them a second time.
+    """
     digest = sha256()
     step = rows_per_block(rows)
     for start in range(0, rows.shape[0], step):
-        digest.update(little_endian(rows[start : start + step]).data)
+        block = rows[start : start + step]
+        digest.update(little_endian(block).data)
+        if look is not None:
+            look(block)
     return digest.hexdigest()
 
 

@@ -112,7 +112,7 @@ def find_leftovers(
     Parameters
     ----------
     older_than : seconds since the newest modification
-    tell : called for each folder that cannot be read
+    tell : called for each folder that cannot be looked at
     """
     found: list[Leftover] = []
     seen: set[tuple[int, int]] = set()
@@ -139,6 +139,8 @@ def find_leftovers(
             continue
         except OSError as error:
             tell(f"'{here}' could not be looked at: {error.strerror or error}")
+        except RecursionError:
+            tell(f"'{here}' could not be looked at: a file in it is nested too deep to be read")
     old = (leftover for leftover in found if leftover.age_seconds >= older_than)
     return [replace(one, held_by=holder_of(one.target)) for one in sorted(old, key=lambda one: one.path)]
 
@@ -239,7 +241,7 @@ def take_away(found: Iterable[Leftover], kinds: Sequence[Kind], *, older_than: f
             tell(f"Left alone: '{target}' is now held by {holder}.")
             continue
         try:
-            with locked(target, wait=False, tell=lambda _: None) as lock:
+            with locked(target, wait=False, tell=lambda _: None, remedy="clean it later") as lock:
                 for leftover in group:
                     lock.check()
                     _take(leftover, kinds, older_than, outcome, tell)

@@ -2,7 +2,8 @@
 
 The file is created exclusively, which is atomic on local file systems and on NFS; nothing here relies on flock. Its
 modification time is the heartbeat. Whether a holder is dead is told on the same machine by its process id and start
-time, from elsewhere by a heartbeat that has not moved, measured against the file server's own clock.
+time, from elsewhere by a heartbeat that has not moved, measured against the file server's own clock. What stands there
+and is no lock of medal's is neither waited for nor taken over nor removed.
 """
 
 from __future__ import annotations
@@ -11,44 +12,25 @@ import json
 import os
 import re
 import secrets
-import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 from .errors import CacheBusy, CacheError
+from .holder import Found, Holder, is_here, is_running, look, this_process
 
-__all__ = ["Holder", "Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
+__all__ = ["Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 
 BEAT_SECONDS = 5.0
 # A dozen missed beats: a server that hangs for half a minute does not cost anybody their lock.
 STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
+_NAMING_SECONDS = 2.0
 # A lock, the claims on it (``_remove``) and the clocks it is measured with (``_is_stale``).
 _NAME = re.compile(r"\.(.+)\.lock(\.after-(?:[0-9a-f]{16}|nameless))?((?:\.clock-[0-9a-f]{8})*)")
-_TOKEN = re.compile(r"[0-9a-f]{16}")
-# Ours have some 250 bytes; a longer file of that name is somebody else's.
-_MOST_BYTES = 4096
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holder:
-    """Who holds a lock."""
-
-    host: str
-    machine: str
-    process: int
-    started: str
-    since: str
-    token: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on '{self.host}', since {self.since}"
 
 
 def lock_path(target: Path) -> Path:
@@ -69,65 +51,91 @@ class Lock:
     def _beat(self) -> None:
         while not self._done.wait(BEAT_SECONDS):
             # A lost mount comes back or it does not; what is written next will say so.
-            with _ignoring_os_errors():
+            with suppress(OSError):
                 if self.is_ours():
                     os.utime(self.path)
 
     def is_ours(self) -> bool:
         """Tell whether the lock is still this process's: it may have been taken over while the machine slept."""
-        found = _read(self.path)
-        return found is not None and found.token == self.holder.token
+        return look(self.path).holder == self.holder
 
     def check(self) -> None:
-        """Refuse to go on if another process took the lock over.
+        """Refuse to go on if another process took the lock over, or may have.
 
         Raises
         ------
         CacheError
-            Another process has it.
+            Another process has it, nobody has, or that cannot be told.
         """
-        if not self.is_ours():
-            raise CacheError(
-                f"The lock '{self.path}' was taken over by {_read(self.path) or 'someone else'} while this process "
-                "was not heard of; what is finished is kept. Run the same command again to go on or to reuse."
-            )
+        found = look(self.path)
+        if found.holder == self.holder:
+            return
+        happened = {"absent": "was removed by someone", "unreadable": f"cannot be read any more ({found.why})"}.get(
+            found.state, f"was taken over by {found.holder or 'someone else'} while this process was not heard of"
+        )
+        raise CacheError(
+            f"The lock '{self.path}' {happened}; what is finished is kept. Run the same command again to go on or to "
+            "reuse."
+        )
 
     def release(self) -> None:
-        """Let the lock go."""
+        """Let the lock go; where a disk or mount does not allow it now, go on trying while this process lives."""
         self._done.set()
-        self._thread.join()
-        with _ignoring_os_errors():
-            _remove(self.path, self.holder)
+        gone = False
+        try:
+            self._thread.join()
+            gone = _let_go(self.path, self.holder)
+        finally:
+            if not gone:
+                threading.Thread(target=self._keep_trying, daemon=True, name="medal-lock-release").start()
+
+    def _keep_trying(self) -> None:
+        # Without a heartbeat, so that processes elsewhere need not wait for it.
+        while not _let_go(self.path, self.holder):
+            time.sleep(BEAT_SECONDS)
 
 
 @contextmanager
-def locked(target: Path, *, wait: bool, tell: Callable[[str], None]) -> Iterator[Lock]:
+def locked(
+    target: Path,
+    *,
+    wait: bool,
+    tell: Callable[[str], None],
+    remedy: str = "leave out --no-wait to wait for it and reuse it",
+) -> Iterator[Lock]:
     """Hold the lock of a target; wait for another holder, or take a dead one's over, and say so.
+
+    Parameters
+    ----------
+    remedy : what to do if somebody else holds it and `wait` is not set, for the message
 
     Raises
     ------
     CacheBusy
         Somebody else holds it, and `wait` is not set.
+    CacheError
+        What stands in the lock's place is no lock of medal's, or one of which that cannot be told.
     """
     path = lock_path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    told: str | None = None
+    told, begun = "", time.monotonic()
     while (holder := _create(path)) is None:
-        other = _read(path)
-        if _is_dead(other, path):
-            if _remove(path, other):
-                tell(f"'{target}' was held by {other or 'a process that left no name'}, which is dead; taking over")
+        found = look(path)
+        if _is_dead(found, path):
+            if _remove(path, found.holder):
+                who = found.holder or "a process that left no name"
+                tell(f"'{target}' was held by {who}, which is dead; taking over")
             else:
                 time.sleep(_POLL_SECONDS / 10)
-        elif other is None:
-            # Between its creation and its first bytes, or just released.
+        elif found.state == "absent" or (found.state == "nameless" and time.monotonic() < begun + _NAMING_SECONDS):
+            # Just released, or between its creation and its first bytes.
             time.sleep(_POLL_SECONDS / 10)
         elif not wait:
-            raise CacheBusy(f"'{target}' is being made by {other}; leave out --no-wait to wait for it and reuse it.")
+            raise CacheBusy(f"'{target}' is being made by {found}; {remedy}.")
         else:
-            if told != other.token:
-                tell(f"'{target}' is being made by {other}; waiting for it")
-                told = other.token
+            if told != str(found):
+                tell(f"'{target}' is being made by {found}; waiting for it")
+                told = str(found)
             time.sleep(_POLL_SECONDS)
     lock = Lock(path, holder)
     try:
@@ -142,19 +150,15 @@ def holder_of(target: Path) -> str | None:
     What cannot be told counts as held: by a file that is no lock of medal's, or in a folder that may not be written.
     """
     path = lock_path(target)
-    holder = None
+    found = look(path)
+    if found.state == "strange":
+        return f"whoever made '{path}', which is no lock of medal's"
     try:
-        size = _plain_size(path)
-        holder = _read(path) if size else None
-        if holder is None and size != 0:
-            return f"whoever made '{path}', which is no lock of medal's"
-        if _is_dead(holder, path):
+        if found.state == "absent" or (found.state != "unreadable" and _is_dead(found, path)):
             return None
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        return f"{holder or 'someone'}, of whom it cannot be told whether they live ({error.strerror or error})"
-    return str(holder or "a process that has left no name yet")
+        return f"{found}, of whom it cannot be told whether they live ({error.strerror or error})"
+    return str(found)
 
 
 def lock_target(path: Path) -> Path | None:
@@ -166,17 +170,14 @@ def lock_target(path: Path) -> Path | None:
 def is_abandoned(path: Path) -> bool:
     """Tell whether a file is a lock, claim or clock of a process that is dead; not so what might be anybody's."""
     match = _NAME.fullmatch(path.name)
+    if match is None:
+        return False
+    found, is_clock = look(path), bool(match[3])
     try:
-        size = _plain_size(path)
-        if match is None or size is None:
-            return False
-        if match[3]:
-            return size == 0 and _is_stale(path)
-        holder = _read(path) if size else None
-        if holder is None:
+        if found.state == "nameless":
             # An empty lock has a name that other tools use too; the next command on its target takes it over.
-            return match[2] is not None and size == 0 and _is_stale(path)
-        return _is_dead(holder, path)
+            return (is_clock or match[2] is not None) and _is_stale(path)
+        return found.state == "named" and not is_clock and _is_dead(found, path)
     except OSError:
         return False
 
@@ -190,53 +191,53 @@ def remove_abandoned(path: Path) -> bool:
         if ".clock-" in path.name:
             path.unlink(missing_ok=True)
         else:
-            _remove(path, _read(path))
+            _remove(path, look(path).holder)
     return not path.exists()
 
 
 def _create(path: Path) -> Holder | None:
     """Create a lock file in this process's name; None if there is one already."""
-    holder = Holder(
-        host=socket.gethostname(),
-        machine=_machine(),
-        process=os.getpid(),
-        started=_start_time(os.getpid()) or "",
-        since=datetime.now(UTC).isoformat(timespec="seconds"),
-        token=secrets.token_hex(8),
-    )
+    holder = this_process()
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return None
     try:
         with os.fdopen(handle, "w") as file:
+            # Whoever else may work here must be able to read who does, whatever this user's umask is.
+            with suppress(OSError):
+                path.chmod(0o644)
             json.dump(asdict(holder), file)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        # On a full disk an empty file would stand in everybody's way until it is stale.
+    except BaseException:
+        # On a full disk, or after Ctrl-C, an empty file would stand in everybody's way until it is stale.
         path.unlink(missing_ok=True)
         raise
     return holder
 
 
-def _remove(path: Path, holder: Holder | None) -> bool:
-    """Remove a lock file if it still is this holder's; tell whether this call did.
+def _claim_path(path: Path, holder: Holder | None) -> Path:
+    token = "nameless" if holder is None else holder.token
+    return path.with_name(f"{path.name.rpartition('.lock')[0]}.lock.after-{token}")
+
+
+def _remove(path: Path, holder: Holder | None, *, own: bool = False) -> bool:
+    """Remove a lock file if it still is this holder's, dead or this process itself; tell whether this call did.
 
     Whoever removes a file of token T, its own or a dead one's, first creates the claim ``….after-T``, and looks again
     while holding it. So nobody removes what has been replaced since they looked. Who dies while holding a claim is
     removed in the same way, by a claim on their own token.
     """
-    token = "nameless" if holder is None else holder.token
-    claim = path.with_name(f"{path.name.rpartition('.lock')[0]}.lock.after-{token}")
-    own = _create(claim)
-    if own is None:
-        other = _read(claim)
+    claim = _claim_path(path, holder)
+    if _create(claim) is None:
+        other = look(claim)
         if _is_dead(other, claim):
-            _remove(claim, other)
+            _remove(claim, other.holder)
         return False
     try:
-        if _read(path) != holder or (holder is None and not _is_stale(path)):
+        found = look(path)
+        if found.holder != holder or not (own or _is_dead(found, path)):
             return False
         path.unlink(missing_ok=True)
         return True
@@ -244,27 +245,44 @@ def _remove(path: Path, holder: Holder | None) -> bool:
         claim.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Holder | None:
+def _let_go(path: Path, holder: Holder) -> bool:
+    """Remove this process's own lock; tell whether it is gone for certain."""
     try:
-        found = Holder(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return None
-    # A lock is a file that anybody may have written: its token becomes a file's name, its process a folder's.
-    words = (found.host, found.machine, found.started, found.since, found.token)
-    plain = all(isinstance(word, str) for word in words) and type(found.process) is int and found.process > 0
-    return found if plain and _TOKEN.fullmatch(found.token) else None
+        _remove(path, holder, own=True)
+    except (OSError, CacheError):
+        # A full disk has no room for a claim. Who has none yet will find, once they do, that this lock has just beaten.
+        with suppress(OSError):
+            os.utime(path)
+            if not os.path.lexists(_claim_path(path, holder)) and look(path).holder == holder:
+                path.unlink()
+    found = look(path)
+    # Without its folder the mount is gone: it comes back, and the lock with it.
+    return found.state != "unreadable" and found.holder != holder and os.access(path.parent, os.F_OK)
 
 
-def _plain_size(path: Path) -> int | None:
-    """Return the bytes of a file that may be a lock of medal's; None if what is there cannot be one."""
-    status = path.lstat()
-    return status.st_size if stat.S_ISREG(status.st_mode) and status.st_size <= _MOST_BYTES else None
+def _is_dead(found: Found, path: Path) -> bool:
+    """Tell whether whoever made a lock is dead.
 
-
-def _is_dead(holder: Holder | None, path: Path) -> bool:
-    if holder is not None and holder.machine == _machine():
-        return _start_time(holder.process) != holder.started
-    return _is_stale(path)
+    Raises
+    ------
+    CacheError
+        What was found is none of medal's, or cannot be told from that and does not beat.
+    """
+    if found.state == "strange":
+        raise CacheError(
+            f"'{path}' stands where medal's lock would go and is no lock of medal's; see whose it is and move it away, "
+            "then run the same command again."
+        )
+    if found.state == "absent":
+        return False
+    if found.holder is not None and is_here(found.holder):
+        return not is_running(found.holder)
+    if found.state == "unreadable" and _is_stale(path):
+        raise CacheError(
+            f"The lock '{path}' cannot be read ({found.why}), and nobody has touched it for {STALE_SECONDS:.0f} s; "
+            "have it removed if whoever made it is no longer at work, then run the same command again."
+        )
+    return found.state != "unreadable" and _is_stale(path)
 
 
 def _is_stale(path: Path) -> bool:
@@ -277,38 +295,3 @@ def _is_stale(path: Path) -> bool:
         return False
     finally:
         clock.unlink(missing_ok=True)
-
-
-def _machine() -> str:
-    """Name this running system: process ids mean something only within one boot and one process namespace."""
-    parts = []
-    with _ignoring_os_errors():
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join([socket.gethostname(), *parts])
-
-
-def _start_time(process: int) -> str | None:
-    """Return when a process of this machine started, in a form that a reused id does not share; None if it is gone."""
-    try:
-        # The command's name stands in parentheses and may hold anything; the start time is field 22.
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    if Path("/proc/self/stat").exists():
-        return None
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        pass
-    return ""
-
-
-@contextmanager
-def _ignoring_os_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        return

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import MedalError
 from .forms import SUFFIXES
 from .leftovers import Kind, inside
+from .plain_files import is_system_name
 from .work import WorkDirectory, work_path
 
 __all__ = ["CACHE"]
@@ -48,7 +49,9 @@ def _is_cache_part(path: Path) -> bool:
 def _is_zarr_part(path: Path) -> bool:
     if path.is_symlink():
         return False
-    return bool((_ZARR_FOLDER if path.is_dir() else _ZARR_FILE).fullmatch(path.name))
+    if path.is_dir():
+        return _ZARR_FOLDER.fullmatch(path.name) is not None
+    return path.is_file() and (_ZARR_FILE.fullmatch(path.name) is not None or is_system_name(path.name))
 
 
 def _is_hdf5_part(path: Path) -> bool:

@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from .digest import canonical_json
 from .errors import CacheCorrupt
-from .manifest import parse_json
+from .manifest import MAX_BYTES, parse_json
+from .plain_files import is_system_name, read_plain
 from .writer import remove, write_file
 
 __all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]
@@ -52,7 +53,8 @@ class WorkDirectory:
     def read_settings(self) -> Mapping[str, Any] | None:
         """Return what is being computed here, or None where nothing was begun."""
         try:
-            return parse_json((self.path / _SETTINGS).read_bytes(), "work directory's record")
+            record = "work directory's record"
+            return parse_json(read_plain(self.path / _SETTINGS, MAX_BYTES, record), record)
         except (FileNotFoundError, NotADirectoryError, CacheCorrupt):
             return None
 
@@ -60,13 +62,12 @@ class WorkDirectory:
         """Tell whether something that is not medal's stands here: it is never touched."""
         if not self.path.is_dir():
             return self.path.exists()
-        names = {file.name for file in self.path.iterdir()}
-        return not all(name == _SETTINGS or _CHUNK.fullmatch(name) or _DRAFT.fullmatch(name) for name in names)
+        return not all(_is_part(file) for file in self.path.iterdir())
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Start anew: empty the directory, then write down what is to be computed, before the first chunk."""
-        remove(self.path)
-        self.path.mkdir(parents=True)
+        self.remove()
+        self.path.mkdir(parents=True, exist_ok=True)
         self.note(settings)
 
     def note(self, settings: Mapping[str, Any]) -> None:
@@ -101,12 +102,32 @@ class WorkDirectory:
         return self.path / f".{name}.part"
 
     def remove(self) -> None:
-        """Remove the whole directory."""
-        remove(self.path)
+        """Remove the whole directory; what is not medal's in it stays, and what a file server says is still open."""
+        if self.path.is_symlink() or not self.path.is_dir():
+            remove(self.path)
+            return
+        for file in filter(_is_part, list(self.path.iterdir())):
+            try:
+                remove(file)
+            except OSError:
+                if not file.name.startswith(".nfs"):
+                    raise
+        try:
+            self.path.rmdir()
+        except OSError:
+            if not any(self.path.iterdir()):
+                raise
 
     def _write(self, name: str, data: bytes) -> Path:
         write_file(self.path / name, data)
         return self.path / name
+
+
+def _is_part(file: Path) -> bool:
+    """Tell whether something in a work directory is medal's, or a file of the operating system, which goes with it."""
+    if is_system_name(file.name):
+        return not file.is_symlink() and not file.is_dir()
+    return file.name == _SETTINGS or any(pattern.fullmatch(file.name) for pattern in (_CHUNK, _DRAFT))
 
 
 def _digest(data: bytes) -> str:

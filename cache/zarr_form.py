@@ -33,7 +33,10 @@ def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) 
     path.mkdir(parents=True)
     group = zarr.create_group(LocalStore(path))
     for name, rows in arrays.items():
-        step = max(1, min(rows_per_block(rows, _CHUNK_BYTES), rows.shape[0]))
+        # The last chunk is stored whole. Of chunks of even length it is all but full, whereas full ones and a rest made
+        # the cache of a million rows without features a fifth larger than its arrays.
+        count = max(1, -(-rows.shape[0] // rows_per_block(rows, _CHUNK_BYTES)))
+        step = max(1, -(-rows.shape[0] // count))
         array = group.create_array(
             name,
             shape=rows.shape,

@@ -12,6 +12,7 @@ import pytest
 
 from medal.cache import lock as room
 from medal.cache.errors import CacheBusy, CacheError
+from medal.cache.holder import look
 from medal.cache.lock import lock_path, locked
 
 HOLD = (
@@ -198,6 +199,6 @@ def test_a_lock_that_is_none_of_medals_names_nobody(change, tmp_path):
     path = lock_path(tmp_path / "x.zarr")
     ours = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "0" * 16}
     path.write_text(json.dumps(ours))
-    assert room._read(path) is not None
+    assert look(path).holder is not None
     path.write_text(json.dumps(ours | change))
-    assert room._read(path) is None
+    assert (look(path).state, look(path).holder) == ("strange", None)

@@ -1,0 +1,59 @@
+"""Each benchmark runs and prints what its page says; no figure is judged here, where the machine may be busy."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FORM = {"write", "open", "verify", "join", "verify_ratio", "verify_cpu_ratio", "join_seconds", "all_seconds"}
+RATIOS = {"cached_over_plain", "gain", "possible_gain", "share_of_gain"}
+
+
+@pytest.fixture
+def quick(tmp_path):
+    def run(script):
+        done = subprocess.run(
+            [sys.executable, ROOT / "benchmarks" / script, "--quick"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr
+        *table, line = done.stdout.splitlines()
+        assert table
+        assert not any(row.startswith("{") for row in table)
+        assert list(tmp_path.iterdir()) == []
+        figures = json.loads(line)
+        page = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
+        assert [name for name in figures if f"`{name}`" not in page] == []
+        return figures
+
+    return run
+
+
+def test_cache_io(quick):
+    figures = quick("cache_io.py")
+    assert set(figures) == {"rows", "rounds", "raw_bytes", "plain", "zarr", "hdf5", "holds"}
+    assert set(figures["zarr"]) == FORM | {"size_ratio"}
+    assert set(figures["hdf5"]) == FORM | {"size_ratio", "inspect"}
+    for form in ("zarr", "hdf5"):
+        assert set(figures["holds"][form]) == {"verify_ratio", "join_seconds", "all_seconds", "size_ratio"}
+        # Besides the arrays there are a manifest, a seal and headers: at least their few kilobytes.
+        assert figures[form]["size_ratio"] > 1
+        assert all(figures[form][name]["wall"] > 0 for name in ("write", "open", "verify", "join"))
+
+
+def test_student_step(quick):
+    figures = quick("student_step.py")
+    what = {"student", "image_size", "batch_size", "device", "plan", "threads", "data", "teacher_name", "rounds"}
+    turns = {"cached", "plain", "online", "teacher"}
+    assert set(figures) == what | turns | {"ratios_wall", "ratios_cpu", "holds"}
+    assert set(figures["ratios_wall"]) == set(figures["ratios_cpu"]) == RATIOS
+    assert set(figures["holds"]) == {"cached_over_plain", "share_of_gain"}
+    assert all(figures[name]["wall"] > 0 for name in turns)
