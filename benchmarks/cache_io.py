@@ -5,7 +5,7 @@
 The rows are those of a multi-label set like ChestMNIST: 14 labels, one stored view, no features. The floor is what
 anybody would have to do to trust plain files: `numpy.load` and the SHA-256 of every array. Floor, Zarr and HDF5 take
 turns, so that a busy moment hits all three, with their files in the page cache; each ratio is the median over the
-rounds of the ratio inside a round. It needs about 1 GB of disk and 1 GB of memory for a million rows.
+rounds of the ratio inside a round. It needs about 1 GB of disk and 0.5 GB of memory.
 """
 
 from __future__ import annotations

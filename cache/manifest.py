@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from types import UnionType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -26,11 +27,14 @@ _MAX_ROWS = 1 << 32
 _VERSION = re.compile(r"[0-9A-Za-z.+-]{1,32}", re.ASCII)
 _HEX = frozenset("0123456789abcdef")
 # Field, kind, the kind in words.
-_DESCRIPTIONS: tuple[tuple[str, type, str], ...] = (
+_DESCRIPTIONS: tuple[tuple[str, type | UnionType, str], ...] = (
     ("request", dict, "an object"),
     ("dataset.name", str, "a name"),
     ("dataset.repeats", dict, "an object"),
     ("teacher.name", str, "a name"),
+    ("teacher.feature", str, "a name"),
+    ("teacher.revision", str | None, "a name or null"),
+    ("teacher.weights_sha256", str, "a digest"),
     ("views.policy", str, "a name"),
     ("probe.metrics", dict, "an object"),
 )

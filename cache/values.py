@@ -21,7 +21,8 @@ def value_problems(manifest: Manifest, path: str, block: npt.NDArray[Any]) -> It
         if not np.isfinite(block).all():
             yield f"Array '{path}' holds values that are not finite."
     elif name == "label" and manifest.task == "multilabel":
-        if not np.isin(block, (0, 1, 255)).all():
+        # 255 comes round to 0; numpy.isin takes ten times as long.
+        if (block + np.uint8(1) > 2).any():
             yield f"Labels of '{split}' are not all 0, 1 or 255."
     elif name == "label":
         if block.min() < -1 or block.max() >= classes:

@@ -42,18 +42,24 @@ def verify(cache: Cache) -> list[str]:
         problems += layout.problems
         sound = {path: cache.manifest.arrays[path] for path in layout.sound}
         with form_of(cache.path).open_arrays(cache.path, sound) as arrays:
+            values: dict[str, None] = {}
             for path in sound:
-                problems += _check_bytes(cache, path, arrays[path])
+                problems += _check_bytes(cache, path, arrays[path], values)
             if not problems:
-                problems += _check_contents(cache, arrays)
+                problems += _check_contents(cache, arrays, list(values))
     except CacheError as error:
         problems.append(str(error))
     return problems
 
 
-def _check_bytes(cache: Cache, path: str, rows: Rows) -> Iterator[str]:
+def _check_bytes(cache: Cache, path: str, rows: Rows, values: dict[str, None]) -> Iterator[str]:
+    """Yield what is wrong with the bytes of an array; what is wrong with its values is noted in `values`."""
+
+    def look(block: npt.NDArray[Any]) -> None:
+        values.update(dict.fromkeys(value_problems(cache.manifest, path, block)))
+
     try:
-        if array_sha256(rows) != cache.manifest.sha256[path]:
+        if array_sha256(rows, look) != cache.manifest.sha256[path]:
             yield f"Array '{path}' does not have its sealed SHA-256."
         with reading(cache.path):
             yield from form_of(cache.path).padding_problems(cache.path, path, cache.manifest.arrays[path])
@@ -62,15 +68,14 @@ def _check_bytes(cache: Cache, path: str, rows: Rows) -> Iterator[str]:
         yield f"Array '{path}': {error}"
 
 
-def _check_contents(cache: Cache, arrays: Mapping[str, Rows]) -> Iterator[str]:
+def _check_contents(cache: Cache, arrays: Mapping[str, Rows], problems: list[str]) -> Iterator[str]:
+    """Yield what is wrong with values: the `problems` that were found when the bytes were read, and what else is."""
     keys = {}
-    problems = [problem for path, rows in arrays.items() for problem in _check_values(cache, path, rows)]
     yield from problems
     for split in cache.splits:
         key, label, fold = (arrays[f"{split}/{name}"][:] for name in ("key", "label", "fold"))
         keys[split] = key
-        order = np.lexsort(order_columns(key, label))
-        if not np.array_equal(key[order], key) or not np.array_equal(label[order], label):
+        if not _is_ordered(key, label):
             yield f"Rows of '{split}' are not in ascending order of key and label."
         # A fold out of bounds names a probe that is not there, and nothing can be said of numbers without end.
         if cache.manifest.size.features_kept and not problems:
@@ -80,11 +85,16 @@ def _check_contents(cache: Cache, arrays: Mapping[str, Rows]) -> Iterator[str]:
         yield f"The manifest counts repeats {cache.manifest.dataset.get('repeats')}, the keys give {repeats}."
 
 
-def _check_values(cache: Cache, path: str, rows: Rows) -> list[str]:
-    step = rows_per_block(rows)
-    blocks = (rows[start : start + step] for start in range(0, rows.shape[0], step))
-    found = (problem for block in blocks for problem in value_problems(cache.manifest, path, block))
-    return list(dict.fromkeys(found))
+def _is_ordered(key: npt.NDArray[np.uint8], label: npt.NDArray[Any]) -> bool:
+    """Tell whether rows ascend by key and label. A sort of them all would take as long as all the hashing."""
+    high, low = _key_words(key).T
+    equal = high[1:] == high[:-1]
+    if ((high[1:] < high[:-1]) | (equal & (low[1:] < low[:-1]))).any():
+        return False
+    equal &= low[1:] == low[:-1]
+    repeats = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+    order = np.lexsort(order_columns(key[repeats], label[repeats])) if len(repeats) else repeats
+    return np.array_equal(label[repeats][order], label[repeats])
 
 
 def order_columns(key: npt.NDArray[np.uint8], label: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], ...]:
@@ -122,19 +132,29 @@ def count_repeats(keys: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, Any]:
     -------
     {"within": {split: rows beyond the first of their key}, "across": {"a-b": keys that stand in both}}
     """
-    distinct = {split: _distinct(key) for split, key in keys.items()}
+    words = np.concatenate([_key_words(key) for key in keys.values()])
+    split = np.repeat(np.arange(len(keys)), [len(key) for key in keys.values()])
+    # Splits are stored in order, so that a stable sort by half a key only merges them, in a tenth of the time.
+    order = np.argsort(words[:, 0], kind="stable")
+    high, low = words[order].T
+    if ((high[1:] == high[:-1]) & (low[1:] < low[:-1])).any():
+        order = np.lexsort((words[:, 1], words[:, 0]))
+        high, low = words[order].T
+    # The number of each row's image, (N,)
+    image = np.cumsum(np.append(False, (high[1:] != high[:-1]) | (low[1:] != low[:-1])))
+    stands = np.zeros((len(keys), image[-1] + 1), np.bool_)  # (splits, images)
+    stands[split[order], image] = True
     names = list(keys)
     return {
-        "within": {split: len(keys[split]) - distinct[split] for split in names},
+        "within": {name: len(keys[name]) - int(row.sum()) for name, row in zip(names, stands, strict=True)},
         "across": {
-            f"{a}-{b}": distinct[a] + distinct[b] - _distinct(np.concatenate([keys[a], keys[b]]))
+            f"{a}-{b}": int((stands[i] & stands[j]).sum())
             for i, a in enumerate(names)
-            for b in names[i + 1 :]
+            for j, b in enumerate(names[i + 1 :], i + 1)
         },
     }
 
 
-def _distinct(key: npt.NDArray[np.uint8]) -> int:
-    words = np.ascontiguousarray(key).view(np.uint64)  # (N, 2)
-    words = words[np.lexsort((words[:, 1], words[:, 0]))]
-    return len(words) and 1 + int((words[1:] != words[:-1]).any(1).sum())
+def _key_words(key: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return keys as two numbers each, (N, 2) uint64, which are in the order of the keys."""
+    return np.ascontiguousarray(key).view(">u8").astype(np.uint64)

@@ -236,7 +236,9 @@ def _figures(figures: dict[str, Any]) -> str:
 @click.option(
     "--sample", type=click.IntRange(min=1), metavar="N", help="Send N images of DATASET through the teacher again."
 )
-@click.option("--teacher", help="Folder or hub id of the teacher, for --sample (default: what CACHE names).")
+@click.option(
+    "--teacher", help="Folder or hub id of the teacher, for --sample (default: the one CACHE names, if at hand)."
+)
 @click.option("--device", default=_DEFAULT.device, show_default=True, help="For --sample: auto, cpu, cuda …")
 @json_option
 @dataset_options
@@ -271,6 +273,8 @@ def verify(
 
         found = recheck(open_cache(cache), dataset, options, sample, progress, teacher=teacher, device=device)
         problems = found.problems
+        for told in found.notes:
+            note(told)
         checked = {"images": found.images, "min_cosine": found.min_cosine}
     if as_json:
         print_json({"ok": not problems, "problems": problems, "sample": checked})
@@ -278,7 +282,7 @@ def verify(
         sound = f"'{cache}' is sound: every byte is what was sealed."
         if checked:
             worst = checked["min_cosine"]
-            sound += f" {checked['images']} images gave the teacher's features again, cosine {worst:.5f} or more."
+            sound += f" {checked['images']} images gave the teacher's features again, cosine at least {worst:.5f}."
         click.echo("\n".join(map(plain, problems)) or sound)
     if problems:
         sys.exit(1)

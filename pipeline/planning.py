@@ -26,7 +26,7 @@ from .preprocessing import Preprocessing
 from .request import CacheSettings, Feature, make_request
 from .rows import SplitRows, arrange_rows
 from .skipped import Skipped
-from .teacher_files import TeacherFiles, default_preprocessing, feature_dim, locate_teacher
+from .teacher_files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
 
 if TYPE_CHECKING:
     from .teacher import Teacher
@@ -145,7 +145,7 @@ def prepare(
         cache_id=address,
         action="create",
         splits_drawn=dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any(),
-        warnings=tuple(warnings),
+        warnings=(*assumptions(files), *warnings),
         existing=None,
         overwrite=overwrite,
         sources=tuple(map(open_cache, sources)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +22,7 @@ from .loading import load_batch
 from .logistic import fold_logits
 from .preprocessing import Preprocessing
 from .teacher import Teacher, agreement, pick_device, precision_for
-from .teacher_files import TeacherFiles, locate_teacher
+from .teacher_files import TeacherFiles, cached_teacher, locate_teacher
 from .views import quadrant_means
 
 __all__ = ["MIN_COSINE", "Rechecked", "recheck"]
@@ -35,11 +37,19 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Rechecked:
-    """What a re-check found; `min_cosine` is the worst of the images' features (without features: of the logits)."""
+    """What a re-check found.
+
+    Attributes
+    ----------
+    images : how many were drawn
+    min_cosine : the worst of the images' features (without features: of the logits); None if none could be compared
+    notes : what the user should know and is no problem: how dataset and cache differ
+    """
 
     images: int
-    min_cosine: float
+    min_cosine: float | None
     problems: list[str]
+    notes: list[str]
 
 
 def recheck(
@@ -58,19 +68,20 @@ def recheck(
     ----------
     spec : the dataset that the cache was made from
     count : images to draw; all if the cache has fewer
-    teacher : folder or hub id, where it is not to be found under the name that the cache gives
+    teacher : folder or hub id; None = what MEDAL_TEACHER or the hub's local cache has under the name that the cache
+        gives, if it has the cache's weights. A cache from a stranger does not decide what is downloaded
 
     Raises
     ------
     CacheMismatch
-        The dataset is not the cache's.
+        The dataset is not the cache's, or its features are not as long as its teacher makes them.
     DataError, TeacherError
         The dataset or the teacher cannot be used, or the teacher has other weights than the cache's.
     """
     files = _find_teacher(cache, teacher)
     manifest = cache.manifest
     dataset = open_dataset(spec, recorded_options(options, manifest, spec), manifest.classes)
-    drawn = _draw(cache, dataset, spec, count)
+    drawn, notes = _draw(cache, dataset, spec, count)
     device = pick_device(device)
     used = manifest.teacher.get("precision_used")
     model = Teacher.load(
@@ -79,8 +90,14 @@ def recheck(
         precision="fp32" if used == "fp32" else precision_for("auto", device),
         device=device,
     )
+    if model.dim != manifest.size.feature:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' has features of {manifest.size.feature} numbers; its teacher '{files.name}' makes "
+            f"{model.dim} by the recipe '{model.feature}'. It was not made as it says; get it from somebody else."
+        )
     preprocessing = Preprocessing.from_dict(manifest.preprocessing)
-    worst, problems = 1.0, []
+    worst: list[float] = []
+    problems: list[str] = []
     with progress("teacher", sum(len(rows) for rows, _ in drawn.values())) as advance:
         for split, (rows, source) in drawn.items():
             comparison = _Stored(cache, split)
@@ -95,29 +112,46 @@ def recheck(
                     good = rows[part][loaded.places]
                     names = [dataset.images.describe(int(row)) for row in source[part][loaded.places]]
                     cosines = comparison.cosines(good, features)
-                    worst = min(worst, float(cosines.min()))
+                    worst.append(float(cosines.min()))
                     problems += _complaints(names, cosines, np.abs(checks - comparison.checks(good)).max(1))
                 advance(len(rows[part]))
-    return Rechecked(images=sum(len(rows) for rows, _ in drawn.values()), min_cosine=worst, problems=problems)
+    images = sum(len(rows) for rows, _ in drawn.values())
+    return Rechecked(images=images, min_cosine=min(worst, default=None), problems=problems, notes=notes)
 
 
 def _find_teacher(cache: Cache, teacher: str | None) -> TeacherFiles:
     said = cache.manifest.teacher
-    name = str(said.get("name"))
-    files = locate_teacher(teacher or name, None if teacher else said.get("revision"))
-    if files.weights_sha256 != said.get("weights_sha256"):
-        mine, theirs = files.weights_sha256[:12], str(said.get("weights_sha256"))[:12]
+    name, wanted = str(said.get("name")), str(said.get("weights_sha256"))
+    if teacher is None:
+        return _look_for_teacher(cache, name, wanted)
+    files = locate_teacher(teacher)
+    if files.weights_sha256 != wanted:
         raise TeacherError(
-            f"Teacher '{teacher or name}' has other weights (SHA-256 {mine}…) than '{name}', which made "
-            f"'{cache.path}' ({theirs}…); give that one with --teacher."
+            f"Teacher '{teacher}' has other weights (SHA-256 {files.weights_sha256[:12]}…) than '{name}', which made "
+            f"'{cache.path}' ({wanted[:12]}…); give that one with --teacher."
         )
     return files
 
 
+def _look_for_teacher(cache: Cache, name: str, wanted: str) -> TeacherFiles:
+    own = os.environ.get("MEDAL_TEACHER")
+    candidates = [partial(locate_teacher, own)] if own else []
+    candidates.append(partial(cached_teacher, name, cache.manifest.teacher.get("revision")))
+    for look in candidates:
+        with suppress(TeacherError):
+            files = look()
+            if files.weights_sha256 == wanted:
+                return files
+    raise TeacherError(
+        f"Teacher '{name}' with the weights that made '{cache.path}' (SHA-256 {wanted[:12]}…) is not at hand, and is "
+        "not downloaded on a cache's word; give its folder or Hugging Face id with --teacher."
+    )
+
+
 def _draw(
     cache: Cache, dataset: Dataset, spec: str, count: int
-) -> dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Return for each split some rows of the cache and the dataset rows of the same images.
+) -> tuple[dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]], list[str]]:
+    """Return for each split some rows of the cache and the dataset rows of the same images, and how the two differ.
 
     Nobody who makes a cache can know which: the draw is not seeded.
     """
@@ -134,7 +168,12 @@ def _draw(
         mine = np.sort([present[index][1] for index in chosen if present[index][0] == split]).astype(np.int64)
         if len(mine):
             drawn[split] = (mine, rows[mine])
-    return drawn
+    notes = []
+    if len(joined.missing):
+        notes.append(f"{len(joined.missing)} images of '{spec}' are not in the cache, and so not in the sample")
+    if joined.extra:
+        notes.append(f"{joined.extra} images of the cache are not in '{spec}', and so not in the sample")
+    return drawn, notes
 
 
 class _Stored:

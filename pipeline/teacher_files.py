@@ -15,13 +15,15 @@ from typing import Any
 
 from ..cache.errors import TeacherError
 from .preprocessing import IMAGENET_MEAN, IMAGENET_STD, Intensity, Preprocessing, Resize
-from .teacher_hub import fetch_from_hub
+from .teacher_hub import cached_snapshot, fetch_from_hub, is_known_absent
 from .teacher_weights import CONFIG, PROCESSOR, read_json, weight_files, weights_sha256
 
 __all__ = [
     "FAMILIES",
     "FEATURES",
     "TeacherFiles",
+    "assumptions",
+    "cached_teacher",
     "check_image_size",
     "default_preprocessing",
     "feature_dim",
@@ -85,6 +87,20 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
         )
     folder = fetch_from_hub(teacher, revision, _check_early)
     return _read_folder(folder, teacher, folder.name)
+
+
+def cached_teacher(name: str, revision: str | None) -> TeacherFiles:
+    """Find a teacher by its hub id in the hub's local cache; no folder of that name is looked at, and no network used.
+
+    Raises
+    ------
+    TeacherError
+        It is not there, or incomplete.
+    """
+    folder = cached_snapshot(name, revision) if _HUB_ID.fullmatch(name) else None
+    if folder is None:
+        raise TeacherError(f"Teacher '{name}' is not in the local Hugging Face cache; give a folder with --teacher.")
+    return _read_folder(folder, name, folder.name)
 
 
 def _name_of(folder: Path) -> tuple[str, str | None]:
@@ -171,6 +187,16 @@ def default_preprocessing(
         )
     except TeacherError as error:
         raise TeacherError(f"Teacher '{files.name}': {error}") from error
+
+
+def assumptions(files: TeacherFiles) -> list[str]:
+    """Return a warning where a teacher's files do not say what its features depend on."""
+    if (files.folder / PROCESSOR).is_file() or is_known_absent(files.folder, PROCESSOR):
+        return []
+    return [
+        f"teacher '{files.name}' has no {PROCESSOR} in '{files.folder}': ImageNet's mean and standard deviation are "
+        "assumed, as DINOv2 itself was trained with"
+    ]
 
 
 def _normalisation(files: TeacherFiles) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ..cache.errors import MedalError, TeacherError
 from .teacher_weights import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_files
 
-__all__ = ["ask_hub", "fetch_from_hub"]
+__all__ = ["ask_hub", "cached_snapshot", "fetch_from_hub", "is_known_absent"]
 
 # Behind a hospital's firewall the hub often does not refuse but never answers.
 _TIMEOUT_SECONDS = 10.0
@@ -25,8 +26,13 @@ def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[P
     revision : branch, tag or commit; None is the default branch
     check_config : called with config.json and the id before the weights are downloaded; it may refuse
     """
-    cached = _cached(teacher, revision)
+    cached = cached_snapshot(teacher, revision)
     if cached is not None:
+        if not (cached / PROCESSOR).is_file() and not is_known_absent(cached, PROCESSOR):
+            # A snapshot of some files only. Where the hub cannot be reached the caller warns of what is assumed.
+            with suppress(Exception):
+                ask_hub(teacher, CONFIG, cached.name, seconds=_TIMEOUT_SECONDS)
+                _fetch(teacher, PROCESSOR, cached.name)
         return cached
     try:
         return _download(teacher, revision, check_config)
@@ -35,6 +41,11 @@ def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[P
     except Exception as error:
         # requests, httpx, the operating system and the hub's own tree: which one depends on the library's version.
         raise TeacherError(_explain(teacher, revision, error)) from error
+
+
+def is_known_absent(snapshot: Path, file: str) -> bool:
+    """Tell whether the hub has said that a model has no such file, which its local cache remembers."""
+    return (snapshot.parent.parent / ".no_exist" / snapshot.name / file).is_file()
 
 
 def ask_hub(teacher: str, file: str, revision: str | None = None, *, seconds: float) -> None:
@@ -74,7 +85,6 @@ def _refusal(teacher: str, file: str, revision: str | None, seconds: float) -> E
 
 def _download(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     # The download itself repeats a refused connection for half a minute, and complains each time.
     ask_hub(teacher, CONFIG, revision, seconds=_TIMEOUT_SECONDS)
@@ -82,24 +92,29 @@ def _download(teacher: str, revision: str | None, check_config: Callable[[Path, 
     check_config(config, teacher)
     folder = config.parent
 
-    def fetch(name: str) -> bool:
-        """Fetch one file of the very commit that the configuration is from; False if the model has none."""
-        try:
-            hf_hub_download(teacher, name, revision=folder.name, etag_timeout=_TIMEOUT_SECONDS)
-        except LocalEntryNotFoundError:  # the network went away; a kind of EntryNotFoundError to the hub's library
-            raise
-        except EntryNotFoundError:
-            return False
-        return True
-
-    fetch(PROCESSOR)
-    if not fetch(WEIGHTS) and fetch(INDEX):
+    # Of the very commit that the configuration is from.
+    _fetch(teacher, PROCESSOR, folder.name)
+    if not _fetch(teacher, WEIGHTS, folder.name) and _fetch(teacher, INDEX, folder.name):
         for name in shard_names(folder, teacher):
-            fetch(name)
+            _fetch(teacher, name, folder.name)
     return folder
 
 
-def _cached(teacher: str, revision: str | None) -> Path | None:
+def _fetch(teacher: str, name: str, commit: str) -> bool:
+    """Fetch one file of a model; False if it has none of that name."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        hf_hub_download(teacher, name, revision=commit, etag_timeout=_TIMEOUT_SECONDS)
+    except LocalEntryNotFoundError:  # the network went away; a kind of EntryNotFoundError to the hub's library
+        raise
+    except EntryNotFoundError:
+        return False
+    return True
+
+
+def cached_snapshot(teacher: str, revision: str | None) -> Path | None:
     """Return the snapshot in the local cache if configuration and all weights are there, else None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

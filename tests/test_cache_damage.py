@@ -118,12 +118,14 @@ def test_every_problem_is_named(tmp_path):
     shutil.copytree(GOLDEN / "format1.zarr", path)
     (path / "train/key/c/1/0").unlink()
     (path / "val/label/c/0").write_bytes(b"\7" * (path / "val/label/c/0").stat().st_size)
-    (path / ".DS_Store").write_bytes(b"finder")
+    (path / "notes.txt").write_bytes(b"mine")
+    (path / ".DS_Store").write_bytes(b"the finder's, which comes and goes unasked")
     hidden = path / "train/view_check/c/1/0/0"
     hidden.write_bytes(hidden.read_bytes()[:-1] + b"x")
     sentences = "\n".join(verify_path(path))
-    for problem in (".DS_Store", "'train/key' lacks chunk 1", "'val/label' does not", "'train/view_check' hides bytes"):
+    for problem in ("notes.txt", "'train/key' lacks chunk 1", "'val/label' does not", "'train/view_check' hides bytes"):
         assert problem in sentences
+    assert ".DS_Store" not in sentences
 
 
 # All errors of zarr, the builtin ones that h5py and zarr raise on damage, and those of the system; with ours.
