@@ -7,6 +7,7 @@ inspected in a child process (`hdf5_trust`).
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -45,13 +46,15 @@ _NO_SEAL = (
 
 def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) -> None:
     """Write a whole cache to a file where nothing is, durably, the seal last."""
-    with h5py.File(path, "x", userblock_size=USER_BLOCK) as file:
+    with _Patient(path, "x+") as patient, h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
         for name, rows in arrays.items():
             dataset = file.create_dataset(name, shape=rows.shape, dtype=rows.dtype.newbyteorder("<"), track_times=False)
             step = rows_per_block(rows)
             for start in range(0, rows.shape[0], step):
                 dataset[start : start + step] = rows[start : start + step]
+                patient.check()
         file.create_dataset(_MANIFEST, data=np.frombuffer(manifest, np.uint8), track_times=False)
+    patient.check()
     body = _body_sha256(path)
     block = canonical_json({"medal_cache": json.loads(seal), "body_sha256": body}) + b"\n"
     with path.open("r+b") as file:
@@ -61,6 +64,37 @@ def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) 
         os.fsync(file.fileno())
     sync_folder(path.parent)
     trust(body)
+
+
+class _Patient(io.FileIO):
+    """A file that hides from libhdf5 that the disk is full, and keeps the error for whoever asks.
+
+    libhdf5 cannot take a failed write: it loses count of what it holds, and ends the whole process by a segmentation
+    fault, at the latest when Python exits.
+    """
+
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        left = memoryview(data).cast("B")
+        try:
+            while left and self.failed is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failed = error
+        return len(memoryview(data).cast("B"))
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failed = self.failed or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise what a write has failed with."""
+        if self.failed is not None:
+            raise self.failed
 
 
 def _body_sha256(path: Path) -> str:

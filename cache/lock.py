@@ -70,9 +70,10 @@ class Lock:
         found = look(self.path)
         if found.holder == self.holder:
             return
-        happened = {"absent": "was removed by someone", "unreadable": f"cannot be read any more ({found.why})"}.get(
-            found.state, f"was taken over by {found.holder or 'someone else'} while this process was not heard of"
-        )
+        happened = {
+            "absent": "is gone, removed by someone or with the disk it was on",
+            "unreadable": f"cannot be read any more ({found.why})",
+        }.get(found.state, f"was taken over by {found.holder or 'someone else'} while this process was not heard of")
         raise CacheError(
             f"The lock '{self.path}' {happened}; what is finished is kept. Run the same command again to go on or to "
             "reuse."

@@ -158,7 +158,9 @@ def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tel
             work.remove()
         raise refuse_bad(computed.bad, asked.images, kept, work.path)
     if computed.bad:
-        rows, skipped = without_bad(asked.dataset, asked.rows, computed.bad)
+        rows, skipped, warnings = without_bad(asked.dataset, asked.rows, computed.bad)
+        for warning in set(warnings) - set(asked.warnings):
+            tell(f"warning: {warning}")
         asked = replace(asked, rows=rows, skipped=(*asked.skipped, *skipped))
     if asked.skipped:
         counts = ", ".join(f"{reason} {count}" for reason, count in reason_counts(asked.skipped).items())

@@ -170,6 +170,9 @@ def _lead(
     for warning in asked.warnings:
         note(f"warning: {warning}")
     rows = {split: len(part) for split, part in asked.rows.items()}
+    if asked.splits_drawn:
+        counts = ", ".join(f"{count} {split}" for split, count in rows.items())
+        note(f"splits that the dataset does not have are drawn with seed {settings.seed}: {counts}")
     if dry_run:
         size, seconds = estimate(asked)
         result = {
@@ -190,7 +193,7 @@ def _lead(
 
 def _print_made(made: Made, dataset: str, *, limited: bool, as_json: bool) -> None:
     manifest = made.cache.manifest
-    metrics = manifest.probe["metrics"]
+    metrics = manifest.probe.get("metrics", {})  # another writer's cache need not have them
     if made.action == "reuse" and manifest.skipped.images:
         note(f"warning: {manifest.skipped.images} images that could not be read were left out of it")
     if as_json:

@@ -24,8 +24,8 @@ from .datasets.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from .known import check_source, find_fresh, is_grown
 from .preprocessing import Preprocessing
 from .request import CacheSettings, Feature, make_request
-from .rows import SplitRows, arrange_rows
-from .skipped import Skipped
+from .rows import SplitRows, arrange_rows, repeat_warnings
+from .skipped import Skipped, check_skippable
 from .teacher_files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def prepare(
     rows = arrange_rows(dataset, key, split)
     if settings.image_size == "auto":
         preprocessing = replace(preprocessing, image_size=_fitting_size(dataset, rows))
+    drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     request = make_request(dataset, rows, files, preprocessing, settings)
     address = cache_id(request)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
@@ -144,8 +145,8 @@ def prepare(
         request=request,
         cache_id=address,
         action="create",
-        splits_drawn=dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any(),
-        warnings=(*assumptions(files), *warnings),
+        splits_drawn=drawn,
+        warnings=(*assumptions(files), *warnings, *repeat_warnings(rows)),
         existing=None,
         overwrite=overwrite,
         sources=tuple(map(open_cache, sources)),
@@ -168,6 +169,7 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
     key, bad = dataset.find_keys()
     if len(bad) == len(dataset):
         dataset.refuse(bad)
+    check_skippable(bad.values())
     for error in bad.values():
         if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
             # A mount that is lost says nothing of the images on it.

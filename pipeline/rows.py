@@ -102,6 +102,32 @@ def rows_digest(rows: Mapping[str, SplitRows]) -> dict[str, str]:
     }
 
 
+def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
+    """Return a sentence on images that stand in several splits, and one on images with several labels."""
+    key = np.concatenate([part.key for part in rows.values()])
+    split = np.repeat(np.arange(len(rows)), [len(part) for part in rows.values()])
+    label = np.concatenate([part.label for part in rows.values()])
+    _, code = np.unique(label, axis=0, return_inverse=True)
+    words = np.ascontiguousarray(key).view(np.uint64)
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    starts = np.flatnonzero(np.any(np.diff(words[order], axis=0, prepend=~words[order[:1]]), axis=1))
+    several, contrary = (_count_mixed(column.reshape(-1)[order], starts) for column in (split, code))
+    found = []
+    if several:
+        found.append(
+            f"{several} images stand in more than one split, where val and test are to be new to probe and student"
+        )
+    if contrary:
+        found.append(f"{contrary} images stand in the dataset several times with different labels")
+    return found
+
+
+def _count_mixed(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> int:
+    """Count the stretches, by where they start, whose values are not all the same."""
+    low, high = (ufunc.reduceat(values, starts) for ufunc in (np.minimum, np.maximum))
+    return int((low != high).sum())
+
+
 def anonymous_groups(rows: Mapping[str, SplitRows], seed: int) -> dict[str, npt.NDArray[np.int32]]:
     """Return the groups as a seeded permutation of their codes, so that a code says nothing of order or id."""
     count = 1 + max((int(part.group.max(initial=-1)) for part in rows.values()), default=-1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from .datasets import check_rare
 from .datasets.dataset import SPLITS, Dataset
 from .rows import SplitRows
 
-__all__ = ["Skipped", "describe_skipped", "list_path", "reason_counts", "refuse_bad", "without_bad", "write_list"]
+__all__ = [
+    "Skipped", "check_skippable", "describe_skipped", "list_path", "reason_counts", "refuse_bad", "without_bad",
+    "write_list",
+]  # fmt: skip
 
 _COLUMNS = ("image", "split", "reason", "message")
 # Their keys go into the manifest, which has a bound; and that many are no accident of a few files.
@@ -49,21 +52,33 @@ def refuse_bad(bad: Mapping[tuple[str, int], DataError], images: int, kept: int,
     )
 
 
+def check_skippable(bad: Collection[DataError]) -> None:
+    """Refuse to leave out more images than an accident explains.
+
+    Raises
+    ------
+    DataError
+    """
+    if len(bad) > _MOST_SKIPPED:
+        raise DataError(
+            f"{len(bad)} images cannot be used, more than the {_MOST_SKIPPED} that --on-bad-image skip leaves out; "
+            f"{next(iter(bad))} for one. Look for what they have in common."
+        )
+
+
 def without_bad(
     dataset: Dataset, rows: Mapping[str, SplitRows], bad: Mapping[tuple[str, int], DataError]
-) -> tuple[dict[str, SplitRows], list[Skipped]]:
-    """Return the rows without the bad ones, splits that are left with none dropped, and the bad ones described.
+) -> tuple[dict[str, SplitRows], list[Skipped], tuple[str, ...]]:
+    """Return the rows without the bad ones, the bad ones described, and warnings of what is rare now.
+
+    Splits that are left with no row are dropped.
 
     Raises
     ------
     DataError
         What is left is too little to fit a probe on, or too much is missing.
     """
-    if len(bad) > _MOST_SKIPPED:
-        raise DataError(
-            f"{len(bad)} images cannot be used, more than the {_MOST_SKIPPED} that --on-bad-image skip leaves out; "
-            f"{next(iter(bad.values()))} for one. Look for what they have in common."
-        )
+    check_skippable(bad.values())
     skipped = [
         Skipped(dataset.images.describe(int(rows[split].source[row])), split, error, rows[split].key[row].tobytes())
         for (split, row), error in sorted(bad.items(), key=lambda item: item[0])
@@ -77,10 +92,10 @@ def without_bad(
     for split, part in left.items():
         split_of[part.source] = SPLITS.index(split)
     try:
-        check_rare(dataset, split_of)
+        warnings = check_rare(dataset, split_of)
     except DataError as error:
         raise DataError(f"After {len(bad)} images that cannot be used: {error}") from error
-    return left, skipped
+    return left, skipped, warnings
 
 
 def reason_counts(skipped: Sequence[Skipped]) -> dict[str, int]:

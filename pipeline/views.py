@@ -38,6 +38,8 @@ _HFLIP, _VFLIP, _BRIGHTNESS, _CONTRAST = 4, 5, 6, 7
 
 # Images are stacked in pieces of this size: enough to make the call worth it, far from a batch of 24-megapixel photos.
 _STACK_BYTES = 1 << 24
+# An image is cropped to this ratio of its sides, or one more pixel, before it is enlarged.
+_OBLONG = 16
 
 
 # ── Resizing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,6 +98,10 @@ def _resize_stack(stack: Tensor, size: int, resize: Resize) -> Tensor:
         new = [max(1, round(side * size / long)) for side in (height, width)]
         top, left = (size - new[0]) // 2, (size - new[1]) // 2
         return functional.pad(_resample(stack, *new), (left, size - new[1] - left, top, size - new[0] - top))
+    if long > _OBLONG * short + 1:
+        # All but the middle is cut off in the end: a strip of a pixel's height would be gigabytes before that.
+        cut = (long - _OBLONG * short) // 2
+        return _resize_stack(stack.narrow(2 if height == long else 3, cut, long - 2 * cut), size, resize)
     # As the image processors compute `shortest_edge` and the centre crop: both round down.
     new = [size if side == short else int(size * side / short) for side in (height, width)]
     top, left = (new[0] - size) // 2, (new[1] - size) // 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -124,7 +125,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write a safetensors file beside `path`, make it durable, and move it there."""
     draft = path.with_name(f".{path.name}.part")
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(whole, draft, metadata)
+    try:
+        save_file(whole, draft, metadata)
+    except SafetensorError as error:
+        # A full disk comes as "… (os error 28)".
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
     # safetensors makes files for their owner alone; a run is shared as its folder is.
     draft.chmod(path.parent.stat().st_mode & 0o666)
     with draft.open("rb") as file:

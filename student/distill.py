@@ -176,6 +176,7 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
             "seconds": round(time.perf_counter() - start, 3),
             "images_per_second": round(asked.images / seconds, 2),
         }
+        folder.make_durable(work)
         folder.write_json(work / folder.RUN, _description(asked, recipe, work) | outcome)
         folder.finish(work, asked.run)
     return {"run": str(asked.run), "action": asked.action, **metrics, **outcome}
@@ -234,18 +235,30 @@ def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
         plan = Plan.from_dict(written["plan"])
         # Sums over a batch are split by thread: another number of threads would give other last bits.
         torch.set_num_threads(written["threads"])
+        if _environment(asked) not in written["trained_on"]:
+            report(
+                "warning: this machine or its libraries are others than those that began this run: it goes on, and may "
+                "end with other last bits"
+            )
+            folder.write_json(path, written | {"trained_on": [*written["trained_on"], _environment(asked)]})
     else:
         model = _initial_model(asked)
         settings = asked.settings
         plan, rates = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
-        folder.write_json(path, written | {"threads": torch.get_num_threads()})
+        folder.write_json(path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked)]})
         minutes = asked.images / wall_rate(model, plan, asked.image_size, asked.device) / 60
         report(
             f"{settings.student} at {asked.image_size} px, {plan}: {asked.epochs} epochs of "
             f"{asked.rows['train']} images, about {minutes:.1f} minutes (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
+
+
+def _environment(asked: Asked) -> dict[str, Any]:
+    """Return what equal bits depend on beside the request: the kind of device and the libraries."""
+    kind = torch.backends.cpu.get_cpu_capability() if asked.device == "cpu" else torch.cuda.get_device_name()
+    return {"device": f"{asked.device} ({kind})", "versions": {name: version(name) for name in _LIBRARIES}}
 
 
 def _fit(
@@ -306,7 +319,7 @@ def _evaluate(asked: Asked, data: TrainingData, work: Path, history: list[dict[s
 def _description(asked: Asked, recipe: Recipe, work: Path) -> dict[str, Any]:
     """Return run.json: every setting, what it acted on, and what computed it."""
     manifest = asked.cache.manifest
-    measured = json.loads((work / folder.PLAN).read_text(encoding="utf-8"))["images_per_second"]
+    plan = json.loads((work / folder.PLAN).read_text(encoding="utf-8"))
     return {
         "format": 1,
         "request": dict(asked.request),
@@ -323,7 +336,9 @@ def _description(asked: Asked, recipe: Recipe, work: Path) -> dict[str, Any]:
         },
         "target": "none" if asked.settings.alpha == 0 else "canonical view",
         "resize": asked.preprocessing.resize,
-        "precision": recipe.plan.to_dict() | {"images_per_second": measured, "threads": torch.get_num_threads()},
+        "precision": recipe.plan.to_dict()
+        | {"images_per_second": plan["images_per_second"], "threads": torch.get_num_threads()},
         "device": asked.device,
+        "trained_on": plan["trained_on"],
         "versions": {name: version(name) for name in _LIBRARIES},
     }

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheBusy, MedalError, StudentError
+from ..cache.forms import sync_folder
 from ..cache.leftovers import Kind
 from ..cache.life import differences
 from ..cache.lock import locked
@@ -147,6 +148,14 @@ def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
     except CacheBusy as error:
         holder = str(error).partition(";")[0]
         raise StudentError(f"{holder}; nothing was touched. Wait for it, or give another --out.") from error
+
+
+def make_durable(work: Path) -> None:
+    """Flush every file of a work folder to disk: what is written next says that they are there."""
+    for item in work.iterdir():
+        with item.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(work)
 
 
 def clear(work: Path) -> None:
@@ -278,5 +287,5 @@ def read_predictions(run: Path) -> dict[str, Predictions]:
             )
             for split, part in splits.items()
         }
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, OverflowError) as error:
         raise StudentError(f"The predictions '{path}' cannot be read: {error}.") from error

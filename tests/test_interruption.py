@@ -1,4 +1,4 @@
-"""Stage one interrupted: killed, stopped by Ctrl-C, out of disk, started twice. Real processes, the real teacher."""
+"""Stage one interrupted: killed, stopped by Ctrl-C, started twice. Real processes, the real teacher."""
 
 import json
 import os

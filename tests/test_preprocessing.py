@@ -186,3 +186,15 @@ def test_missing_and_unknown_entries_are_refused():
     del values["resize"]
     with pytest.raises(TeacherError, match="expected exactly"):
         Preprocessing.from_dict(values)
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000, 1), (60_000, 1, 3), (3, 49, 1), (7, 200, 3)])
+def test_a_strip_is_cropped_without_being_enlarged_whole(shape):
+    short, axis = min(shape[:2]), int(shape[1] > shape[0])
+    # A slope along the strip, so that what is shown says where it was cut out.
+    slope = np.linspace(0, 255, shape[axis]).reshape((1, -1, 1) if axis else (-1, 1, 1))
+    image = np.broadcast_to(slope, shape).astype(np.uint8)
+    made = resize_images([image], 224, "crop")  # 60,000 columns of 224 rows times 224 were 9 GB in float32
+    assert made.shape == (1, 3, 224, 224)
+    assert abs(float(made.mean()) - 127) < 2
+    assert float(made.max() - made.min()) < 255 * 2 * short / shape[axis] + 2

@@ -58,7 +58,9 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     if kind != "table":
         _refuse_columns(options, spec, kind)
     _check_window(options, spec, kind)
-    return _OPENERS[kind](spec, options, classes)
+    dataset = _OPENERS[kind](spec, options, classes)
+    _check_names(dataset)
+    return dataset
 
 
 def dataset_name(spec: str) -> str:
@@ -127,6 +129,18 @@ def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
         raise DataError(
             f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no DICOM files for --window; leave that option out."
         )
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Refuse names of classes and domains that a manifest, which is UTF-8 and is shown to people, cannot hold."""
+    for what, names in (("class", dataset.classes), ("domain", dataset.domains)):
+        for name in names:
+            if not name.isprintable() or not name.strip():
+                shown = name.encode("unicode_escape", "backslashreplace").decode()
+                raise DataError(
+                    f"dataset '{dataset.name}' has a {what} named '{shown}', expected a name of printable characters; "
+                    "rename its folder or change the table."
+                )
 
 
 def _open_medmnist(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:

@@ -1,0 +1,60 @@
+"""What stage one says of a dataset before it begins: repeats, drawn splits, names that cannot be kept."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medal.cache.errors import DataError
+from medal.pipeline.datasets import draw_splits, open_dataset
+from medal.pipeline.demo_teacher import tiny_teacher
+from medal.pipeline.rows import arrange_rows, repeat_warnings
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_teacher(tmp_path_factory.mktemp("tiny"))
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (20, 20), np.uint8)).save(path)
+
+
+def test_the_real_repeats_of_busi_are_said(shared):
+    dataset = open_dataset(str(shared / "data/busi_256/labels.csv"))
+    keys = dataset.keys()
+    (told,) = repeat_warnings(arrange_rows(dataset, keys, draw_splits(dataset, keys, 0)))
+    assert told == "1 images stand in the dataset several times with different labels"
+
+
+def test_repeats_across_splits_are_said_before_anything_is_computed(shell, tiny, tmp_path):
+    for index in range(24):
+        draw(tmp_path / "scans" / ("train", "val", "test")[index % 3] / "ab"[index % 2] / f"{index}.png", index)
+    draw(tmp_path / "scans/val/a/again.png", 0)  # in train/a as well
+    draw(tmp_path / "scans/test/b/again.png", 3)  # in train/b as well
+    draw(tmp_path / "scans/train/b/contrary.png", 6)  # in train/a as well
+    asked = shell("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--dry-run")
+    assert asked.returncode == 0, asked.stderr
+    assert "warning: 2 images stand in more than one split" in asked.stderr
+    assert "warning: 1 images stand in the dataset several times with different labels" in asked.stderr
+    assert "drawn" not in asked.stderr
+
+
+def test_drawn_splits_are_said(shell, tiny, tmp_path):
+    for index in range(40):
+        draw(tmp_path / "scans" / "ab"[index % 2] / f"{index}.png", index)
+    asked = shell("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--seed", 3, "--dry-run")
+    assert "splits that the dataset does not have are drawn with seed 3: 28 train, 6 val, 6 test" in asked.stderr
+
+
+@pytest.mark.parametrize("name", [b"b\xff", b"b\x1b[31m", b"\n", b" "])
+def test_names_that_no_manifest_can_hold_are_refused(name, tmp_path):
+    draw(tmp_path / "scans/a/1.png", 1)
+    folder = os.path.join(os.fsencode(tmp_path), b"scans", name)  # noqa: PTH118 (bytes)
+    os.mkdir(folder)  # noqa: PTH102
+    (tmp_path / "scans/a/1.png").rename(os.fsdecode(os.path.join(folder, b"1.png")))  # noqa: PTH118
+    draw(tmp_path / "scans/a/2.png", 2)
+    with pytest.raises(DataError, match=r"has a class named '.*', expected a name of printable characters"):
+        open_dataset(str(tmp_path / "scans"))
