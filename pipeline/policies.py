@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..cache.errors import DataError
 
-__all__ = ["POLICIES", "VIEW_PARAMETERS", "Policy", "Views", "draw_views", "policy_named"]
+__all__ = ["POLICIES", "VIEW_PARAMETERS", "Policy", "Views", "choose_views", "draw_views", "policy_named"]
 
 # shift_x, shift_y   content moves right and down, in sides of the image
 # zoom               log2 of the enlargement about the centre
@@ -48,6 +48,11 @@ class Policy:
     vflip: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
+
+    def allows(self, other: Policy) -> bool:
+        """Tell whether all that another policy may do is within this one's ranges."""
+        mine, others = self.to_dict(), other.to_dict()
+        return all(others[name] <= mine[name] for name in mine)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ranges as JSON knows them; the reason is prose and no part of what was asked."""
@@ -143,6 +148,11 @@ class Views:
         return request if self.count == 1 else {**request, "ranges": policy_named(self.policy).to_dict()}
 
 
+def choose_views(keys: npt.NDArray[np.uint8], epoch: int, count: int, seed: int) -> npt.NDArray[np.int64]:
+    """Choose one of `count` stored views of each image, (B,) int64: a pure function of key, epoch and seed."""
+    return np.asarray(_uniform(keys, (seed, epoch, _CHOICE), 1)[:, 0] * count, np.int64)
+
+
 def draw_views(
     policy: Policy, keys: npt.NDArray[np.uint8], epoch: int, view: int, seed: int
 ) -> npt.NDArray[np.float32]:
@@ -190,6 +200,8 @@ def _uniform(keys: npt.NDArray[np.uint8], counters: Sequence[int], count: int) -
     return np.asarray((_mix(state[:, None] + steps) >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
+# A counter that no view has, so that the choice of a view tells nothing of any view's parameters.
+_CHOICE = 1 << 32
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..cache.errors import DataError
-from .policies import POLICIES, VIEW_PARAMETERS, Policy, draw_views, policy_named
+from .policies import POLICIES, VIEW_PARAMETERS, Policy, choose_views, draw_views, policy_named
 from .preprocessing import Preprocessing, Resize
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Policy",
     "Preprocessing",
     "apply_views",
+    "choose_views",
     "draw_views",
     "normalise",
     "policy_named",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from ..cache.console import json_option, note, plain, print_json, progress
 from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
+from ..pipeline.policies import POLICIES
 from .settings import StudentSettings
 
 if TYPE_CHECKING:
@@ -58,8 +60,16 @@ _ADVICE = {
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
 @click.option("--loss", default=_DEFAULT.loss, show_default=True, help="Name of the loss.")
 @click.option(
-    "--augment", default=_DEFAULT.augment, metavar="POLICY",
-    help="What views the student sees: none, small, xray, ultrasound … (default: the cache's, or small).",
+    "--targets", type=click.Choice(["canonical", "stored"]), default=_DEFAULT.targets, show_default=True,
+    help="canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
+    "replayed, each with the answer on that very view.",
+)  # fmt: skip
+@click.option(
+    "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not of a sample."
+)
+@click.option(
+    "--augment", type=click.Choice(list(POLICIES)), default=_DEFAULT.augment,
+    help="What views the student sees, by modality (default: what the cache allows, or small).",
 )  # fmt: skip
 @click.option(
     "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,
@@ -98,6 +108,7 @@ def train_student(
     *,
     out: Path,
     no_distill: bool,
+    check_views: bool,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -121,7 +132,7 @@ def train_student(
     from .distill import ask, estimate
     from .distill import train_student as train
 
-    asked = ask(cache, dataset, options, settings, out, overwrite=overwrite)
+    asked = replace(ask(cache, dataset, options, settings, out, overwrite=overwrite), check_views=check_views)
     for warning in asked.warnings:
         note(f"warning: {warning}")
     if dry_run:

@@ -29,7 +29,9 @@ from .images import StudentImages, choose_image_size, load_images
 from .losses import find_loss
 from .model import CONFIG, WEIGHTS, ModelSpec, build_model, describe_model, model_config
 from .plots import plot_run
+from .policy import choose_policy
 from .precision import Plan, choose_plan, threads_restored, wall_rate
+from .replay import check_replay
 from .run import Predictions
 from .settings import StudentSettings, default_epochs
 from .targets import Targets, load_targets
@@ -37,8 +39,6 @@ from .training import Recipe, TrainingData, begin, predict, train
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
 
-# Views of the student where neither the user nor the cache names a policy: legal for any modality.
-_DEFAULT_POLICY = "small"
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
@@ -63,6 +63,7 @@ class Asked:
     request: Mapping[str, Any]
     action: folder.Action
     overwrite: bool
+    check_views: bool = False
 
     @property
     def rows(self) -> dict[str, int]:
@@ -115,12 +116,12 @@ def ask(
     cache = open_cache(cache_path)
     options = recorded_options(options, cache.manifest, dataset)
     images = open_dataset(dataset, options, cache.manifest.classes)
-    policy_name = settings.augment or cache.manifest.views.get("policy", "none")
-    if settings.augment is None and policy_name == "none":
-        policy_name = _DEFAULT_POLICY
-    settings = replace(settings, augment=policy_name)
-    policy = policy_named(policy_name)
-    targets = load_targets(cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels)
+    settings = replace(settings, augment=choose_policy(cache, settings))
+    policy = policy_named(str(settings.augment))
+    targets = load_targets(
+        cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
+        stored=settings.targets == "stored",
+    )  # fmt: skip
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
     epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
@@ -166,6 +167,12 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
         asked = replace(asked, action=action)
         if action == "create":
             folder.clear(work)
+        if asked.settings.targets == "stored":
+            train_part = asked.targets.splits["train"]
+            checked = check_replay(
+                asked.dataset.images, train_part, asked.preprocessing, progress, every=asked.check_views
+            )
+            report(f"{checked} images replay their stored views as the teacher saw them")
         data = _load_data(asked, opened)
         recipe = _recipe(asked, work, report)
         history, best, seconds = _fit(asked, recipe, data, work, progress=progress, report=report)
@@ -334,7 +341,7 @@ def _description(asked: Asked, recipe: Recipe, work: Path) -> dict[str, Any]:
             "dataset": manifest.dataset.get("name"),
             "teacher": manifest.teacher.get("name"),
         },
-        "target": "none" if asked.settings.alpha == 0 else "canonical view",
+        "target": "none" if asked.settings.alpha == 0 else f"{asked.settings.targets} view",
         "resize": asked.preprocessing.resize,
         "precision": recipe.plan.to_dict()
         | {"images_per_second": plan["images_per_second"], "threads": torch.get_num_threads()},

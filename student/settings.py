@@ -34,6 +34,8 @@ class StudentSettings:
     temperature : T of the soft targets, > 0
     alpha : weight of the soft term, 0 (labels alone) to 1 (teacher alone)
     loss : a name in `losses.LOSSES`
+    targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
+        the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
     augment : a policy of `pipeline.views.POLICIES`; None = the cache's, or a mild one where that is ``none``
     average : share of all steps that the averaged weights look back over; they are what is evaluated and kept;
         0 = no averaging
@@ -56,6 +58,7 @@ class StudentSettings:
     temperature: float = 2.0
     alpha: float = 0.5
     loss: str = "kd"
+    targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
     average: float = 0.1
     precision: Literal["auto", "fp32", "bf16"] = "auto"

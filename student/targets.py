@@ -27,18 +27,28 @@ class SplitTargets:
     row : (N,) int64 row of the dataset
     key : (N, 16) uint8
     label : (N,) int32 or (N, C) uint8
-    teacher : (N, C) float32 logits of the canonical view, before temperature
+    logits : (N, V, C) float32 of the teacher for each view, before temperature; the canonical one first. V is 1 unless
+        stored views are asked for
+    view : (N, V, P) float32 parameters that replay each view
+    view_check : (N, V, 4) float32 means of the quarters of each view at the teacher's size, in 0…1
     group : (N,) int32 patient code, -1 none
     """
 
     row: npt.NDArray[np.int64]
     key: npt.NDArray[np.uint8]
     label: npt.NDArray[Any]
-    teacher: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    view: npt.NDArray[np.float32]
+    view_check: npt.NDArray[np.float32]
     group: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.row)
+
+    @property
+    def teacher(self) -> npt.NDArray[np.float32]:
+        """Logits of the canonical view, (N, C) float32."""
+        return self.logits[:, 0]
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Targets:
         digest = sha256()
         for name, part in self.splits.items():
             digest.update(f"{name} {len(part)}\n".encode())
-            for column in (part.key, part.label, part.teacher):
+            stored = (part.logits, part.view) if part.logits.shape[1] > 1 else (part.teacher,)
+            for column in (part.key, part.label, *stored):
                 digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
 
@@ -67,6 +78,7 @@ def load_targets(
     spec: str,
     on_missing: Literal["refuse", "drop"] = "refuse",
     labels: Literal["cache", "dataset"] | None = None,
+    stored: bool = False,
 ) -> Targets:
     """Join a dataset to a cache and read what the student needs.
 
@@ -75,6 +87,7 @@ def load_targets(
     spec : what the user calls the dataset, for messages
     on_missing : ``drop`` leaves out dataset rows that the cache lacks
     labels : whose labels count where the two disagree; None refuses
+    stored : the targets of all stored views, not of the canonical one alone
 
     Raises
     ------
@@ -109,7 +122,10 @@ def load_targets(
             row=rows,
             key=cache.read(name, "key")[kept],
             label=dataset.label[rows] if labels == "dataset" else cache.read(name, "label")[kept],
-            teacher=np.ascontiguousarray(cache.read(name, "logits")[kept, 0]),
+            **{
+                column: np.ascontiguousarray(cache.read(name, column)[kept, : None if stored else 1])
+                for column in ("logits", "view", "view_check")
+            },
             group=cache.read(name, "group")[kept],
         )
     for name, fewest in (("train", 2), ("val", 1)):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..cache.errors import StudentError
 from ..pipeline.metrics import log_loss, score
-from ..pipeline.views import Policy, apply_views, draw_views, normalise
+from ..pipeline.views import Policy, apply_views, choose_views, draw_views, normalise
 from .checkpoint import Checkpoint, TrainingState
 from .images import PixelSource
 from .losses import Objective, find_loss
@@ -126,15 +126,15 @@ def _train_epoch(
     batches = split_batches(epoch_order(part.key, settings.seed, epoch), settings.batch_size)
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
-    label, teacher = torch.from_numpy(_labels(part)), torch.from_numpy(part.teacher)
+    label, teacher = torch.from_numpy(_labels(part)), torch.from_numpy(part.logits)
     total = torch.zeros((), device=recipe.device)
     state.model.train()
-    for step, (rows, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
+    for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, warmup, settings.lr)
         with recipe.plan.autocast(recipe.device):
             logits = state.model(images)  # (B, C)
-        loss = loss_of(logits.float(), label[rows].to(recipe.device), teacher[rows].to(recipe.device), objective)
+        loss = loss_of(logits.float(), label[rows].to(recipe.device), teacher[rows, view].to(recipe.device), objective)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
         state.optimiser.zero_grad()
@@ -153,12 +153,18 @@ def _train_epoch(
 
 def _augmented(
     data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[npt.NDArray[np.int64]], epoch: int
-) -> Iterator[tuple[npt.NDArray[np.int64], Tensor]]:
-    """Yield rows and their augmented, normalised images (B, 3, S, S)."""
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Tensor]]:
+    """Yield rows, the stored view that each is paired with, and their augmented, normalised images (B, 3, S, S)."""
+    seed = recipe.settings.seed
     for rows, pixels in zip(batches, data.pixels["train"].batches(batches), strict=True):
-        views = draw_views(recipe.policy, part.key[rows], epoch, _AUGMENTED, recipe.settings.seed)  # (B, P)
-        moved = apply_views(pixels.to(recipe.device), torch.from_numpy(views))
-        yield rows, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
+        if recipe.settings.targets == "stored":
+            view = choose_views(part.key[rows], epoch, part.view.shape[1], seed)  # (B,)
+            params = part.view[rows, view]  # (B, P)
+        else:
+            view = np.zeros(len(rows), np.int64)
+            params = draw_views(recipe.policy, part.key[rows], epoch, _AUGMENTED, seed)
+        moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
+        yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
 
 
 def _average(averaged: nn.Module, model: nn.Module, step: int, horizon: float) -> None:
