@@ -57,3 +57,13 @@ def test_student_step(quick):
     assert set(figures["ratios_wall"]) == set(figures["ratios_cpu"]) == RATIOS
     assert set(figures["holds"]) == {"cached_over_plain", "share_of_gain"}
     assert all(figures[name]["wall"] > 0 for name in turns)
+
+
+def test_teacher_throughput(quick, shared):
+    assert shared.is_dir()  # the common way needs an image processor's configuration
+    figures = quick("teacher_throughput.py")
+    what = {"teacher_name", "device", "threads", "precision", "batch_size", "images", "rounds", "torch"}
+    assert set(figures) == what | {"images_per_second", "ratios", "limits", "holds", "forward_tflops", "matmul_tflops"}
+    assert set(figures["images_per_second"]) == {"bare", "forward", "npz", "jpeg", "common", "common_jpeg"}
+    assert all(rate > 0 for rate in figures["images_per_second"].values())
+    assert set(figures["holds"]) == {"npz_over_bare", "jpeg_over_bare", "npz_over_common"}
