@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .errors import CacheMismatch
 from .forms import form_of
+from .life import holds_others, refuse_others
 from .lock import locked
 from .reader import Cache, open_cache
 from .writer import put_back, write_cache
@@ -32,6 +33,8 @@ def convert(source: Cache, target: Path, *, overwrite: bool = False) -> Cache:
         put_back(target)
         if target.exists() and not overwrite:
             raise CacheMismatch(f"'{target}' is there already; give another name, or --overwrite to replace it.")
+        if holds_others(target):
+            raise refuse_others(target)
         return _write(source, target)
 
 

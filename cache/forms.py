@@ -57,9 +57,12 @@ def form_of(path: Path) -> Form:
     """Return the form that a path's suffix stands for."""
     module = SUFFIXES.get(path.suffix)
     if module is None:
+        # What other tools call an HDF5 file.
+        hdf5 = path.suffix.lower() in (".hdf5", ".hdf", ".he5")
+        example = path.with_suffix(".h5").name if hdf5 else f"{path.name or 'cache'}.zarr"
         raise CacheError(
             f"'{path}' does not say which form of cache it is; end the name in {' or '.join(SUFFIXES)}, "
-            f"for instance '{path.name or 'cache'}.zarr'."
+            f"for instance '{example}'."
         )
     return cast(Form, import_module(module))
 

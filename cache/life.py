@@ -10,10 +10,11 @@ from typing import Any, Literal
 from .errors import CacheCorrupt, CacheError, CacheIncomplete, CacheMismatch, CacheNotFound
 from .forms import form_of
 from .reader import Cache, open_cache
+from .traces import CACHE
 from .verify import verify
 from .work import WorkDirectory, work_path
 
-__all__ = ["Action", "Found", "decide", "differences", "look"]
+__all__ = ["Action", "Found", "decide", "differences", "holds_others", "look", "refuse_others"]
 
 Action = Literal["create", "resume", "extend", "reuse"]
 
@@ -22,7 +23,8 @@ Action = Literal["create", "resume", "extend", "reuse"]
 class Found:
     """What stands at a target: a sealed cache, something that cannot be used, and unfinished work beside it.
 
-    `working_on` is the record of the unfinished work; `stranger`, that something not of medal's stands in its place.
+    `working_on` is the record of the unfinished work; `stranger`, that something not of medal's stands in its place;
+    `mixed`, that the target holds something that is not medal's, which a replacement would lose.
     """
 
     target: Path
@@ -30,6 +32,7 @@ class Found:
     other: CacheError | None = None
     working_on: Mapping[str, Any] | None = None
     stranger: bool = False
+    mixed: bool = False
 
 
 def look(target: Path, *, thorough: bool = False) -> Found:
@@ -45,8 +48,32 @@ def look(target: Path, *, thorough: bool = False) -> Found:
     except CacheNotFound:
         return found
     except CacheError as error:
-        return replace(found, other=error)
+        return replace(found, other=error, mixed=holds_others(target))
     return replace(found, cache=cache)
+
+
+def holds_others(target: Path) -> bool:
+    """Tell whether a target holds anything that medal did not put there.
+
+    Names alone do not tell: a Zarr store of somebody's own has such files as well, but neither manifest nor seal.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    if target.is_dir() and not any((target / name).is_file() for name in ("manifest.json", "seal.json")):
+        return True
+    return not CACHE.is_part(target)
+
+
+def refuse_others(target: Path) -> CacheMismatch:
+    """Return the refusal to replace a target that holds what is not medal's."""
+    if target.is_dir():
+        return CacheMismatch(
+            f"'{target}' holds files that are not medal's, which --overwrite would lose; move them away, or give "
+            "another OUT."
+        )
+    return CacheMismatch(
+        f"'{target}' is no cache of medal's, and --overwrite would lose it; move it away, or give another OUT."
+    )
 
 
 def decide(
@@ -83,8 +110,12 @@ def decide(
             f"'{found.target}' holds a cache of something else: it differs in {different}. "
             "Give another OUT, or --overwrite to replace it once the new one is sealed."
         )
+    if found.mixed and overwrite:
+        raise refuse_others(found.target)
     if not overwrite and found.other is not None:
         remedy = "Give another OUT, or --overwrite to replace it once the new one is sealed."
+        if found.mixed:
+            remedy = "Give another OUT."
         if isinstance(found.other, CacheIncomplete):
             raise CacheMismatch(f"'{found.target}' is there and is no sealed cache. {remedy}") from found.other
         raise type(found.other)(f"{found.other} {remedy}") from found.other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from .digest import Rows, array_sha256
-from .errors import CacheCorrupt, CacheError
-from .forms import Survey, form_of, reading
+from .errors import CacheCorrupt, CacheError, CacheNotFound
+from .forms import SUFFIXES, Survey, form_of, reading
 from .manifest import Manifest
 from .seal import Seal, check_seal, parse_seal
 from .values import value_problems
 
 __all__ = ["Cache", "open_cache"]
+
+# As `work` and the student's `run` name them, which stand above this module.
+_WORK, _WORK_RECORD, _RUN_RECORD = ".work", "work.json", "run.json"
 
 
 @dataclass(frozen=True)
@@ -127,10 +131,43 @@ def open_cache(path: str | PathLike[str]) -> Cache:
         Its format is newer than this medal reads.
     """
     place = Path(path)
-    seal_bytes, manifest_bytes = form_of(place).read_seal(place)
+    _refuse_other(place)
+    try:
+        seal_bytes, manifest_bytes = form_of(place).read_seal(place)
+    except CacheNotFound as error:
+        work = place.with_name(place.name + _WORK)
+        if not (work / _WORK_RECORD).is_file():
+            raise
+        raise CacheNotFound(
+            f"There is no cache at '{place}' yet: stage one has not finished it, what is done is kept in '{work}'. "
+            f"Go on with the command that began it: medal cache-teacher DATASET {shlex.quote(str(place))}, and the "
+            "options that it had."
+        ) from error
     try:
         seal = parse_seal(seal_bytes)
         return Cache(place, check_seal(seal, manifest_bytes), seal)
     except CacheError as error:
         # The parsers know fields, not places: the one thing to add is which cache it is.
         raise type(error)(f"Cache '{place}': {error}") from error
+
+
+def _refuse_other(place: Path) -> None:
+    """Refuse what cannot be a cache by its name, saying what it is where that can be told."""
+    if place.suffix in SUFFIXES:
+        return
+    if (place / _RUN_RECORD).is_file():
+        raise CacheError(
+            f"'{place}' is a run of `medal train-student`, no cache; its figures are in '{place / 'metrics.json'}', "
+            f"and '{place / _RUN_RECORD}' says which cache it was trained on."
+        )
+    if place.suffix == _WORK and (place / _WORK_RECORD).is_file():
+        raise CacheError(
+            f"'{place}' is unfinished work of stage one, no cache. Go on with the `medal cache-teacher` command whose "
+            f"OUT is '{place.with_suffix('')}'."
+        )
+    if place.suffix.lower() in (".hdf5", ".hdf", ".he5"):
+        form_of(place)
+    raise CacheError(
+        f"'{place}' is no cache: the name of a cache ends in {' or '.join(SUFFIXES)}. Where a command takes CACHE and "
+        "DATASET, the cache comes first."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -170,9 +171,9 @@ def _lead(
     for warning in asked.warnings:
         note(f"warning: {warning}")
     rows = {split: len(part) for split, part in asked.rows.items()}
-    if asked.splits_drawn:
+    if asked.drawing:
         counts = ", ".join(f"{count} {split}" for split, count in rows.items())
-        note(f"splits that the dataset does not have are drawn with seed {settings.seed}: {counts}")
+        note(f"{asked.drawing}; now {counts}")
     if dry_run:
         size, seconds = estimate(asked)
         result = {
@@ -188,10 +189,10 @@ def _lead(
             )
         return
     made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team)
-    _print_made(made, dataset, limited=settings.limit is not None, as_json=as_json)
+    _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
 
 
-def _print_made(made: Made, dataset: str, *, limited: bool, as_json: bool) -> None:
+def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: bool, as_json: bool) -> None:
     manifest = made.cache.manifest
     metrics = manifest.probe.get("metrics", {})  # another writer's cache need not have them
     if made.action == "reuse" and manifest.skipped.images:
@@ -220,15 +221,17 @@ def _print_made(made: Made, dataset: str, *, limited: bool, as_json: bool) -> No
     for split in ("val", "test"):
         if split in metrics:
             click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
-    # Columns, classes and splits need not be said again: stage two takes them from the cache.
-    extra = ["--on-missing", "drop"] if limited else []
+    # Classes and their columns stage two takes from the cache; of the others it reads the usual ones unless told.
+    columns = {"--split-column": options.split_column, "--domain-column": options.domain_column}
+    extra = [word for name, column in columns.items() if column for word in (name, column)]
+    extra += ["--on-missing", "drop"] if limited else []
     following = ["medal", "train-student", str(target), dataset, "--out", f"runs/{target.stem}", *extra]
     click.echo(f"Next: {shlex.join(following)}")
 
 
 def _figures(figures: dict[str, Any]) -> str:
     return ", ".join(
-        f"{name} {'undefined' if figures.get(name) is None else format(figures[name], '.4f')}"
+        f"{name} {format(value, '.4f') if isinstance(value := figures.get(name), int | float) else 'undefined'}"
         for name in ("auroc", "accuracy")
     )
 
@@ -283,8 +286,9 @@ def verify(
         print_json({"ok": not problems, "problems": problems, "sample": checked})
     else:
         sound = f"'{cache}' is sound: every byte is what was sealed."
-        if checked:
-            worst = checked["min_cosine"]
+        if checked and not problems:
+            # Rounded down, as it is a bound.
+            worst = math.floor(checked["min_cosine"] * 1e5) / 1e5
             sound += f" {checked['images']} images gave the teacher's features again, cosine at least {worst:.5f}."
         click.echo("\n".join(map(plain, problems)) or sound)
     if problems:

@@ -83,10 +83,10 @@ def demo(
     medal demo --quick --out /tmp/demo
     """
     # Finding it imports numpy and the hub's client: not something `medal demo --help` should wait for.
-    from .demo_teacher import HUB_TEACHER, find_teacher
+    from .demo_teacher import find_teacher
 
     if dry_run:
-        foreseen = plan_demo(out, teacher or HUB_TEACHER, quick=quick, overwrite=overwrite)
+        foreseen = plan_demo(out, teacher or _foresee_teacher(), quick=quick, overwrite=overwrite)
         commands = [shlex.join(("medal", *words)) for words in (foreseen.stage_one, foreseen.stage_two)]
         if as_json:
             print_json({"cache": str(foreseen.cache), "run": str(foreseen.run), "commands": commands})
@@ -108,6 +108,30 @@ def demo(
         print_json({"cache": str(plan.cache), "run": str(plan.run), **metrics})
     else:
         click.echo(_summary(plan, metrics))
+
+
+def _foresee_teacher() -> str:
+    """Return the teacher that `find_teacher` is going to find, fetching nothing; say so where that is a guess."""
+    from importlib.util import find_spec
+
+    from ..cache.home import home_folder
+    from .demo_teacher import HUB_TEACHER, TINY_NAME, hub_has
+    from .recovered_teacher import RECOVERED_NAME
+    from .teacher_weights import WEIGHTS
+
+    if hub_has(HUB_TEACHER):
+        return HUB_TEACHER
+    teachers = home_folder() / "teachers"
+    recovered, tiny = teachers / RECOVERED_NAME, teachers / TINY_NAME
+    if (recovered / WEIGHTS).is_file():
+        return str(recovered)
+    if find_spec("onnx") is None:
+        return str(tiny)
+    note(
+        f"the Hugging Face hub has no {HUB_TEACHER} to give now, so the teacher is to be recovered from the package "
+        f"index; where that cannot be reached either, '{tiny}' stands in, and the names below are other ones"
+    )
+    return str(recovered)
 
 
 def _run(context: click.Context, words: Sequence[str]) -> None:

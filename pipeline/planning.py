@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.console import plain
 from ..cache.digest import cache_id
-from ..cache.errors import DataError
+from ..cache.errors import DataError, TeacherError
 from ..cache.forms import device_failed
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import Action, decide, look
 from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
-from .datasets import check_rare, dataset_name, draw_splits, limit_rows, open_dataset
+from .datasets import check_rare, dataset_name, describe_drawing, draw_splits, limit_rows, open_dataset
 from .datasets.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from .known import check_source, find_fresh, is_grown
 from .preprocessing import Preprocessing
@@ -67,6 +68,7 @@ class Plan:
     sources: tuple[Cache, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     tuned: Mapping[str, Any] | None = None
+    drawing: str | None = None
 
     @property
     def images(self) -> int:
@@ -107,6 +109,11 @@ def prepare(
     """
     dataset = open_dataset(spec, options)
     files = locate_teacher(settings.teacher, settings.revision)
+    if not files.name.isprintable():
+        raise TeacherError(
+            f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
+            "its folder."
+        )
     preprocessing = default_preprocessing(
         files,
         image_size=_SIZE if settings.image_size == "auto" else settings.image_size,
@@ -115,7 +122,7 @@ def prepare(
         window=options.window,
     )
     dataset, key, skipped = _readable(dataset, settings)
-    split = draw_splits(dataset, key, settings.seed)
+    split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
     if settings.limit is not None:
         taken = limit_rows(split, settings.limit)
         dataset, key, split = dataset.take(taken), key[taken], split[taken]
@@ -146,6 +153,7 @@ def prepare(
         cache_id=address,
         action="create",
         splits_drawn=drawn,
+        drawing=drawing,
         warnings=(*assumptions(files), *warnings, *repeat_warnings(rows)),
         existing=None,
         overwrite=overwrite,
@@ -169,14 +177,14 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
     key, bad = dataset.find_keys()
     if len(bad) == len(dataset):
         dataset.refuse(bad)
-    check_skippable(bad.values())
     for error in bad.values():
         if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
             # A mount that is lost says nothing of the images on it.
             raise error.__cause__ from error
+    check_skippable(bad.values())
     split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
     skipped = [
-        Skipped(dataset.images.describe(row), SPLITS[split[row]] if split[row] >= 0 else "", error)
+        Skipped(dataset.images.locate(row), SPLITS[split[row]] if split[row] >= 0 else "", error)
         for row, error in bad.items()
     ]
     readable = np.setdiff1d(np.arange(len(dataset)), np.array(list(bad), np.int64))

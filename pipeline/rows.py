@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ..cache.verify import order_columns
 from .datasets.dataset import SPLITS, Dataset
 
-__all__ = ["SplitRows", "arrange_rows", "rows_digest"]
+__all__ = ["SplitRows", "anonymous_groups", "arrange_rows", "repeat_warnings", "rows_digest"]
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,15 @@ def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
     found = []
     if several:
         found.append(
-            f"{several} images stand in more than one split, where val and test are to be new to probe and student"
+            f"{_images(several)} in more than one split, where val and test are to be new to probe and student"
         )
     if contrary:
-        found.append(f"{contrary} images stand in the dataset several times with different labels")
+        found.append(f"{_images(contrary)} in the dataset several times with different labels")
     return found
+
+
+def _images(count: int) -> str:
+    return "1 image stands" if count == 1 else f"{count} images stand"
 
 
 def _count_mixed(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from ..cache.errors import DataError
 from ..cache.writer import write_file
 from .datasets import check_rare
-from .datasets.dataset import SPLITS, Dataset
+from .datasets.dataset import SPLITS, Dataset, Place
 from .rows import SplitRows
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "write_list",
 ]  # fmt: skip
 
-_COLUMNS = ("image", "split", "reason", "message")
+_COLUMNS = (*Place._fields, "split", "reason", "message")
 # Their keys go into the manifest, which has a bound; and that many are no accident of a few files.
 _MOST_SKIPPED = 50_000
 
@@ -36,7 +36,7 @@ _MOST_SKIPPED = 50_000
 class Skipped:
     """An image that was left out; without a key if not even its bytes can be read."""
 
-    image: str
+    place: Place
     split: str
     error: DataError
     key: bytes | None = None
@@ -80,7 +80,7 @@ def without_bad(
     """
     check_skippable(bad.values())
     skipped = [
-        Skipped(dataset.images.describe(int(rows[split].source[row])), split, error, rows[split].key[row].tobytes())
+        Skipped(dataset.images.locate(int(rows[split].source[row])), split, error, rows[split].key[row].tobytes())
         for (split, row), error in sorted(bad.items(), key=lambda item: item[0])
     ]
     left = {}
@@ -126,6 +126,6 @@ def write_list(target: Path, skipped: Sequence[Skipped]) -> None:
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(_COLUMNS)
-    writer.writerows((item.image, item.split, item.error.reason, str(item.error)) for item in skipped)
+    writer.writerows((*item.place, item.split, item.error.reason, str(item.error)) for item in skipped)
     # Names of files need not be UTF-8.
     write_file(path, table.getvalue().encode(errors="backslashreplace"))

@@ -14,6 +14,10 @@ from medal.cache.manifest import parse_manifest
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
 from medal.cache.work import work_path
+from medal.pipeline import skipped
+from medal.pipeline.datasets.arrays import ArrayImages
+from medal.pipeline.datasets.dataset import Place, Selection
+from medal.pipeline.datasets.images import FileImages
 
 IMAGES, BAD = 72, 5
 # A regular file to look at, and an input/output error to read.
@@ -82,7 +86,9 @@ def test_what_is_left_out_is_declared(scans, request_, medal, tmp_path, capsys):
     assert not any(file.name in str(manifest.raw) for file in bad), "a cache names no files"
     listed = read_list(out)
     assert {row["split"] for row in listed} == {"train", "test"}
-    assert sorted(file.name for file in bad) == sorted(row["image"].split("/")[-1].rstrip("'") for row in listed)
+    assert sorted(str(file.relative_to(folder)) for file in bad) == sorted(row["file"] for row in listed)
+    assert all(row["message"].startswith(f"file '{row['file']}'") for row in listed)
+    assert {row["frame"] + row["array"] + row["row"] for row in listed} == {""}
     again = medal("cache-teacher", folder, out, *request_)
     assert (again["action"], again["computed"], again["skipped"]) == ("reuse", 0, BAD)
     assert again["cache_id"] == made["cache_id"]
@@ -95,16 +101,16 @@ def test_the_rows_that_are_left_are_those_of_a_set_without_the_bad_ones(scans, r
     for file in bad:
         file.unlink()
     medal("cache-teacher", folder, tmp_path / "clean.zarr", *request_)
-    skipped, clean = (open_cache(tmp_path / name) for name in ("skipped.zarr", "clean.zarr"))
-    assert skipped.cache_id != clean.cache_id
+    fewer, clean = (open_cache(tmp_path / name) for name in ("skipped.zarr", "clean.zarr"))
+    assert fewer.cache_id != clean.cache_id
     for split in clean.splits:
         for name in ("key", "label", "fold"):
-            np.testing.assert_array_equal(skipped.read(split, name), clean.read(split, name))
+            np.testing.assert_array_equal(fewer.read(split, name), clean.read(split, name))
         # Other neighbours in a bf16 batch may change the last bits.
-        one, other = (cache.read(split, "feature").astype(np.float64)[:, 0] for cache in (skipped, clean))
+        one, other = (cache.read(split, "feature").astype(np.float64)[:, 0] for cache in (fewer, clean))
         cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
         assert cosine.min() > 0.999
-        np.testing.assert_allclose(skipped.read(split, "view_check"), clean.read(split, "view_check"))
+        np.testing.assert_allclose(fewer.read(split, "view_check"), clean.read(split, "view_check"))
 
 
 def test_training_knows_them_as_declared_missing(scans, request_, medal, tmp_path, capsys):
@@ -129,8 +135,8 @@ def test_files_that_cannot_even_be_opened(scans, request_, medal, tmp_path):
         medal("cache-teacher", folder, out, *request_)
     made = medal("cache-teacher", folder, out, *request_, "--on-bad-image", "skip")
     assert made["skipped"] == BAD + 2
-    skipped = open_cache(out).manifest.skipped
-    assert (skipped.reasons["unreadable file"], skipped.without_key, len(skipped.keys)) == (2, 2, BAD)
+    declared = open_cache(out).manifest.skipped
+    assert (declared.reasons["unreadable file"], declared.without_key, len(declared.keys)) == (2, 2, BAD)
     assert {row["split"] for row in read_list(out) if row["reason"] == "unreadable file"} == {"train", "val"}
     medal("train-student", out, folder, "--out", tmp_path / "run", *RUN)
     bad[0].unlink()
@@ -175,8 +181,45 @@ def test_too_little_is_left(shared, request_, medal, tmp_path):
     assert not work_path(tmp_path / "none.zarr").exists()
 
 
+def test_a_class_that_is_rare_by_what_was_left_out_is_said(scans, request_, medal, tmp_path, capsys):
+    folder, _, _ = scans
+    for file in (folder / "val/malignant").glob("*.png"):
+        file.write_bytes(b"nothing")
+    medal("cache-teacher", folder, tmp_path / "out.zarr", *request_, "--on-bad-image", "skip")
+    assert "warning: val has no sample of the class 'malignant'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs a file whose reading fails")
+def test_no_more_are_left_out_than_an_accident_explains(scans, request_, medal, tmp_path, monkeypatch):
+    folder, _, _ = scans
+    for index in range(3):
+        (folder / f"train/benign/broken-disk-{index}.png").symlink_to(UNREADABLE)
+    monkeypatch.setattr(skipped, "_MOST_SKIPPED", 2)
+    words = ("cache-teacher", folder, tmp_path / "out.zarr", *request_, "--on-bad-image", "skip")
+    with pytest.raises(DataError, match=r"^3 images cannot be used, more than the 2 that --on-bad-image skip"):
+        medal(*words)  # that cannot even be read
+    for file in (folder / "train/benign").glob("broken-disk*"):
+        file.unlink()
+    with pytest.raises(DataError, match=rf"^{BAD} images cannot be used, more than the 2 that"):
+        medal(*words)  # that cannot be decoded
+
+
+def test_an_image_is_named_for_machines(tmp_path):
+    stacks = {"train_images": np.zeros((2, 4, 4), np.uint8), "test_images": np.zeros((3, 4, 4), np.uint8)}
+    arrays = ArrayImages(stacks, "file 'x.npz'")
+    assert arrays.locate(4) == Place(array="test_images", row=2)
+    files = FileImages(tmp_path, ("a/1.dcm", "a/1.dcm", "b/2.png"), frames=(1, 2, 0))
+    assert [files.locate(row) for row in range(3)] == [
+        Place(file="a/1.dcm", frame=1),
+        Place(file="a/1.dcm", frame=2),
+        Place(file="b/2.png"),
+    ]
+    assert FileImages(tmp_path, ("b/2.png",)).locate(0) == Place(file="b/2.png")
+    assert Selection(files, np.array([2, 1])).locate(1) == Place(file="a/1.dcm", frame=2)
+
+
 @pytest.mark.parametrize(
-    ("skipped", "complaint"),
+    ("account", "complaint"),
     [
         (3, "dataset.skipped' should be reasons with counts"),
         ({"reasons": []}, "dataset.skipped' should be reasons with counts"),
@@ -186,8 +229,8 @@ def test_too_little_is_left(shared, request_, medal, tmp_path):
         ({"keys": {"train": 5}}, "dataset.skipped.keys' should be 32 hexadecimal digits"),
     ],
 )
-def test_a_strangers_account_is_checked(skipped, complaint, small_cache):
+def test_a_strangers_account_is_checked(account, complaint, small_cache):
     raw = dict(open_cache(small_cache).manifest.raw)
-    raw["dataset"] = {**raw["dataset"], "skipped": skipped}
+    raw["dataset"] = {**raw["dataset"], "skipped": account}
     with pytest.raises(CacheCorrupt, match=complaint):
         parse_manifest(canonical_json(raw))

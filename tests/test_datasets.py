@@ -179,6 +179,46 @@ def test_folder_without_images(pictures, tmp_path):
         open_dataset(folder)
 
 
+@pytest.mark.parametrize(
+    ("names", "count"), [(("1.png", "2.png"), "2 images"), (("train/1.png", "test/x.txt"), "1 image")]
+)
+def test_images_without_folders_of_classes(pictures, names, count):
+    with pytest.raises(DataError, match=f"has {count} but no folder that says of which class; .* in a .csv table"):
+        open_dataset(pictures(*names))
+
+
+@pytest.mark.parametrize("name", ["chest.npz", "labels.csv"])
+def test_a_folder_that_holds_a_dataset_of_another_form(pictures, name):
+    folder = pictures(name, "images/x.txt")
+    with pytest.raises(DataError, match=rf"did you mean '.*{name}', which lies in it\?"):
+        open_dataset(folder)
+
+
+def test_a_cache_is_no_dataset(small_cache, tmp_path):
+    for spec in (small_cache, tmp_path / "nothing.h5"):
+        with pytest.raises(DataError, match=r"has the name of a cache; .* stage two CACHE before DATASET"):
+            open_dataset(spec)
+
+
+@pytest.mark.parametrize(
+    ("excluded", "left"), [(("a", "b", "c"), "0 classes left"), (("a", "c"), r"1 class \('b'\) left")]
+)
+def test_too_many_classes_left_out(pictures, excluded, left):
+    folder = pictures("a/1.png", "b/2.png", "c/3.png")
+    with pytest.raises(DataError, match=rf"has {left} after --exclude-class; .* fewer of its classes, 'a', 'b', 'c'\."):
+        open_dataset(folder, DatasetOptions(exclude_classes=excluded))
+
+
+def test_a_file_that_is_not_there(pictures):
+    folder = pictures("labels.csv", "chest.npz")
+    with pytest.raises(DataError, match=r"There is no table '.*'; '.*' has 'labels.csv'; expected .* columns 'file'"):
+        open_dataset(folder / "label.csv")
+    with pytest.raises(DataError, match=r"There is no file '.*'; '.*' has 'chest.npz'; expected .* medmnist:NAME"):
+        open_dataset(folder / "chets.npz")
+    with pytest.raises(DataError, match=r"There is no table '.*', nor a folder '.*nowhere'; expected"):
+        open_dataset(folder / "nowhere/labels.csv")
+
+
 def test_listing_is_quick_and_decodes_nothing(tmp_path):
     per_class = 10_000
     for name in ("a", "b"):

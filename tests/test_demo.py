@@ -21,6 +21,7 @@ from medal.pipeline.recovered_teacher import (
     recover_teacher,
 )
 from medal.pipeline.teacher_files import locate_teacher
+from medal.pipeline.teacher_weights import WEIGHTS
 
 
 @pytest.fixture
@@ -56,6 +57,16 @@ class TestPlan:
         foreseen = medal("demo", "--dry-run", "--teacher", "a/b", "--out", tmp_path / "out")
         assert foreseen["commands"][0].startswith("medal cache-teacher phantom ")
         assert list(tmp_path.iterdir()) == []
+
+    def test_dry_run_names_what_the_run_would(self, shell, tmp_path, no_network):
+        recovered = tmp_path / "home/teachers" / RECOVERED_NAME
+        guess = shell("demo", "--dry-run", cwd=tmp_path, env=no_network)
+        assert f"--teacher {recovered}" in guess.stdout
+        assert "where that cannot be reached either" in guess.stderr
+        recovered.mkdir(parents=True)
+        (recovered / WEIGHTS).touch()
+        sure = shell("demo", "--dry-run", cwd=tmp_path, env=no_network)
+        assert (sure.stdout, sure.stderr) == (guess.stdout, "")
 
 
 class TestTeacher:

@@ -1,4 +1,4 @@
-"""Stage one interrupted: killed, stopped by Ctrl-C, started twice. Real processes, the real teacher."""
+"""Stage one interrupted: killed, stopped by Ctrl-C, started twice; out of disk in test_full_disk. Real processes."""
 
 import json
 import os

@@ -1,6 +1,7 @@
 """`medal verify --sample`: images of a cache through the real teacher again."""
 
 import json
+import re
 import shutil
 import socket
 from contextlib import nullcontext
@@ -117,7 +118,9 @@ def test_a_cache_does_not_decide_what_is_downloaded(small_cache, small_npz, shel
 def test_the_persons_own_teacher_is_found_by_its_weights(small_cache, small_npz, teacher, shell):
     done = shell("verify", small_cache, small_npz, "--sample", 3, env={"MEDAL_TEACHER": str(teacher)})
     assert done.returncode == 0, done.stderr
-    assert "3 images gave the teacher's features again, cosine at least 0.99" in done.stdout
+    told = re.search(r"3 images gave the teacher's features again, cosine at least (\d\.\d{5})\.", done.stdout)
+    assert told, done.stdout
+    assert 0.999 <= float(told[1]) <= 1.0  # equal to the bit or not, which is the machine's affair
 
 
 def test_what_dataset_and_cache_do_not_share_is_told(small_cache, small_npz, teacher, silent, tmp_path):

@@ -1,18 +1,31 @@
 """`medal cache-teacher` from the outside: the real teacher, real images, real kills."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from medal.cache.errors import CacheCorrupt, CacheIncomplete, CacheMismatch, DataError, TeacherError
+from medal.cache.errors import (
+    CacheCorrupt,
+    CacheError,
+    CacheIncomplete,
+    CacheMismatch,
+    CacheNotFound,
+    DataError,
+    TeacherError,
+)
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify
+from medal.cache.work import WorkDirectory, work_path
+from medal.cache.writer import write_cache
+from medal.pipeline.demo_teacher import tiny_teacher
 
 
 def test_a_sealed_cache_that_verifies(small_cache, medal):
@@ -85,6 +98,90 @@ def test_something_else_at_the_target_is_left_alone(small_npz, small_request, me
     with pytest.raises(CacheMismatch, match="no sealed cache"):
         medal("cache-teacher", small_npz, notes, *small_request)
     assert (notes / "diary.txt").read_text() == "mine"
+
+
+def test_overwrite_never_loses_what_is_not_medals(small_cache, small_npz, small_request, medal, tmp_path):
+    mixed, foreign, store = (tmp_path / name for name in ("mixed.zarr", "foreign.h5", "store.zarr"))
+    shutil.copytree(small_cache, mixed)
+    (mixed / "diary.txt").write_text("mine")
+    foreign.write_text("mine")
+    zarr.create_array(str(store / "scans"), data=np.arange(5))  # names as in a cache, and still somebody's own
+    (store / "zarr.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for target in (mixed, foreign, store):
+        for words in (
+            ("cache-teacher", small_npz, target, *small_request, "--limit", 40),
+            ("convert", small_cache, target),
+        ):
+            with pytest.raises(CacheMismatch, match=r"--overwrite would lose"):
+                medal(*words, "--overwrite")
+        with pytest.raises(CacheError, match=r"[^,] Give another OUT\.$"):
+            medal("cache-teacher", small_npz, target, *small_request)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+def test_overwrite_replaces_what_is_medals_and_damaged(suffix, small_cache, medal, tmp_path):
+    target = tmp_path / f"chest{suffix}"
+    medal("convert", small_cache, target)
+    if suffix == ".h5":
+        target.write_bytes(target.read_bytes()[:-1000])
+    else:
+        (target / "seal.json").unlink()
+        (target / ".DS_Store").touch()
+    medal("convert", small_cache, target, "--overwrite")
+    assert verify(open_cache(target)) == []
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_is_no_cache_says_what_it_is(small_npz, small_request, medal, tmp_path):
+    run, out = tmp_path / "first", tmp_path / "out.zarr"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(CacheError, match=r"first' is a run of `medal train-student`, no cache; .*metrics.json"):
+        medal("show", run)
+    with pytest.raises(CacheError, match=r"chest.npz' is no cache: .* takes CACHE and DATASET, the cache comes first"):
+        medal("train-student", small_npz, out, "--out", tmp_path / "run")
+    with pytest.raises(CacheError, match=r"for instance 'out.h5'\.$"):
+        medal("cache-teacher", small_npz, tmp_path / "out.hdf5", *small_request)
+    WorkDirectory(work_path(out)).begin({"cache_id": "x"})
+    with pytest.raises(
+        CacheNotFound, match=r"There is no cache at '.*' yet: .*Go on with .* cache-teacher DATASET .*out"
+    ):
+        medal("train-student", out, small_npz, "--out", tmp_path / "run")
+    with pytest.raises(CacheError, match=r"out.zarr.work' is unfinished work .* whose OUT is '.*out.zarr'\.$"):
+        medal("show", work_path(out))
+
+
+def test_a_cache_of_another_writer_need_not_have_figures(small_cache, small_npz, small_request, medal, shell, tmp_path):
+    out = tmp_path / "chest.zarr"
+    cache = open_cache(small_cache)
+    with cache.open_arrays() as arrays:
+        probe = {name: value for name, value in cache.manifest.probe.items() if name != "metrics"}
+        write_cache(out, arrays, {**cache.manifest.raw, "probe": probe})
+    made = medal("cache-teacher", small_npz, out, *small_request)
+    assert (made["action"], made["teacher"]) == ("reuse", {"val": None, "test": None})
+    told = shell("cache-teacher", small_npz, out, *small_request)
+    assert told.returncode == 0, told.stderr
+    assert "teacher's probe" not in told.stdout
+
+
+def test_what_comes_next_names_the_columns(tmp_path, shell):
+    table, out = tmp_path / "my scans.csv", tmp_path / "out.zarr"
+    lines = ["file,label,split,the fold"]
+    for index in range(24):
+        draw = np.random.default_rng(index).integers(0, 255, (20, 20), np.uint8)
+        Image.fromarray(draw).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{'ab'[index % 2]},day {index % 5},{('train', 'val', 'test')[index // 2 % 3]}")
+    table.write_text("\n".join(lines))
+    tiny = tiny_teacher(tmp_path)
+    made = shell("cache-teacher", table, out, "--teacher", tiny, "--image-size", 28, "--split-column", "the fold")
+    assert made.returncode == 0, made.stderr
+    (following,) = [line.removeprefix("Next: medal ") for line in made.stdout.splitlines() if line.startswith("Next: ")]
+    assert following.endswith("--split-column 'the fold'")
+    again = shell(*shlex.split(following), "--dry-run", "--student", "test_resnet", "--image-size", 32, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "stand in another split" not in again.stderr
 
 
 def test_sixteen_bit_images_are_scaled_by_their_range(teacher, medal, tmp_path):

@@ -6,10 +6,12 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ...cache.console import plain
 from ...cache.errors import DataError
+from ...cache.forms import SUFFIXES
 from .dataset import SPLITS, Dataset, DatasetOptions
 from .labels import exclude_flags
-from .splits import check_rare, draw_splits, limit_rows, rarest_class
+from .splits import check_rare, describe_drawing, draw_splits, limit_rows, rarest_class
 
 __all__ = [
     "SPLITS",
@@ -18,6 +20,7 @@ __all__ = [
     "check_rare",
     "dataset_kind",
     "dataset_name",
+    "describe_drawing",
     "draw_splits",
     "exclude_flags",
     "limit_rows",
@@ -53,6 +56,11 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     spec = str(spec)
     options = options or DatasetOptions()
     kind = dataset_kind(spec)
+    if Path(spec).suffix in SUFFIXES and (kind is None or Path(spec, "zarr.json").is_file()):
+        raise DataError(
+            f"dataset '{spec}' has the name of a cache; expected {_FORMS}: stage one takes DATASET before OUT, stage "
+            "two CACHE before DATASET."
+        )
     if kind is None:
         raise DataError(_unknown(spec))
     if kind != "table":
@@ -64,8 +72,14 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
 
 
 def dataset_name(spec: str) -> str:
-    """Return a short name for a dataset: the file's stem, or the folder of a table, or what medmnist calls it."""
-    spec = str(spec)
+    """Return a short name for a dataset: the file's stem, or the folder of a table, or what medmnist calls it.
+
+    What a manifest, which is UTF-8 and is shown to people, cannot hold is escaped: nothing is found by this name.
+    """
+    return plain(_short_name(str(spec)))
+
+
+def _short_name(spec: str) -> str:
     kind = dataset_kind(spec)
     if kind == "medmnist":
         name, _, size = spec.partition(":")[2].lower().partition("@")
@@ -136,10 +150,9 @@ def _check_names(dataset: Dataset) -> None:
     for what, names in (("class", dataset.classes), ("domain", dataset.domains)):
         for name in names:
             if not name.isprintable() or not name.strip():
-                shown = name.encode("unicode_escape", "backslashreplace").decode()
                 raise DataError(
-                    f"dataset '{dataset.name}' has a {what} named '{shown}', expected a name of printable characters; "
-                    "rename its folder or change the table."
+                    f"dataset '{dataset.name}' has a {what} named '{plain(name)}'; expected a name of printable "
+                    "characters: rename its folder or change the table."
                 )
 
 

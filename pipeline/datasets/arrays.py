@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ...cache.errors import DataError
 from ...cache.keys import array_key
-from .dataset import Intensity
+from .dataset import Intensity, Place
 from .intensity import REMEDY, float_range, scale, stretch
 
 __all__ = ["ArrayImages", "value_range"]
@@ -64,6 +64,10 @@ class ArrayImages:
     def describe(self, row: int) -> str:
         name, index = self._place(row)
         return f"image {index} of '{name}' in {self.what}"
+
+    def locate(self, row: int) -> Place:
+        name, index = self._place(row)
+        return Place(array=name, row=index)
 
     def _place(self, row: int) -> tuple[str, int]:
         index = row

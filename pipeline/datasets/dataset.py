@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,22 @@ UNREADABLE = "unreadable file"  # why an image has not even a key
 _KEY_THREADS = 8
 _MOST_LISTED = 20
 _SIZES_READ = 32
+
+
+class Place(NamedTuple):
+    """Where an image is, for tables that machines join.
+
+    Attributes
+    ----------
+    file : as the folder or the table names it; of arrays, None
+    frame : its number in a file of several, counted from 1
+    array, row : of arrays, the name of one and the row in it, counted from 0
+    """
+
+    file: str | None = None
+    frame: int | None = None
+    array: str | None = None
+    row: int | None = None
 
 
 class Images(Protocol):
@@ -48,6 +64,10 @@ class Images(Protocol):
 
     def describe(self, row: int) -> str:
         """Name an image for a message, for instance ``file 'a/b.png'``."""
+        ...
+
+    def locate(self, row: int) -> Place:
+        """Say where an image is."""
         ...
 
 
@@ -162,6 +182,9 @@ class Selection:
 
     def describe(self, row: int) -> str:
         return self.images.describe(int(self.rows[row]))
+
+    def locate(self, row: int) -> Place:
+        return self.images.locate(int(self.rows[row]))
 
 
 def typical_side(images: Images, rows: npt.NDArray[np.int64]) -> int:

@@ -18,6 +18,9 @@ from .splits import SPLIT_NAMES
 
 __all__ = ["open_folder"]
 
+# A folder may hold a dataset of another form rather than be one.
+_DATASETS = (".npz", ".csv")
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +60,7 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
         split += [folder.split] * len(images)
         code += [class_names.index(folder.name)] * len(images)
     if not names:
-        raise DataError(_nothing_found(what, others, deeper))
+        raise DataError(_nothing_found(path, what, others, deeper))
     if others:
         _log.warning("%s: %d files that are no images are left out, for instance '%s'", what, len(others), min(others))
     if deeper:
@@ -105,7 +108,19 @@ def _entries(path: Path, what: str) -> list[os.DirEntry[str]]:
         raise DataError(f"{what} cannot be listed ('{path}': {exc.strerror}).") from exc
 
 
-def _nothing_found(what: str, others: Sequence[str], deeper: Sequence[str]) -> str:
+def _nothing_found(path: Path, what: str, others: Sequence[str], deeper: Sequence[str]) -> str:
+    top = _entries(path, what)
+    other = sorted(entry.name for entry in top if PurePath(entry.name).suffix.lower() in _DATASETS and entry.is_file())
+    if other:
+        return f"{what} has no image in folders of classes; did you mean '{path / other[0]}', which lies in it?"
+    splits = [entry.path for entry in top if entry.name.lower() in SPLIT_NAMES and entry.is_dir()]
+    entries = [entry for place in (path, *map(Path, splits)) for entry in _entries(place, what) if entry.is_file()]
+    loose = sum(find_format(Path(entry.path)) is not None for entry in entries)
+    if loose:
+        return (
+            f"{what} has {loose} image{'s' * (loose > 1)} but no folder that says of which class; expected "
+            "SPLIT/CLASS/file or CLASS/file: sort them so, or name them in a .csv table."
+        )
     expected = f"expected SPLIT/CLASS/file or CLASS/file of the kinds {', '.join(sorted(FORMATS))}"
     if deeper:
         # Most likely CLASS/PATIENT/file or CLASS/SPLIT/file: the images are there, one folder too deep.

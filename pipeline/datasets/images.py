@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ...cache.errors import DataError
 from ...cache.keys import file_key
-from .dataset import UNREADABLE, DatasetOptions, Intensity, Window
+from .dataset import UNREADABLE, DatasetOptions, Intensity, Place, Window
 
 __all__ = ["FORMATS", "FileImages", "Format", "Listing", "find_format", "list_images"]
 
@@ -137,6 +137,9 @@ class FileImages:
     def describe(self, row: int) -> str:
         frame = self.frames[row] if self.frames else 0
         return f"file '{self.names[row]}'" + (f", frame {frame}" if frame else "")
+
+    def locate(self, row: int) -> Place:
+        return Place(file=self.names[row], frame=self.frames[row] or None if self.frames else None)
 
     def _ask(self, row: int, question: Callable[[Format, Path, str, int], T]) -> T:
         path, what = self.folder / self.names[row], self.describe(row)

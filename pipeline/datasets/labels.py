@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from .dataset import UNKNOWN_CLASS, class_order
 
-__all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "quoted"]
+__all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "others_beside", "quoted"]
+
+_BESIDE = 5
 
 
 class Labels(NamedTuple):
@@ -63,9 +66,12 @@ def label_classes(
             f"classes of the cache: leave out what is too much with {exclude_flags(outside)}."
         )
     if classes is None and len(wanted) < 2:
-        raise DataError(
-            f"{what} has {len(wanted)} class{'es' * (len(wanted) != 1)} ({quoted(wanted)}); expected two or more."
-        )
+        if exclude:
+            raise DataError(
+                f"{what} has {_count(wanted)} left after --exclude-class; expected two or more: leave out fewer of its "
+                f"classes, {quoted(class_order(sorted(found)))}."
+            )
+        raise DataError(f"{what} has {_count(wanted)}; expected two or more.")
     # One place more, for -1.
     new = np.full(len(names) + 1, UNKNOWN_CLASS, np.int32)
     new[:-1] = [wanted.index(name) if name in wanted else UNKNOWN_CLASS for name in names]
@@ -106,10 +112,22 @@ def label_bits(
     return Labels(wanted, np.ascontiguousarray(bits[:, columns]), np.arange(len(bits)))
 
 
+def _count(names: Sequence[str]) -> str:
+    return f"{len(names)} class{'es' * (len(names) != 1)}" + (f" ({quoted(names)})" if names else "")
+
+
 def quoted(names: Sequence[str], most: int = 20) -> str:
     """Write names for a message, the first `most` of them."""
     shown = ", ".join(f"'{name}'" for name in names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def others_beside(path: Path) -> str:
+    """Name, for a message, the files of the same kind in the folder of one that is not there."""
+    if not path.parent.is_dir():
+        return f", nor a folder '{path.parent}'"
+    others = sorted(file.name for file in path.parent.glob(f"*{path.suffix}"))
+    return f"; '{path.parent}' has {quoted(others, _BESIDE)}" if others else ""
 
 
 def exclude_flags(names: Sequence[str]) -> str:

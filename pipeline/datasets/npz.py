@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from .arrays import ArrayImages, value_range
 from .dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions
-from .labels import Labels, label_bits, label_classes, quoted
+from .labels import Labels, label_bits, label_classes, others_beside, quoted
 
 __all__ = ["open_npz"]
 
@@ -81,7 +81,10 @@ def _load(path: Path, what: str) -> Mapping[str, Array]:
     except DataError:
         raise
     except FileNotFoundError as exc:
-        raise DataError(f"There is no {what}.") from exc
+        raise DataError(
+            f"There is no {what}{others_beside(path)}; expected the path of an .npz in MedMNIST's layout, or "
+            "medmnist:NAME to have one downloaded."
+        ) from exc
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
         # numpy's own words would advise to read it as a pickle.
         reason = "" if isinstance(exc, ValueError) else f" ({exc})"

@@ -13,7 +13,7 @@ from .dataset import SPLITS, Dataset
 from .labels import exclude_flags, quoted
 from .units import find_units
 
-__all__ = ["SPLIT_NAMES", "check_rare", "draw_splits", "limit_rows", "rarest_class"]
+__all__ = ["SPLIT_NAMES", "check_rare", "describe_drawing", "draw_splits", "limit_rows", "rarest_class"]
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -68,6 +68,18 @@ def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]
                 dataset.take(train), keys[train], find_units(keys[train], dataset.group[train]), _SHARES_OF_TRAIN, seed
             )
     return drawn
+
+
+def describe_drawing(split: npt.NDArray[np.int8] | None, seed: int) -> str | None:
+    """Say what `draw_splits` draws for a dataset of these splits, None where it draws nothing."""
+    if split is None or (split < 0).all():
+        shares = "/".join(f"{100 * share:.0f}" for share in _SHARES.values())
+        return f"the dataset has no splits: {shares} % are drawn by class with seed {seed}"
+    if not (split == _VAL).any():
+        return f"the dataset has no val: {100 * _SHARES_OF_TRAIN[_VAL]:.0f} % of train are drawn by class, seed {seed}"
+    if (split < 0).any():
+        return f"{(split < 0).sum()} rows have no split: they join train, or the split of their patient or copy"
+    return None
 
 
 def _draw(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from .dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Task, class_order
 from .images import list_images
-from .labels import Labels, label_bits, label_classes, quoted
+from .labels import Labels, label_bits, label_classes, others_beside, quoted
 from .splits import SPLIT_NAMES
 
 __all__ = ["open_table"]
@@ -95,7 +95,10 @@ def _read(path: Path, what: str) -> Columns:
             names = [cell.strip() for cell in next(reader, [])]
             rows = [row for row in reader if any(row)]
     except FileNotFoundError as exc:
-        raise DataError(f"There is no {what}.") from exc
+        raise DataError(
+            f"There is no {what}{others_beside(path)}; expected the path of a .csv with the columns '{_FILE}' and "
+            f"'{_LABEL}'."
+        ) from exc
     except OSError as exc:
         raise DataError(f"{what} cannot be read: {exc.strerror}.") from exc
     except UnicodeDecodeError as exc:
