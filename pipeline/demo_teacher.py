@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ..cache.errors import TeacherError
 from ..cache.home import home_folder
+from .hub import ask_hub
 from .recovered_teacher import recover_teacher, write_teacher
 from .teacher_files import locate_teacher
-from .teacher_hub import ask_hub
 from .teacher_weights import WEIGHTS
 
 __all__ = ["HUB_TEACHER", "find_teacher", "hub_has", "tiny_teacher"]

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from ..cache.errors import MedalError, TeacherError
+from .hub import TIMEOUT_SECONDS, ask_hub
 from .teacher_weights import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_files
 
-__all__ = ["ask_hub", "cached_snapshot", "fetch_from_hub", "is_known_absent"]
-
-# Behind a hospital's firewall the hub often does not refuse but never answers.
-_TIMEOUT_SECONDS = 10.0
+__all__ = ["cached_snapshot", "fetch_from_hub", "is_known_absent"]
 
 
 def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
@@ -31,7 +28,7 @@ def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[P
         if not (cached / PROCESSOR).is_file() and not is_known_absent(cached, PROCESSOR):
             # A snapshot of some files only. Where the hub cannot be reached the caller warns of what is assumed.
             with suppress(Exception):
-                ask_hub(teacher, CONFIG, cached.name, seconds=_TIMEOUT_SECONDS)
+                ask_hub(teacher, CONFIG, cached.name, seconds=TIMEOUT_SECONDS)
                 _fetch(teacher, PROCESSOR, cached.name)
         return cached
     try:
@@ -48,47 +45,12 @@ def is_known_absent(snapshot: Path, file: str) -> bool:
     return (snapshot.parent.parent / ".no_exist" / snapshot.name / file).is_file()
 
 
-def ask_hub(teacher: str, file: str, revision: str | None = None, *, seconds: float) -> None:
-    """Ask the hub for a file of a model, once and without a word, and raise what it says against it.
-
-    Raises
-    ------
-    TimeoutError
-        There was no whole answer in time.
-    Exception
-        The hub's refusal, or that it cannot be reached: of the tree of huggingface_hub or of what it asks with.
-    """
-    answers: list[Exception | None] = []
-    # A thread, because no time-out of the client covers a name server that never answers, a host of many addresses
-    # behind a firewall that drops what it does not like, or an answer that trickles in.
-    asking = Thread(target=lambda: answers.append(_refusal(teacher, file, revision, seconds)), daemon=True)
-    asking.start()
-    asking.join(seconds)
-    answer = answers[0] if answers else TimeoutError(f"no answer within {seconds:g} s")
-    if answer is not None:
-        raise answer
-
-
-def _refusal(teacher: str, file: str, revision: str | None, seconds: float) -> Exception | None:
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub import utils as hub_utils
-
-    client: Any = hub_utils  # whose names come late, unseen by type checkers
-    # get_hf_file_metadata would do, but some releases (0.36, the last before 1.0) send it six times.
-    try:
-        url = hf_hub_url(teacher, file, revision=revision)
-        client.hf_raise_for_status(client.get_session().head(url, headers=client.build_hf_headers(), timeout=seconds))
-    except Exception as error:  # noqa: BLE001 - for whoever waits to raise
-        return error
-    return None
-
-
 def _download(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
     from huggingface_hub import hf_hub_download
 
     # The download itself repeats a refused connection for half a minute, and complains each time.
-    ask_hub(teacher, CONFIG, revision, seconds=_TIMEOUT_SECONDS)
-    config = Path(hf_hub_download(teacher, CONFIG, revision=revision, etag_timeout=_TIMEOUT_SECONDS))
+    ask_hub(teacher, CONFIG, revision, seconds=TIMEOUT_SECONDS)
+    config = Path(hf_hub_download(teacher, CONFIG, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     check_config(config, teacher)
     folder = config.parent
 
@@ -106,7 +68,7 @@ def _fetch(teacher: str, name: str, commit: str) -> bool:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        hf_hub_download(teacher, name, revision=commit, etag_timeout=_TIMEOUT_SECONDS)
+        hf_hub_download(teacher, name, revision=commit, etag_timeout=TIMEOUT_SECONDS)
     except LocalEntryNotFoundError:  # the network went away; a kind of EntryNotFoundError to the hub's library
         raise
     except EntryNotFoundError:

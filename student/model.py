@@ -11,17 +11,21 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from ..cache.errors import StudentError
+from ..pipeline.hub import TIMEOUT_SECONDS, ask_hub
 from ..pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Resize
 
 __all__ = ["ModelSpec", "build_model", "describe_model", "model_config"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# What timm looks for on the hub, in this order.
+_HUB_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 _CROP_MODES: dict[Resize, str] = {"squash": "squash", "pad": "border", "crop": "center"}
 
 
@@ -72,6 +76,8 @@ def build_model(spec: ModelSpec, weights: str, classes: int, image_size: int) ->
     StudentError
         The weights cannot be had, or are not this model's.
     """
+    if weights == "pretrained":
+        _ask_for_weights(spec.name)
     arguments: dict[str, Any] = {"img_size": image_size} if spec.fixed_size and image_size != spec.image_size else {}
     try:
         model: nn.Module = timm.create_model(
@@ -118,6 +124,21 @@ def model_config(
     if spec.fixed_size and image_size != spec.image_size:
         config["model_args"] = {"img_size": image_size}
     return config
+
+
+def _ask_for_weights(name: str) -> None:
+    """Refuse weights that are neither in the hub's local cache nor to be had, for which timm would ask for a minute."""
+    repository = timm.models.get_pretrained_cfg_value(name, "hf_hub_id")
+    if not repository or any(isinstance(try_to_load_from_cache(repository, file), str) for file in _HUB_WEIGHTS):
+        return
+    try:
+        ask_hub(repository, CONFIG, seconds=TIMEOUT_SECONDS)
+    # The hub's tree, its client's, the operating system's: which one depends on the library's version.
+    except Exception as error:
+        raise StudentError(
+            f"The weights of '{name}' are not in the local Hugging Face cache, and the hub gives none "
+            f"({_first_line(error)}). Give --student-weights random, or the folder of a copy."
+        ) from error
 
 
 def _own_config(name: str) -> PretrainedCfg | None:

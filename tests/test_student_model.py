@@ -1,6 +1,7 @@
 """Students from timm: names, weights, and the folder that timm reads back."""
 
 import json
+import socket
 
 import pytest
 import timm
@@ -133,3 +134,20 @@ def test_real_weights_load(shared):
     ours = build_model(spec, place, 3, 224)
     theirs = timm.create_model(f"local-dir:{place}", pretrained=True, num_classes=3)
     assert _equal(ours, theirs, skip="classifier.")
+
+
+def test_pretrained_weights_that_cannot_be_had_are_said_at_once(shell, small_cache, small_npz, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        silent.close()
+        env = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": endpoint}
+        done = shell(
+            "train-student", small_cache, small_npz, "--student-weights", "pretrained", "--out", tmp_path / "run",
+            "--image-size", 32, env=env,
+        )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "medal: The weights of 'resnet18' are not in the local Hugging Face cache, and the hub gives"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -163,7 +163,7 @@ def test_a_hub_that_never_ends_its_answer_is_not_waited_for(tmp_path):
                 connection.sendall(b"z")
                 time.sleep(0.1)
 
-    quick = "import medal.pipeline.teacher_hub as hub; hub._TIMEOUT_SECONDS = 2.0\n" + LOCATE
+    quick = "import medal.pipeline.teacher_hub as hub; hub.TIMEOUT_SECONDS = 2.0\n" + LOCATE
     with socket.create_server(("127.0.0.1", 0)) as server:
         begun = time.monotonic()
         trickling = Thread(target=trickle, args=(server,))
