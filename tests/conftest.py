@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory) -> Path:
-    """A folder of medal's own for this session: tests leave nothing in the user's."""
+    """A folder of medal's own for this session: tests leave nothing in the user's, nor heed what is there."""
     folder = tmp_path_factory.mktemp("home")
     os.environ["MEDAL_HOME"] = str(folder)
+    os.environ["XDG_CONFIG_HOME"] = str(folder / "config")
     return folder
 
 

@@ -10,7 +10,6 @@ from medal.cache.reader import open_cache
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.tuning import TunedTrial, _choose
 
-
 # Images of each split: the real teacher at 224 px takes its time on a CPU.
 FEW = ("--limit", 50)
 

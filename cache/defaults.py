@@ -1,0 +1,115 @@
+"""Defaults of the command line from files: a project's `medal.toml`, and below it the user's own.
+
+A table for each command, its options without the dashes:
+
+    [cache-teacher]
+    teacher = "facebook/dinov2-small"
+    image-size = 112
+
+Flags count more, then environment variables (``MEDAL_CACHE_TEACHER_IMAGE_SIZE=112``), then the project, then the user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from .errors import MedalError
+
+__all__ = ["Defaults", "find_files", "option_defaults", "read_defaults"]
+
+_NAME = "medal.toml"
+
+
+class Defaults(NamedTuple):
+    """What the files say of one command.
+
+    Attributes
+    ----------
+    values : option without its dashes → value
+    origin : the same option → the file that counts for it
+    """
+
+    values: Mapping[str, Any]
+    origin: Mapping[str, Path]
+
+
+def find_files(folder: Path | None = None) -> list[Path]:
+    """Return the files that there are, the one that counts more first: of the nearest folder upwards, of the user."""
+    here = (folder or Path.cwd()).absolute()
+    project = next((place / _NAME for place in (here, *here.parents) if (place / _NAME).is_file()), None)
+    user = Path(click.get_app_dir("medal")) / _NAME
+    found = [project] if project is not None else []
+    return found + ([user] if user.is_file() and user != project else [])
+
+
+def read_defaults(command: str, commands: Sequence[str], files: Sequence[Path]) -> Defaults:
+    """Read what files say of a command.
+
+    Parameters
+    ----------
+    commands : all that there are, of which alone a file may speak
+    files : the one that counts more first
+
+    Raises
+    ------
+    MedalError
+        A file cannot be read, is no TOML, or has a table for no command.
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for file in reversed(files):
+        for name, table in _read(file).items():
+            if name not in commands or not isinstance(table, dict):
+                what = "table" if isinstance(table, dict) else "value outside of a table"
+                raise MedalError(
+                    f"'{file}' has the {what} '{name}'; expected a table named as a command, {_meant(name, commands)}."
+                )
+            if name == command:
+                values |= table
+                origin |= dict.fromkeys(table, file)
+    return Defaults(values, origin)
+
+
+def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
+    """Return defaults by the names of a command's parameters, as click takes them.
+
+    Raises
+    ------
+    MedalError
+        The command has no such option.
+    """
+    names = {
+        flag.lstrip("-"): parameter.name
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+    }
+    for name in found.values:
+        if name not in names:
+            raise MedalError(
+                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}', which has no such option; "
+                f"expected {_meant(name, list(names))}."
+            )
+    return {str(names[name]): value for name, value in found.values.items()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MedalError(f"'{file}' cannot be read ({error.strerror}); mend that, or move it away.") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise MedalError(f"'{file}' is no TOML file: {error}. Mend it, or move it away.") from error
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=3)
+    return f"perhaps '{close[0]}'" if close else f"one of {', '.join(sorted(known))}"

@@ -1,0 +1,97 @@
+"""Defaults from medal.toml: flag > environment > project > user, and what is wrong in a file is said."""
+
+import json
+
+import pytest
+
+from medal.cache.defaults import find_files, read_defaults
+from medal.cache.errors import MedalError
+
+
+@pytest.fixture
+def places(tmp_path):
+    """The project's folder and the user's, and the environment of a command that is run there."""
+    project, user = tmp_path / "project", tmp_path / "config/medal"
+    project.mkdir()
+    user.mkdir(parents=True)
+    return project, user, {"XDG_CONFIG_HOME": str(user.parent)}
+
+
+def foreseen(shell, cwd, env, *words):
+    """What a dry run of stage one would make, and where."""
+    done = shell("cache-teacher", "phantom", "--dry-run", "--json", *words, cwd=cwd, env=env)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    from medal.pipeline.demo_teacher import tiny_teacher
+
+    return tiny_teacher(tmp_path_factory.mktemp("tiny"))
+
+
+def test_flag_then_environment_then_project_then_user(places, tiny, shell):
+    project, user, env = places
+    (user / "medal.toml").write_text(f'[cache-teacher]\nteacher = "{tiny}"\nlimit = 40\nimage-size = 28\n')
+    ids = [foreseen(shell, project, env)["rows"]["train"]]
+    (project / "medal.toml").write_text("[cache-teacher]\nlimit = 30\n")
+    below = project / "scans/today"
+    below.mkdir(parents=True)
+    ids.append(foreseen(shell, below, env)["rows"]["train"])
+    env |= {"MEDAL_CACHE_TEACHER_LIMIT": "20"}
+    ids.append(foreseen(shell, project, env)["rows"]["train"])
+    ids.append(foreseen(shell, project, env, "--limit", 10)["rows"]["train"])
+    assert ids == [40, 30, 20, 10]
+
+
+def test_the_demo_does_what_it_shows(places, tiny, shell):
+    project, _, env = places
+    (project / "medal.toml").write_text("[cache-teacher]\nlimit = 0\n")  # which no command takes
+    refused = shell("cache-teacher", "phantom", "--dry-run", cwd=project, env=env)
+    assert refused.returncode == 2
+    assert "--limit" in refused.stderr
+    assert shell("demo", "--dry-run", "--teacher", tiny, cwd=project, env=env).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "[cache-teach]\n",
+            "has the table 'cache-teach'; expected a table named as a command, perhaps",
+        ),
+        ("store = 1\n", "has the value outside of a table 'store'; expected a table named as a command, one of"),
+        ("[show\n", "is no TOML file: "),
+        ("[cache-teacher]\nimage_size = 3\n", "has 'image_size' in the table of 'cache-teacher', which has no such"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said(text, told, places, shell):
+    project, _, env = places
+    (project / "medal.toml").write_text(text)
+    done = shell("cache-teacher", "phantom", "--dry-run", cwd=project, env=env)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert f"'{project / 'medal.toml'}' {told}" in line
+    assert shell("--help", cwd=project, env=env).returncode == 0
+
+
+def test_a_file_that_may_not_be_read_is_said(tmp_path):
+    (tmp_path / "medal.toml").mkdir()
+    with pytest.raises(MedalError, match=r"cannot be read \(Is a directory\)"):
+        read_defaults("show", ["show"], [tmp_path / "medal.toml"])
+
+
+def test_the_nearest_project_counts(places, monkeypatch):
+    project, user, env = places
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    inner = project / "inner"
+    inner.mkdir()
+    for place in (project, inner, user):
+        (place / "medal.toml").touch()
+    assert find_files(inner) == [inner / "medal.toml", user / "medal.toml"]
+    assert find_files(project) == [project / "medal.toml", user / "medal.toml"]
+    assert find_files(user) == [user / "medal.toml"]
+    (user / "medal.toml").unlink()
+    assert find_files(inner) == [inner / "medal.toml"]
