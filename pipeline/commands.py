@@ -12,7 +12,7 @@ import click
 from ..cache.console import json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
-from .ranks import Team, join_team
+from .ranks import Team, join_team, started_together
 from .request import CacheSettings
 
 if TYPE_CHECKING:
@@ -83,6 +83,14 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 )  # fmt: skip
 @click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default=_DEFAULT.engine, show_default=True,
+    help="local: this process, or the ranks of torchrun; ray: workers on all machines of a Ray cluster.",
+)  # fmt: skip
+@click.option(
+    "--address", default=_DEFAULT.address, metavar="HOST:PORT|auto",
+    help="Of the Ray cluster (default: RAY_ADDRESS, or else a Ray of its own on this machine).",
+)  # fmt: skip
+@click.option(
     "--limit",
     type=click.IntRange(min=1),
     help="Only the first N rows of each split, for trials; stage two then needs --on-missing drop.",
@@ -134,6 +142,10 @@ def cache_teacher(
     """
     options = take_dataset_options(chosen)
     settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
+    if settings.address is not None and settings.engine != "ray":
+        raise click.UsageError("--address is for --engine ray; give both, or neither.")
+    if settings.engine == "ray" and started_together():
+        raise click.UsageError("--engine ray starts workers of its own; run it without torchrun or srun.")
     with join_team() as team:
         if team.leads:
             _lead(

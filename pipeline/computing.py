@@ -1,10 +1,11 @@
-"""The features of a plan brought to disk: by this process, or by all ranks of a team."""
+"""The features of a plan brought to disk: by this process, by all ranks of a team, or by a Ray cluster."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,14 @@ import numpy as np
 from ..cache.errors import CacheMismatch, DataError
 from ..cache.lock import Lock
 from ..cache.work import WorkDirectory, work_path
-from .chunks import ChunkPlan, ComputedChunk
+from .chunks import ChunkPlan
 from .datasets.dataset import DatasetOptions
-from .features import Computed, FeatureTask, compute_chunks, compute_features, sort_out
+from .engine import Engine, LocalEngine, Order, make_task
+from .features import Computed, compute_features, sort_out
 from .known import Known, find_fresh, stage_known
-from .machine import describe_machine
-from .planning import Plan, capable_precision, load_teacher, prepare
-from .precision import default_batch_size, fitting_batch_size, trusted_precision
+from .planning import Plan, prepare
 from .ranks import Team
 from .request import CacheSettings
-from .teacher import Teacher, pick_device
 from .teacher_files import feature_dim
 
 __all__ = ["compute", "follow"]
@@ -38,26 +37,30 @@ def compute(
     """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
     fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
     images = int(sum(rows.sum() for rows in fresh.values()))
-    teacher, how = _begin(asked, work, images > 0, tell)
-    done = work.chunks()
-    known = _take_over(asked, work)
-    if asked.sources:
-        tell(f"{asked.images - images} of {asked.images} images are taken over, not computed")
-    if teacher is None:
-        return Computed(chunks={}), known, how
-    task = _task(asked, fresh, how["batch_size"])
-    chunks, bad = sort_out(task, done)
-    todo = [plan for plan in task.plan() if (plan.split, plan.start) not in chunks]
-    team.say("task", _describe_task(asked, how, todo))
-    mine = team.share(todo)
-    others = sum(map(len, todo)) - sum(map(len, mine))
-    with progress("teacher", images - others, images - sum(map(len, todo))) as advance:
+    how: dict[str, Any] = {}
+    with _engine(asked, partial(_note_machine, work, how, tell), tell) if images else nullcontext() as engine:
+        _begin(asked, work, engine, how, tell)
+        done = work.chunks()
+        known = _take_over(asked, work)
+        if asked.sources:
+            tell(f"{asked.images - images} of {asked.images} images are taken over, not computed")
+        if engine is None:
+            return Computed(chunks={}), known, how
+        order = Order(fresh=fresh, precision=how["precision_used"], batch_size=how["batch_size"])
+        task = make_task(asked, order)
+        chunks, bad = sort_out(task, done)
+        todo = [plan for plan in task.plan() if (plan.split, plan.start) not in chunks]
+        team.say("task", _describe_task(asked, how, todo))
+        mine = team.share(todo)
+        others = sum(map(len, todo)) - sum(map(len, mine))
+        engine.begin(order)
+        with progress("teacher", images - others, images - sum(map(len, todo))) as advance:
 
-        def durable(count: int) -> None:
-            lock.check()
-            advance(count)
+            def durable(count: int) -> None:
+                lock.check()
+                advance(count)
 
-        computed = compute_features(_run(task, teacher, durable), mine, work, tell)
+            computed = compute_features(lambda plans: engine.run(plans, durable), mine, work, tell)
     if team.others:
         _gather(computed, team, work)
     computed.chunks |= chunks
@@ -67,51 +70,50 @@ def compute(
     return computed, known, how
 
 
-def _begin(asked: Plan, work: WorkDirectory, needed: bool, tell: Tell) -> tuple[Teacher | None, Mapping[str, Any]]:
-    """Load the teacher, if any image needs it, as a resumed run says or as this one will; write that down first."""
+def _engine(asked: Plan, joined: Callable[[Mapping[str, Any]], None], tell: Tell) -> AbstractContextManager[Engine]:
+    if asked.settings.engine == "ray":
+        from .ray_engine import ray_engine
+
+        return ray_engine(asked, joined, tell)
+    return nullcontext(LocalEngine(asked, joined))
+
+
+def _begin(asked: Plan, work: WorkDirectory, engine: Engine | None, how: dict[str, Any], tell: Tell) -> None:
+    """Fill in how it is computed, if any image has to be: as a resumed run says or as this one will, written down."""
     taken = [source.content_digest for source in asked.sources]
-    here = describe_machine(asked.settings.device)
-    how = dict((asked.action == "resume" and work.read_settings()) or {})
-    if how and how["taken_from"] != taken:
+    how |= (asked.action == "resume" and work.read_settings()) or {}
+    if how and how["taken_from"] == taken:
+        return
+    if how:
         # What is left to compute, and so the partition into chunks, is another one.
         tell("the caches that features are taken over from are others than before; beginning anew")
-        how = {}
-    if how:
-        teacher = load_teacher(asked, how["precision_used"]) if needed else None
-        if here not in how["computed_on"]:
-            tell(
-                "warning: this machine or its libraries are others than those that began this cache: what is done is "
-                "kept, and the rest may differ from it in the last bits"
-            )
-            how["computed_on"] = [*how["computed_on"], here]
-            work.note(how)
-        return teacher, how
-    teacher, used, cosine, batch_size = None, None, None, None
-    if needed:
-        teacher, used, cosine = trusted_precision(
-            asked.dataset,
-            asked.rows,
-            asked.preprocessing,
-            capable_precision(asked),
-            lambda precision: load_teacher(asked, precision),
-        )
-        device = pick_device(asked.settings.device)
-        batch_size = asked.settings.batch_size or default_batch_size(device)
-        if teacher.device.type != "cpu":
-            batch_size = fitting_batch_size(teacher, asked.preprocessing, batch_size)
-    how = {
+    how |= {
         "cache_id": asked.cache_id,
         "request": dict(asked.request),
         "medal": version("medalmighty"),
-        "precision_used": used,
-        "min_cosine_to_fp32": cosine,
-        "batch_size": batch_size,
-        "computed_on": [here] if needed else [],
+        "precision_used": None,
+        "min_cosine_to_fp32": None,
+        "batch_size": None,
+        "computed_on": [],
         "taken_from": taken,
         "tuned": asked.tuned,
     }
+    if engine is not None:
+        how |= engine.settle().to_dict()
     work.begin(how)
-    return teacher, how
+
+
+def _note_machine(work: WorkDirectory, how: dict[str, Any], tell: Tell, machine: Mapping[str, Any]) -> None:
+    """Write down what kind of machine takes part; a second kind is told."""
+    if machine in how["computed_on"]:
+        return
+    if how["computed_on"]:
+        tell(
+            "warning: this machine or its libraries are others than those that began this cache: what is done is "
+            "kept, and the rest may differ from it in the last bits"
+        )
+    how["computed_on"] = [*how["computed_on"], machine]
+    work.note(how)
 
 
 def _take_over(asked: Plan, work: WorkDirectory) -> dict[str, Known]:
@@ -120,25 +122,6 @@ def _take_over(asked: Plan, work: WorkDirectory) -> dict[str, Known]:
         split: stage_known(asked.sources, split, part, views, dim, work.scratch(f"known-{split}"))
         for split, part in asked.rows.items()
     }
-
-
-def _task(asked: Plan, fresh: Mapping[str, Any], batch_size: int) -> FeatureTask:
-    return FeatureTask(
-        dataset=asked.dataset,
-        rows={split: part.take(fresh[split]) for split, part in asked.rows.items()},
-        preprocessing=asked.preprocessing,
-        views=asked.settings.stored_views,
-        batch_size=batch_size,
-    )
-
-
-def _run(
-    task: FeatureTask, teacher: Teacher, advance: Callable[[int], None]
-) -> Callable[[Sequence[ChunkPlan]], Iterable[ComputedChunk]]:
-    def run(plans: Sequence[ChunkPlan]) -> Iterator[ComputedChunk]:
-        return compute_chunks(task, teacher, plans, advance)
-
-    return run
 
 
 # ── Ranks ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,13 +171,16 @@ def _obey(order: Mapping[str, Any], asked: Plan, team: Team, tell: Tell) -> Comp
             f"Rank {team.rank} finds other images, labels or teacher's weights than rank 0 under the same names; "
             "give all ranks the same files."
         )
-    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
-    task = _task(asked, fresh, order["batch_size"])
+    what = Order(
+        fresh=find_fresh(asked.sources, asked.rows, asked.settings.stored_views),
+        precision=order["precision"],
+        batch_size=order["batch_size"],
+    )
     wanted = set(map(tuple, order["todo"]))
-    todo = [plan for plan in task.plan() if (plan.split, plan.start) in wanted]
-    teacher = load_teacher(asked, order["precision"])
-    work = WorkDirectory(Path(order["work"]))
-    return compute_features(_run(task, teacher, lambda _: None), team.share(todo), work, tell)
+    mine = team.share([plan for plan in make_task(asked, what).plan() if (plan.split, plan.start) in wanted])
+    engine = LocalEngine(asked)
+    engine.begin(what)
+    return compute_features(engine.run, mine, WorkDirectory(Path(order["work"])), tell)
 
 
 def _gather(computed: Computed, team: Team, work: WorkDirectory) -> None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-__all__ = ["ALONE", "Team", "join_team"]
+__all__ = ["ALONE", "Team", "join_team", "started_together"]
 
 Item = TypeVar("Item")
 
@@ -111,13 +111,18 @@ class Team:
 ALONE = Team()
 
 
+def started_together() -> bool:
+    """Tell whether torchrun or srun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 @contextmanager
 def join_team() -> Iterator[Team]:
     """Meet the other processes of the command, if torchrun or srun started several; without them, there is one.
 
     Each takes a GPU of its own, as far as there are.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not started_together():
         yield ALONE
         return
     import torch

@@ -31,6 +31,8 @@ class CacheSettings:
     tune : choose feature and image_size on val
     views, augment : stored views of each train image, and the policy that says what these may change
     batch_size : images a forward pass; None = what suits the device
+    engine : ``local``, this process (or the ranks that torchrun started); ``ray``, the workers of a Ray cluster
+    address : HOST:PORT of the Ray cluster, or ``auto``; None = RAY_ADDRESS, else an instance on this machine alone
     """
 
     teacher: str = "facebook/dinov2-base"
@@ -45,6 +47,8 @@ class CacheSettings:
     batch_size: int | None = None
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: str = "auto"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
     limit: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
     tune: bool = False
