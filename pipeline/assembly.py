@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..cache.errors import CacheCorrupt
 from ..cache.layout import FORMAT
 from ..cache.verify import count_repeats
 from ..cache.work import ChunkedRows, work_path
-from .datasets import exclude_flags, rarest_class
+from .datasets import Dataset, exclude_flags, rarest_class
 from .features import Computed
 from .known import Known, MergedRows
 from .logistic import fold_logits
@@ -22,16 +23,35 @@ from .machine import library_versions
 from .planning import Plan
 from .policies import VIEW_PARAMETERS, policy_named
 from .probe import Probe, ProbeSettings, describe_probe, fit_probe
-from .rows import anonymous_groups
+from .rows import SplitRows, anonymous_groups
 from .skipped import describe_skipped
 
-__all__ = ["assemble_arrays", "describe_cache"]
+__all__ = ["Content", "assemble_arrays", "describe_cache", "describe_fit", "describe_rows", "lay_out"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """What the arrays of a cache are laid out from.
+
+    Attributes
+    ----------
+    dataset : of which the rows are; its images are not looked at
+    rows : in the order of the cache, by split
+    fields : ``feature``, ``view`` and ``view_check`` of the rows, each by split
+    probe : settings of the probe
+    """
+
+    dataset: Dataset
+    rows: Mapping[str, SplitRows]
+    fields: Mapping[str, Mapping[str, Rows]]
+    probe: ProbeSettings
+    features_kept: bool
 
 
 def assemble_arrays(
     asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Callable[[str], None]
 ) -> tuple[dict[str, Rows], Probe]:
-    """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
+    """Bring together what was taken over and what was computed, and lay out the cache."""
     index = {split: known[split].find(part.key) for split, part in asked.rows.items()}
     fields = {
         name: {
@@ -45,53 +65,63 @@ def assemble_arrays(
                 f"'{work_path(asked.target)}' holds other images than were asked for; remove it and run the same "
                 "command again."
             )
-    features = {split: _View(rows, 0) for split, rows in fields["feature"].items()}
-    train = asked.rows["train"]
+    content = Content(
+        dataset=asked.dataset,
+        rows=asked.rows,
+        fields=fields,
+        probe=ProbeSettings(folds=asked.settings.folds, seed=asked.settings.seed),
+        features_kept=asked.settings.features_kept,
+    )
+    return lay_out(content, tell)
+
+
+def lay_out(content: Content, tell: Callable[[str], None]) -> tuple[dict[str, Rows], Probe]:
+    """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
+    dataset, rows = content.dataset, content.rows
+    train = rows["train"]
     probe = fit_probe(
-        features,
-        {split: part.label for split, part in asked.rows.items()},
+        {split: _View(feature, 0) for split, feature in content.fields["feature"].items()},
+        {split: part.label for split, part in rows.items()},
         keys=train.key,
         groups=train.group,
-        task=asked.dataset.task,
-        n_classes=len(asked.dataset.classes),
-        settings=ProbeSettings(folds=asked.settings.folds, seed=asked.settings.seed),
+        task=dataset.task,
+        n_classes=len(dataset.classes),
+        settings=content.probe,
         tell=tell,
     )
-    if probe.folds < asked.settings.folds:
-        tell(_shrunk(asked, probe.folds))
-    groups = anonymous_groups(asked.rows, asked.settings.seed)
+    if probe.folds < content.probe.folds:
+        tell(_shrunk(content, probe.folds))
+    groups = anonymous_groups(rows, content.probe.seed)
     arrays: dict[str, Rows] = {"probe/weight": probe.weight, "probe/bias": probe.bias}
-    for split, part in asked.rows.items():
+    for split, part in rows.items():
         fold = probe.fold if split == "train" else np.full(len(part), -1, np.int8)
+        feature = content.fields["feature"][split]
         columns: dict[str, Rows] = {
             "key": part.key,
             "label": part.label,
             "logits": np.stack(
-                [
-                    fold_logits(_View(fields["feature"][split], view), fold, probe.weight, probe.bias)
-                    for view in range(asked.settings.stored_views.of(split))
-                ],
+                [fold_logits(_View(feature, view), fold, probe.weight, probe.bias) for view in range(feature.shape[1])],
                 1,
             ),
-            "view": fields["view"][split],
-            "view_check": fields["view_check"][split],
+            "view": content.fields["view"][split],
+            "view_check": content.fields["view_check"][split],
             "domain": part.domain,
             "group": groups[split],
             "fold": fold,
         }
-        if asked.settings.features_kept:
-            columns["feature"] = fields["feature"][split]
+        if content.features_kept:
+            columns["feature"] = feature
         arrays |= {f"{split}/{name}": column for name, column in columns.items()}
     return arrays, probe
 
 
-def _shrunk(asked: Plan, folds: int) -> str:
-    split = np.full(len(asked.dataset), -1, np.int8)
-    split[asked.rows["train"].source] = 0
-    name, count = rarest_class(asked.dataset, split)
+def _shrunk(content: Content, folds: int) -> str:
+    split = np.full(len(content.dataset), -1, np.int8)
+    split[content.rows["train"].source] = 0
+    name, count = rarest_class(content.dataset, split)
     left = f"shrink to {folds}" if folds else "fall away, and train's logits are in-sample"
     return (
-        f"warning: class '{name}' has only {count} train samples: the {asked.settings.folds} folds {left}; "
+        f"warning: class '{name}' has only {count} train samples: the {content.probe.folds} folds {left}; "
         f"leave it out with {exclude_flags([name])}."
     )
 
@@ -126,23 +156,13 @@ def _precision_used(asked: Plan, how: Mapping[str, Any]) -> str:
 
 def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest but for its table of arrays."""
-    labels = {split: part.label for split, part in asked.rows.items()}
-    by_split = {split: arrays[f"{split}/logits"][:][:, 0] for split in asked.rows}
-    dataset = asked.dataset
     return {
         "format": FORMAT,
         "medal": version("medalmighty"),
         "cache_id": asked.cache_id,
         "request": dict(asked.request),
         "dataset": {
-            "name": dataset.name,
-            "task": dataset.task,
-            "classes": list(dataset.classes),
-            "domains": list(dataset.domains),
-            "excluded_classes": list(dataset.excluded),
-            "label_columns": list(dataset.label_columns),
-            "rows": {split: len(part) for split, part in asked.rows.items()},
-            "repeats": count_repeats({split: part.key for split, part in asked.rows.items()}),
+            **describe_rows(asked.dataset, asked.rows),
             "splits": "drawn" if asked.splits_drawn else "given",
             "limit": asked.settings.limit,
             "skipped": describe_skipped(asked.skipped),
@@ -167,10 +187,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "ranges": policy_named(asked.settings.augment).to_dict(),
             "parameters": list(VIEW_PARAMETERS),
         },
-        "probe": {
-            "probes": int(probe.weight.shape[0]),
-            **describe_probe(probe, by_split, labels, dataset.task, dataset.classes),
-        },
+        "probe": describe_fit(asked.dataset, asked.rows, arrays, probe),
         "taken_over": [
             {"content_digest": source.content_digest, "precision_used": source.manifest.teacher.get("precision_used")}
             for source in asked.sources
@@ -179,4 +196,30 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
         "tuned": how.get("tuned"),
         "seed": asked.settings.seed,
         "versions": library_versions(),
+    }
+
+
+def describe_rows(dataset: Dataset, rows: Mapping[str, SplitRows]) -> dict[str, Any]:
+    """Return what the manifest says of a dataset and its rows, but for how they were chosen."""
+    return {
+        "name": dataset.name,
+        "task": dataset.task,
+        "classes": list(dataset.classes),
+        "domains": list(dataset.domains),
+        "excluded_classes": list(dataset.excluded),
+        "label_columns": list(dataset.label_columns),
+        "rows": {split: len(part) for split, part in rows.items()},
+        "repeats": count_repeats({split: part.key for split, part in rows.items()}),
+    }
+
+
+def describe_fit(
+    dataset: Dataset, rows: Mapping[str, SplitRows], arrays: Mapping[str, Rows], probe: Probe
+) -> dict[str, Any]:
+    """Return what the manifest says of a probe and what it is worth on each split."""
+    logits = {split: arrays[f"{split}/logits"][:][:, 0] for split in rows}
+    labels = {split: part.label for split, part in rows.items()}
+    return {
+        "probes": int(probe.weight.shape[0]),
+        **describe_probe(probe, logits, labels, dataset.task, dataset.classes),
     }

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import DataError
-from .policies import VIEW_PARAMETERS, Views
+from .policies import VIEW_PARAMETERS
 from .rows import SplitRows
 
 __all__ = ["ChunkPlan", "ComputedChunk", "plan_chunks", "record_dtype"]
@@ -65,14 +65,13 @@ def plan_chunks(rows: Mapping[str, SplitRows], batch_size: int) -> list[ChunkPla
     ]
 
 
-def record_dtype(feature_dim: int, views: Views, split: str) -> np.dtype[Any]:
+def record_dtype(feature_dim: int, views: int, parameters: int = len(VIEW_PARAMETERS)) -> np.dtype[Any]:
     """Return the dtype of one durable row: its key, and for each view the feature, the parameters and the check."""
-    count = views.of(split)
     return np.dtype(
         [
             ("key", "u1", (16,)),
-            ("feature", "<f2", (count, feature_dim)),
-            ("view", "<f4", (count, len(VIEW_PARAMETERS))),
-            ("view_check", "<f4", (count, 4)),
+            ("feature", "<f2", (views, feature_dim)),
+            ("view", "<f4", (views, parameters)),
+            ("view_check", "<f4", (views, 4)),
         ]
     )

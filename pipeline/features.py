@@ -135,7 +135,7 @@ def compute_chunks(
             parts.append(_forward(task, teacher, plan, task.rows[plan.split].key[rows][loaded.places], views))
         advance(rows.stop - rows.start)
         if rows.stop == plan.stop:
-            empty = np.empty(0, record_dtype(teacher.dim, task.views, plan.split))
+            empty = np.empty(0, record_dtype(teacher.dim, task.views.of(plan.split)))
             yield ComputedChunk(plan, np.concatenate([empty, *parts]), bad)
             parts, bad = [], {}
 
@@ -154,7 +154,7 @@ def _views(task: FeatureTask, plan: ChunkPlan, keys: npt.NDArray[np.uint8], load
 def _forward(
     task: FeatureTask, teacher: Teacher, plan: ChunkPlan, keys: npt.NDArray[np.uint8], views: Sequence[torch.Tensor]
 ) -> npt.NDArray[Any]:
-    record = np.zeros(len(keys), record_dtype(teacher.dim, task.views, plan.split))
+    record = np.zeros(len(keys), record_dtype(teacher.dim, task.views.of(plan.split)))
     record["key"] = keys
     record["view"] = task.views.draw(plan.split, keys)
     for view, pixels in enumerate(views):

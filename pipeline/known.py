@@ -20,7 +20,7 @@ from .chunks import record_dtype
 from .policies import Views
 from .rows import SplitRows
 
-__all__ = ["Known", "MergedRows", "check_source", "find_fresh", "is_grown", "stage_known"]
+__all__ = ["Known", "MergedRows", "check_source", "find_fresh", "is_grown", "stage_known", "stage_rows"]
 
 # What of a request makes a feature what it is; the rest makes splits and probes.
 _DECISIVE = ("teacher", "preprocessing", "precision", "views")
@@ -137,7 +137,7 @@ def stage_known(
     CacheCorrupt
         A cache's arrays are not what its seal says.
     """
-    record = record_dtype(feature_dim, views, name)
+    record = record_dtype(feature_dim, views.of(name))
     keys: list[npt.NDArray[np.uint8]] = []
     with path.open("wb") as file:
         for cache in sources:
@@ -147,8 +147,27 @@ def stage_known(
                 _copy(cache, split, key, wanted, record, file)
                 keys.append(key[wanted])
     found = np.concatenate(keys) if keys else np.empty((0, 16), np.uint8)
-    mapped = np.memmap(path, record, "r", shape=(len(found),)) if len(found) else np.empty(0, record)
-    return Known(found, mapped)
+    return _map(path, found, record)
+
+
+def stage_rows(cache: Cache, split: str, wanted: npt.NDArray[np.bool_], path: Path) -> Known:
+    """Copy some rows (N,) of a split of a cache into one file, in their order, checked against their digests.
+
+    Raises
+    ------
+    CacheCorrupt
+        The cache's arrays are not what its seal says.
+    """
+    size = cache.manifest.size
+    record = record_dtype(size.feature, size.views if split == "train" else 1, size.view_parameters)
+    key = cache.read(split, "key")
+    with path.open("wb") as file:
+        _copy(cache, split, key, wanted, record, file)
+    return _map(path, key[wanted], record)
+
+
+def _map(path: Path, key: npt.NDArray[np.uint8], record: np.dtype[Any]) -> Known:
+    return Known(key, np.memmap(path, record, "r", shape=(len(key),)) if len(key) else np.empty(0, record))
 
 
 def _copy(

@@ -67,6 +67,10 @@ class ProbeSettings:
         if not ascending or not 1 <= len(self.grid) <= _MAX_GRID:
             raise DataError(f"The probe's grid should be 1 to {_MAX_GRID} ascending values above 0, got {self.grid}.")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as they stand in a request and a manifest."""
+        return asdict(self) | {"grid": list(self.grid)}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
@@ -220,7 +224,7 @@ def describe_probe(
         of fold wherever there are folds
     """
     return {
-        "settings": asdict(probe.settings) | {"grid": list(probe.settings.grid)},
+        "settings": probe.settings.to_dict(),
         "folds": probe.folds,
         "C": probe.C,
         "chosen_on": probe.chosen_on,

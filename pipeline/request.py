@@ -6,7 +6,7 @@ No torch here: asking again for a cache that is there must not pay for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..cache.layout import FORMAT
@@ -87,5 +87,4 @@ def probe_request(settings: CacheSettings) -> dict[str, Any]:
     """Return the probe's settings as they stand in a request."""
     from .probe import ProbeSettings
 
-    probe = asdict(ProbeSettings(folds=settings.folds, seed=settings.seed))
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in probe.items()}
+    return ProbeSettings(folds=settings.folds, seed=settings.seed).to_dict()

@@ -16,11 +16,11 @@ from .images import list_images
 from .labels import Labels, label_bits, label_classes, others_beside, quoted
 from .splits import SPLIT_NAMES
 
-__all__ = ["open_table"]
+__all__ = ["BITS", "FIRST_ROW", "open_table", "read_columns"]
 
 _FILE, _LABEL, _FRAME = "file", "label", "frame"
-_BITS = {"0": 0, "1": 1, "": UNKNOWN_BIT, "-1": UNKNOWN_BIT, "255": UNKNOWN_BIT}
-_FIRST_ROW = 2  # as a spreadsheet counts, the header being row 1
+BITS = {"0": 0, "1": 1, "": UNKNOWN_BIT, "-1": UNKNOWN_BIT, "255": UNKNOWN_BIT}
+FIRST_ROW = 2  # as a spreadsheet counts, the header being row 1
 _LISTED = 20
 _MOST_DOMAINS = 32_767  # domains are int16 in a cache
 
@@ -45,7 +45,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         nothing.
     """
     what = f"table '{path}'"
-    columns = _read(path, what)
+    columns = read_columns(path, what)
     bits = _label_columns(columns, options, classes)
     label_column = options.label_column or _LABEL
     _require(columns, [_FILE], what, "the images' paths")
@@ -85,7 +85,18 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     )
 
 
-def _read(path: Path, what: str) -> Columns:
+def read_columns(path: Path, what: str, usual: str = f"'{_FILE}' and '{_LABEL}'") -> Columns:
+    """Read a table into its columns by name, cells stripped.
+
+    Parameters
+    ----------
+    usual : columns that such a table has, for messages
+
+    Raises
+    ------
+    DataError
+        It cannot be read, or is no table.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = file.readline()
@@ -96,8 +107,7 @@ def _read(path: Path, what: str) -> Columns:
             rows = [row for row in reader if any(row)]
     except FileNotFoundError as exc:
         raise DataError(
-            f"There is no {what}{others_beside(path)}; expected the path of a .csv with the columns '{_FILE}' and "
-            f"'{_LABEL}'."
+            f"There is no {what}{others_beside(path)}; expected the path of a .csv with the columns {usual}."
         ) from exc
     except OSError as exc:
         raise DataError(f"{what} cannot be read: {exc.strerror}.") from exc
@@ -110,7 +120,7 @@ def _read(path: Path, what: str) -> Columns:
         raise DataError(
             f"{what} has the column{'s' * (len(twice) > 1)} {quoted(twice)} twice; expected one of each name."
         )
-    for number, row in enumerate(rows, _FIRST_ROW):
+    for number, row in enumerate(rows, FIRST_ROW):
         if len(row) != len(names):
             raise DataError(f"{what} has {len(row)} cells in row {number}; expected {len(names)}, as in its header.")
     if not rows:
@@ -147,7 +157,7 @@ def _optional(columns: Columns, asked: str | None, usual: str, option: str, what
 
 
 def _require_files(folder: Path, files: Sequence[str], what: str) -> None:
-    empty = [number for number, file in enumerate(files, _FIRST_ROW) if not file]
+    empty = [number for number, file in enumerate(files, FIRST_ROW) if not file]
     if empty:
         raise DataError(f"{what} names no file in row {empty[0]}; expected a path relative to the table in 'file'.")
     missing = [file for file in dict.fromkeys(files) if not (folder / file).is_file()]
@@ -171,12 +181,12 @@ def _read_bits(
     bits = np.empty((len(columns[_FILE]), len(names)), np.uint8)
     for place, name in enumerate(names):
         for index, value in enumerate(columns[name]):
-            if value not in _BITS:
+            if value not in BITS:
                 raise DataError(
-                    f"{what} has '{value}' in column '{name}', row {index + _FIRST_ROW}; expected 0, 1, or empty = "
+                    f"{what} has '{value}' in column '{name}', row {index + FIRST_ROW}; expected 0, 1, or empty = "
                     "unknown."
                 )
-            bits[index, place] = _BITS[value]
+            bits[index, place] = BITS[value]
     return label_bits(names, bits, exclude=options.exclude_classes, classes=classes, what=what)
 
 
@@ -184,10 +194,10 @@ def _splits(values: Sequence[str] | None, what: str) -> npt.NDArray[np.int8] | N
     """Return (N,) int8 index into `SPLITS`, -1 where none is said; None where none is said at all."""
     if values is None or not any(values):
         return None
-    wrong = [number for number, value in enumerate(values, _FIRST_ROW) if value and value.lower() not in SPLIT_NAMES]
+    wrong = [number for number, value in enumerate(values, FIRST_ROW) if value and value.lower() not in SPLIT_NAMES]
     if wrong:
         raise DataError(
-            f"{what} has the split '{values[wrong[0] - _FIRST_ROW]}' in row {wrong[0]}; expected one of "
+            f"{what} has the split '{values[wrong[0] - FIRST_ROW]}' in row {wrong[0]}; expected one of "
             f"{quoted(list(SPLIT_NAMES))}, or empty = to be drawn."
         )
     return np.array([SPLITS.index(SPLIT_NAMES[value.lower()]) if value else -1 for value in values], np.int8)
