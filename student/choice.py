@@ -1,8 +1,8 @@
 """``--alpha auto``: α and T chosen on val, without the teacher, by successive halving.
 
 A few settings are trained for a tenth of the epochs; labels alone and the two best others go on to three tenths, and
-the best of those is trained to the end as the run's first student, from where it stands (Jamieson and Talwalkar, AISTATS
-2016; here in two rungs). Nothing is trained twice, and all of it together costs at most what two students do.
+the best of those is trained to the end as the run's first student, from where it stands (Jamieson and Talwalkar,
+AISTATS 2016; here in two rungs). Nothing is trained twice, and all of it together costs at most what two students do.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ __all__ = ["LOSSES", "Loss", "Objective", "find_loss", "kd"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What the student is asked for: task, temperature T of the soft targets, weight α of the soft term or one a class."""
+    """What the student is asked for: task, temperature T of the soft targets, weight α of the soft term (or per class)."""
 
     task: Task
     temperature: float

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import timm
 import torch
 
@@ -163,7 +164,12 @@ def _predict(asked: Asked, data: TrainingData, place: Path) -> dict[str, Predict
     plain = Plan(precision="fp32", channels_last=False)
     parts = {split: asked.targets.splits[split] for split in ("val", "test") if split in asked.targets.splits}
     return {
-        split: Predictions(part.key, part.label, predict(model, data, split, plain, asked.device))
+        split: Predictions(
+            part.key,
+            part.label,
+            predict(model, data, split, plain, asked.device),
+            part.group.astype(np.int64) if (part.group >= 0).any() else None,
+        )
         for split, part in parts.items()
     }
 

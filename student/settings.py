@@ -92,7 +92,6 @@ class StudentSettings:
         else:
             weights = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
             _check(all(0 <= one <= 1 for one in weights), "--alpha", "a number from 0 to 1", self.alpha)
-        _check(self.alpha != "per-class" or self.loss == "kd", "--alpha per-class", "with --loss kd", self.loss)
         _check(self.seeds >= 1, "--seeds", "a whole number from 1", self.seeds)
         _check(0 < self.at_sensitivity <= 1, "--at-sensitivity", "above 0 and at most 1", self.at_sensitivity)
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
