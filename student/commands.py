@@ -66,8 +66,8 @@ _ADVICE = {
 @click.option("--temperature", default=_DEFAULT.temperature, show_default=True, help="T of the soft targets.")
 @click.option(
     "--alpha", type=_Alpha(), default=_DEFAULT.alpha, show_default=True,
-    help="Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second student; "
-    "per-class: what the teacher recognises of each class, out of fold.",
+    help="Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
+    "student; per-class: what the teacher recognises of each class, out of fold.",
 )  # fmt: skip
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
 @click.option("--loss", default=_DEFAULT.loss, show_default=True, help="Name of the loss.")

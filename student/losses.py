@@ -17,10 +17,11 @@ __all__ = ["LOSSES", "Loss", "Objective", "find_loss", "kd"]
 
 @dataclass(frozen=True)
 class Objective:
-    """What the student is asked for: task, temperature T of the soft targets, weight α of the soft term (or per class)."""
+    """What the student is asked for: task, temperature T of the soft targets, weight α of the soft term."""
 
     task: Task
     temperature: float
+    # One a class: that of a sample's label counts, their mean where it is unknown; multi-label: that of each label.
     alpha: float | tuple[float, ...]
 
 

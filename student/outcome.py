@@ -60,25 +60,31 @@ def write_outcome(
     students, baselines : where they lie when the run is finished, each with its predictions
     """
     targets, at = asked.targets, asked.settings.at_sensitivity
+    arms = {"student": students, "baseline": baselines}
     recorded = {member.place: folder.read_predictions(member.place) for member in (*students, *baselines)}
     scored: dict[str, dict[str, Scored]] = {}
     for split in ("val", "test"):
         if split in targets.splits:
             logits = {
                 arm: [recorded[member.place][split].logits for member in members]
-                for arm, members in (("student", students), ("baseline", baselines))
+                for arm, members in arms.items()
                 if members
             } | {"teacher": [targets.splits[split].teacher]}
-            scored[split] = {arm: figures(each, split, targets, at_sensitivity=at) for arm, each in logits.items()}
+            scored[split] = {arm: figures(one, split, targets, at_sensitivity=at) for arm, one in logits.items()}
     shown = "test" if "test" in scored else "val"
-    compared = {split: _compare(arms, split, targets) for split, arms in scored.items()}
+    compared = {split: _compare(each, split, targets) for split, each in scored.items()}
     judged = compared[shown]["differences"]
     gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
+    each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
     verdict = word(
         shown,
         baseline=judged.get("student_minus_baseline"),
         teacher=judged["student_minus_teacher"],
         images=scored[shown]["student"].figures["n"],
+        by_seed=[
+            (one[shown]["auroc"], other[shown]["auroc"])
+            for one, other in zip(each["student"], each["baseline"], strict=False)
+        ],
         seeds=len(students),
         alpha=students[0].alpha,
         chosen=choice is not None,
@@ -89,10 +95,8 @@ def write_outcome(
     metrics = {
         **_splits(scored, "student"),
         "teacher": _splits(scored, "teacher"),
-        "baseline": _splits(scored, "baseline") | {"seeds": _each(work, baselines, recorded, targets)}
-        if baselines
-        else None,
-        "seeds": _each(work, students, recorded, targets),
+        "baseline": _splits(scored, "baseline") | {"seeds": each["baseline"]} if baselines else None,
+        "seeds": each["student"],
         "comparison": {split: _as_json(found) for split, found in compared.items()},
         "gate": gate,
         "verdict": verdict,

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["show_comparison", "show_result"]
 
-_WIDTH = 100
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
 
@@ -80,7 +79,6 @@ def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         table.add_row(*map(Text, row))
     out = io.StringIO()
     # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
-    Console(
-        file=out, width=max(_WIDTH, sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True)))
-    ).print(table)
+    widest = sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
+    Console(file=out, width=widest).print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..pipeline.metrics import Difference
@@ -25,7 +25,15 @@ def name_figure(name: str) -> str:
 
 
 def word(
-    split: str, *, baseline: Compared | None, teacher: Compared, images: int, seeds: int, alpha: Any, chosen: bool
+    split: str,
+    *,
+    baseline: Compared | None,
+    teacher: Compared,
+    images: int,
+    by_seed: Sequence[tuple[float | None, float | None]],
+    seeds: int,
+    alpha: Any,
+    chosen: bool,
 ) -> str:
     """Return the verdict of a run, one or two sentences.
 
@@ -33,6 +41,7 @@ def word(
     ----------
     baseline, teacher : the student minus either, by statistic; None without a baseline
     images : rows of known label that were compared
+    by_seed : AUROC of the student and of the baseline of each seed
     alpha : weight of the soft term that the students were trained with
     chosen : it was chosen on val
     """
@@ -53,9 +62,10 @@ def word(
     found = baseline[name]
     said = f"{split} {_NAMES[name]} {_by(found)} against the labels alone ({basis})"
     if found.above:
-        return f"Distilling helped: {said}."
+        return f"Distilling helped: {said}.{_by_seeds(by_seed)}"
     if found.below:
-        return f"Distilling hurt: {said}. Give --alpha auto, --no-distill, or another teacher."
+        remedy = "Give --alpha auto, --no-distill, or another teacher."
+        return f"Distilling hurt: {said}.{_by_seeds(by_seed)} {remedy}"
     wide = max(abs(edge) for edge in found.interval)
     return (
         f"Distilling made no difference that could be shown: {said}. So many images cannot tell a difference below "
@@ -85,6 +95,15 @@ def judge_teacher(compared: Compared | None, split: str) -> dict[str, Any]:
     else:
         message = f"The teacher is neither significantly better nor worse than what the labels alone teach: {figure}."
     return {"fires": found.below, "split": split, "outcome": name, **found.to_dict(), "message": message}
+
+
+def _by_seeds(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """Say how far seeds agree: the interval is over images, and another seed is another training."""
+    differences = [one - other for one, other in pairs if one is not None and other is not None]
+    if len(pairs) == 1:
+        return " That is of these two trainings: another seed may say otherwise, and --seeds 3 asks it."
+    higher = sum(one > 0 for one in differences)
+    return f" The student's AUROC was the higher one with {higher} of {len(pairs)} seeds."
 
 
 def _beside_teacher(teacher: Compared, split: str) -> str:
