@@ -18,6 +18,7 @@ from medal.cache.errors import MedalError
 COMMANDS = {
     "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
+    "compare": ("medal.student.commands", "compare", "Compare finished runs on the test images they share."),
     "show": ("medal.cache.commands", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),

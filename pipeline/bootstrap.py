@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .datasets.dataset import Task
+from .measures import squared_errors
 from .scores import Ranking, hits, known, probabilities, rankings
 
-__all__ = ["Resamples", "bootstrap"]
+__all__ = ["STATISTICS", "Resamples", "bootstrap"]
+
+# Not the calibration error: a resample of confidences adds noise of its own to it, so that its percentiles lie above
+# the estimate. The Brier score, which has no such bias, says how far probabilities can be believed, with an interval.
+STATISTICS = ("auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier")
 
 # Weights of one block of resamples: 4 or 8 MiB, so that memory stays small and rows stay in the processor's cache.
 _BLOCK_ITEMS = 1 << 20
@@ -21,27 +26,43 @@ _BLOCK_RESAMPLES = 32
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """AUROC and accuracy of each resample, (B,) float64, NaN where undefined.
+    """Each statistic of each resample, (B,) float64, NaN where undefined.
 
-    Resamples of the same rows with the same seed are the same draws, so that two models can be compared pairwise.
+    Resamples of the same rows with the same seed are the same draws, so that two models can be compared pairwise, and
+    several seeds of one model averaged resample by resample: seeds are repeated measures, not more patients.
     """
 
-    auroc: npt.NDArray[np.float64]
-    accuracy: npt.NDArray[np.float64]
+    values: Mapping[str, npt.NDArray[np.float64]]
+
+    @property
+    def auroc(self) -> npt.NDArray[np.float64]:
+        """The AUROCs."""
+        return self.values["auroc"]
+
+    @property
+    def accuracy(self) -> npt.NDArray[np.float64]:
+        """The accuracies."""
+        return self.values["accuracy"]
+
+    @classmethod
+    def mean(cls, seeds: Sequence[Resamples]) -> Resamples:
+        """Return the mean over seeds inside each resample."""
+        return cls({name: np.mean([one.values[name] for one in seeds], axis=0) for name in seeds[0].values})
 
     def intervals(self) -> dict[str, list[float]]:
         """Return the 95 % percentile intervals, NaN where no resample is defined."""
-        return {"auroc": _interval(self.auroc), "accuracy": _interval(self.accuracy)}
+        return {name: percentile_interval(values) for name, values in self.values.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class _Sorted:
-    """One ranking, prepared so that a resample costs no sorting: per positive row, how many negatives lie below."""
+    """One ranking, prepared so that a resample costs no sorting: per positive row, how many others lie below."""
 
     positive: npt.NDArray[np.int64]  # (P,) rows
     negative: npt.NDArray[np.int64]  # (M,) rows by ascending value
     below: npt.NDArray[np.int64]  # (P,) count of negatives with a smaller value
     up_to: npt.NDArray[np.int64]  # (P,) count of negatives with a smaller or equal value
+    lower: npt.NDArray[np.int64]  # (P,) count of positives with a smaller value
 
 
 def bootstrap(
@@ -65,16 +86,26 @@ def bootstrap(
     given = known(labels, task)
     rows = np.flatnonzero(given if task == "multiclass" else given.any(1))
     if not len(rows):
-        return Resamples(np.full(resamples, np.nan), np.full(resamples, np.nan))
+        return Resamples({name: np.full(resamples, np.nan) for name in STATISTICS})
     labels = labels[rows]
     probability = probabilities(logits[rows], task)
     prepared = [_prepare(item) for item in rankings(probability, labels, task)]
     hit, counts = hits(probability, labels, task)  # (N, L)
-    auroc, accuracy = [], []
+    errors, _ = squared_errors(probability, labels, task)  # (N, L)
+    decisions = _decisions(probability, labels, task)  # (3 C, N)
+    lines = np.concatenate([decisions, counts.T, hit.T, (errors * counts).T])
+    cuts = np.cumsum([len(decisions), counts.shape[1], hit.shape[1]])
+    blocks = []
     for weight in _weights(_units(len(rows), None if groups is None else groups[rows]), seed, resamples):
-        auroc.append(_row_mean(np.array([_weighted_auroc(item, weight) for item in prepared])))
-        accuracy.append(_row_mean(_ratio(_sums(hit, weight), _sums(counts, weight))))
-    return Resamples(np.concatenate(auroc), np.concatenate(accuracy))
+        lines = lines.astype(weight.dtype, copy=False)
+        decided, counted, right, wrong = np.split(np.asarray(lines @ weight, np.float64), cuts)
+        ranks = np.array([_weighted_ranks(item, weight) for item in prepared])  # (classes, 2, b)
+        balanced, f1 = _rates(decided, task, counted)
+        brier = _ratio(wrong.sum(0), counted.sum(0))
+        auroc, auprc = _row_mean(ranks[:, 0]), _row_mean(ranks[:, 1])
+        blocks.append((auroc, _row_mean(_ratio(right, counted)), auprc, balanced, f1, brier))
+    found = zip(STATISTICS, zip(*blocks, strict=True), strict=True)
+    return Resamples({name: np.concatenate(parts) for name, parts in found})
 
 
 def _units(n_rows: int, groups: npt.NDArray[Any] | None) -> npt.NDArray[np.int64]:
@@ -108,21 +139,60 @@ def _prepare(ranking: Ranking) -> _Sorted:
     positive = positive[np.argsort(ranking.value[positive], kind="stable")]
     negative = negative[np.argsort(ranking.value[negative], kind="stable")]
     values, high = ranking.value[negative], ranking.value[positive]
-    return _Sorted(positive, negative, np.searchsorted(values, high, "left"), np.searchsorted(values, high, "right"))
+    below, up_to = (np.searchsorted(values, high, side) for side in ("left", "right"))
+    return _Sorted(positive, negative, below, up_to, np.searchsorted(high, high, "left"))
 
 
-def _weighted_auroc(item: _Sorted, weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the AUROC under each column of weights (N, b): (b,), NaN where a side has no weight."""
-    running = np.zeros((len(item.negative) + 1, weight.shape[1]), weight.dtype)
-    np.cumsum(weight[item.negative], axis=0, out=running[1:])
-    positive = weight[item.positive]
-    twice_won = np.einsum("pb,pb->b", positive, running[item.below] + running[item.up_to], dtype=np.float64)
-    return _ratio(twice_won, 2 * positive.sum(0, dtype=np.float64) * running[-1])
+def _weighted_ranks(item: _Sorted, weight: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return AUROC and average precision under each column of weights (N, b): (b,), NaN where a side has no weight."""
+    running = _running(weight[item.negative])
+    positive = weight[item.positive]  # (P, b)
+    below = running[item.below]
+    twice_won = np.einsum("pb,pb->b", positive, below + running[item.up_to], dtype=np.float64)
+    gained = _running(positive)
+    auroc = _ratio(twice_won, 2 * gained[-1].astype(np.float64) * running[-1])
+    # At the threshold of each positive row: the positives, and all rows, that are not below it.
+    true = gained[-1] - gained[item.lower]
+    found = true + running[-1] - below
+    summed = np.einsum("pb,pb->b", positive, true / np.maximum(found, 1), dtype=np.float64)
+    return auroc, np.where(running[-1] > 0, _ratio(summed, gained[-1].astype(np.float64)), np.nan)
 
 
-def _sums(flags: npt.NDArray[np.bool_], weight: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the weight of the flagged rows: (N, L) and (N, b) → (L, b)."""
-    return np.asarray(flags.T.astype(weight.dtype) @ weight, np.float64)
+def _running(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return running sums along rows, from nothing: (n, b) → (n + 1, b)."""
+    running = np.zeros((len(weight) + 1, weight.shape[1]), weight.dtype)
+    np.cumsum(weight, axis=0, out=running[1:])
+    return running
+
+
+def _decisions(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], task: Task) -> npt.NDArray[np.bool_]:
+    """Return which rows have each class, are decided to have it, and both, for known labels: (3 C, N) bool."""
+    given = known(labels, task)
+    if task == "multilabel":
+        truth, decided = given & (labels == 1), given & (probability > 0.5)
+    else:
+        every = np.arange(probability.shape[1])
+        truth = given[:, None] & (labels[:, None] == every)
+        decided = given[:, None] & (probability.argmax(1)[:, None] == every)
+    return np.concatenate([truth, decided, truth & decided], axis=1).T
+
+
+def _rates(
+    sums: npt.NDArray[np.float64], task: Task, counted: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return balanced accuracy and macro F1, (b,) each, of the weights (3 C, b) of `_decisions`.
+
+    Parameters
+    ----------
+    counted : (L, b) weight of the known labels
+    """
+    truth, decided, both = np.split(sums, 3)
+    balanced = _ratio(both, truth)
+    if task == "multilabel":
+        negative = counted - truth
+        balanced = (balanced + _ratio(negative - decided + both, negative)) / 2
+    f1 = np.where(truth > 0, _ratio(2 * both, truth + decided), np.nan)
+    return _row_mean(balanced), _row_mean(f1)
 
 
 def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -135,6 +205,7 @@ def _row_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0).astype(np.float64))
 
 
-def _interval(values: npt.NDArray[np.float64]) -> list[float]:
+def percentile_interval(values: npt.NDArray[np.float64]) -> list[float]:
+    """Return the 2.5th and 97.5th percentile of what is not NaN, NaN where nothing is."""
     defined = values[~np.isnan(values)]
     return np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else [float("nan")] * 2

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from .bootstrap import Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
+from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
+from .paired import Difference, McNemar, compare, mcnemar
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, probabilities, score
 
 __all__ = [
+    "Difference",
+    "McNemar",
     "Reliability",
     "Resamples",
     "Scores",
     "auroc",
     "bootstrap",
+    "brier",
+    "by_domain",
+    "by_rarity",
+    "class_counts",
+    "compare",
     "confusion_matrix",
     "fit_temperature",
     "known",
     "log_loss",
+    "mcnemar",
+    "mean_measures",
+    "measure",
     "probabilities",
     "reliability",
     "score",

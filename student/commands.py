@@ -1,4 +1,4 @@
-"""The command of stage two, train-student; and clean, which looks after both stages."""
+"""The commands of stage two, train-student and compare; and clean, which looks after both stages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ from .settings import StudentSettings
 if TYPE_CHECKING:
     from ..cache.leftovers import Leftover, Outcome
 
-__all__ = ["clean", "train_student"]
+__all__ = ["clean", "compare", "train_student"]
 
 _DEFAULT = StudentSettings()
+
+
+class _Alpha(click.ParamType[float | str]):
+    name = "number|auto|per-class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return value if value in ("auto", "per-class") else float(click.FLOAT.convert(value, param, ctx))
+
 
 _DAY = 86400
 _ADVICE = {
@@ -56,7 +64,11 @@ _ADVICE = {
     help="Side of the student's input, px (default: 4 × images of up to 64 px, else the model's own).",
 )  # fmt: skip
 @click.option("--temperature", default=_DEFAULT.temperature, show_default=True, help="T of the soft targets.")
-@click.option("--alpha", default=_DEFAULT.alpha, show_default=True, help="Weight of the soft targets, 0 to 1.")
+@click.option(
+    "--alpha", type=_Alpha(), default=_DEFAULT.alpha, show_default=True,
+    help="Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
+    "student; per-class: what the teacher recognises of each class, out of fold.",
+)  # fmt: skip
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
 @click.option("--loss", default=_DEFAULT.loss, show_default=True, help="Name of the loss.")
 @click.option(
@@ -91,6 +103,19 @@ _ADVICE = {
     help="Seed of weights, order and views.",
 )
 @click.option(
+    "--seeds", type=click.IntRange(min=1), default=_DEFAULT.seeds, show_default=True, metavar="K",
+    help="Students to train, with the seeds SEED, SEED+1 …; more can be added to a finished run.",
+)  # fmt: skip
+@click.option(
+    "--baseline",
+    is_flag=True,
+    help="As many students of the labels alone, alike in all else, to compare with; can be added to a finished run.",
+)
+@click.option(
+    "--at-sensitivity", type=click.FloatRange(min=0, max=1, min_open=True), default=_DEFAULT.at_sensitivity,
+    show_default=True, help="Report the specificity at this sensitivity, too.",
+)  # fmt: skip
+@click.option(
     "--on-missing", type=click.Choice(["refuse", "drop"]), default=_DEFAULT.on_missing, show_default=True,
     help="What to do about images that the cache lacks.",
 )  # fmt: skip
@@ -117,11 +142,12 @@ def train_student(
     """Train a light CNN on the images of DATASET and the soft targets of CACHE; the teacher is not needed.
 
     Splits, classes and label columns come from the cache. The same command again resumes what was interrupted; a
-    finished run is refused without --overwrite.
+    finished run is refused without --overwrite, but for --baseline or more --seeds, which add to it.
 
     \b
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
     medal train-student scans.h5 labels.csv --out runs/scans --student mobilenetv3_small_100
+    medal train-student chest.zarr medmnist:pneumoniamnist --out runs/three --seeds 3 --baseline
     """
     options = take_dataset_options(chosen)
     if not out.name:
@@ -159,23 +185,55 @@ def train_student(
     if as_json:
         print_json(result)
         return
-    verb = "Finished" if asked.action == "resume" else "Trained"
+    from .tables import show_result
+
+    verb = {"create": "Trained", "resume": "Finished", "extend": "Added to"}[result["action"]]
     click.echo(f"{verb} '{out}': {result['seconds']:.0f} s, best epoch {result['best_epoch']} of {result['epochs']}.")
-    for split in ("val", "test"):
-        click.echo(f"  student on {split}: {_figures(result[split])}")
-        click.echo(f"  teacher on {split}: {_figures(result['teacher'][split])}")
+    click.echo(_plain_lines(show_result(result)))
+    click.echo(result["verdict"])
     click.echo(f'Use it: timm.create_model("local-dir:{out}", pretrained=True)')
 
 
-def _figures(scores: dict[str, Any] | None) -> str:
-    if scores is None:
-        return "no rows"
-    return ", ".join(
-        f"{name} undefined"
-        if scores[name] is None
-        else f"{name} {scores[name]:.4f} (95 % {scores['ci95'][name][0]:.3f} to {scores['ci95'][name][1]:.3f})"
-        for name in ("auroc", "accuracy")
-    )
+@click.command(short_help="Compare finished runs on the test images they share.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Images to compare on."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Draw the differences as a forest plot, FILE ending in .png, .svg or .pdf.",
+)  # fmt: skip
+@json_option
+def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool) -> None:
+    """Compare runs with the first one, image by image, from the predictions that they recorded.
+
+    Each RUN is a folder of train-student, or the baseline folder inside one; all its seeds count. Differences, 95 %
+    intervals and p-values come from the same resamples of the images that all runs share, which are matched by content;
+    runs of other test images are refused.
+
+    \b
+    medal compare runs/resnet runs/mobilenet
+    medal compare runs/three/baseline runs/three --out forest.svg
+    """
+    if len(runs) < 2:
+        raise click.UsageError("give two runs or more: medal compare RUN RUN...")
+    from .comparing import compare_runs
+
+    result = compare_runs(runs, split, note)
+    if out is not None:
+        from .forest import plot_forest
+
+        plot_forest(out, result)
+    if as_json:
+        print_json(result.to_dict() | {"plot": None if out is None else str(out)})
+        return
+    from .tables import show_comparison
+
+    click.echo(_plain_lines(show_comparison(result)))
+    for sentence in result.sentences():
+        click.echo(plain(sentence))
+    if out is not None:
+        click.echo(plain(f"Drawn: '{out}'"))
 
 
 @click.command(short_help="Find and remove what killed commands left behind.")
@@ -265,6 +323,10 @@ def _age(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def _plain_lines(text: str) -> str:
+    return "\n".join(map(plain, text.split("\n")))
 
 
 def _warn(text: str) -> None:

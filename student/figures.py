@@ -1,27 +1,75 @@
-"""What a set of logits is worth on a split, as it stands in metrics.json."""
+"""What students, baselines and teacher are worth, and how they differ, as it stands in metrics.json."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..pipeline.metrics import bootstrap, reliability, score
+from ..pipeline.metrics import (
+    Difference,
+    Resamples,
+    bootstrap,
+    by_domain,
+    by_rarity,
+    class_counts,
+    compare,
+    mcnemar,
+    mean_measures,
+    measure,
+)
 from .targets import Targets
 
-__all__ = ["figures"]
+__all__ = ["Scored", "compare_arms", "figures"]
+
+Logits = Sequence[npt.NDArray[np.float32]]
 
 
-def figures(logits: npt.NDArray[np.float32], split: str, targets: Targets) -> dict[str, Any]:
-    """Return scores, 95 % intervals (over patients where they are known) and calibration error, undefined ones None."""
-    part = targets.splits[split]
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One arm on one split: the logits of each seed, their mean figures as JSON, and the resamples of that mean."""
+
+    logits: Logits
+    figures: Mapping[str, Any]
+    resamples: Resamples
+
+
+def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float) -> Scored:
+    """Measure an arm: means over seeds, 95 % intervals (over patients where they are known), undefined figures None.
+
+    Parameters
+    ----------
+    logits : (N, C) of each seed; the teacher has one
+    """
+    part, task, classes = targets.splits[split], targets.task, targets.classes
     groups = part.group if (part.group >= 0).any() else None
-    intervals = bootstrap(logits, part.label, targets.task, groups=groups).intervals()
-    found = score(logits, part.label, targets.task, targets.classes).to_dict()
-    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items()}
-    found["calibration_error"] = _number(reliability(logits, part.label, targets.task).error)
-    return found
+    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups) for one in logits])
+    each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
+    found = mean_measures(each)
+    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in resamples.intervals().items()}
+    if len(each) > 1:
+        found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
+    domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
+    found["domains"] = mean_measures(domains)
+    train = targets.splits["train"].label
+    found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
+    return Scored(logits, found, resamples)
+
+
+def compare_arms(first: Scored, second: Scored, split: str, targets: Targets) -> tuple[dict[str, Difference], Any]:
+    """Return the differences of two arms by statistic, and McNemar's test between their ensembles."""
+    differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
+    return differences, mcnemar(first.logits, second.logits, targets.splits[split].label, targets.task)
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    """Return the standard deviation over seeds."""
+    given = [value for value in values if value is not None]
+    return statistics.stdev(given) if len(given) > 1 else None
 
 
 def _number(value: float) -> float | None:

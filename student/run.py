@@ -6,7 +6,12 @@ RUN/
 ├── metrics.json                     student and teacher on val and test, with intervals
 ├── history.csv                      one line an epoch
 ├── predictions.csv                  key, split, label, logits of every val and test image
-└── *.png                            curves, confusion matrix, ROC, reliability
+├── member.json                      its seed, its α and T, its best epoch
+├── *.png                            curves, confusion matrix, ROC, reliability
+├── choice.json                      what `--alpha auto` tried on val, and took
+├── seed-K/                          of several seeds: the top level is the best one on val, these are the others,
+│                                    each with its weights, history, predictions and member.json
+└── baseline/                        students of the labels alone, laid out in the same way
 RUN.unfinished/                      the same, while it is being made, with plan.json and the checkpoint
 """
 
@@ -34,8 +39,9 @@ from ..cache.writer import move_into_place, put_back, remove, write_file
 
 __all__ = ["RUN_KIND", "Action", "Found", "Predictions", "decide", "look", "read_predictions"]
 
-Action = Literal["create", "resume"]
+Action = Literal["create", "resume", "extend"]
 
+MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
 METRICS, HISTORY, PREDICTIONS = "metrics.json", "history.csv", "predictions.csv"
 
@@ -52,12 +58,14 @@ class Found:
     Attributes
     ----------
     working_on : the request of unfinished work in the work folder
+    finished : the request of a finished run
     stranger : the work folder holds what no training of medal left there
     """
 
     run: Path
     holds: Literal["nothing", "run", "other"]
     working_on: Mapping[str, Any] | None = None
+    finished: Mapping[str, Any] | None = None
     stranger: bool = False
 
 
@@ -72,7 +80,7 @@ def look(run: Path) -> Found:
     working_on = _read_request(work / PLAN)
     # Before the plan is written, a killed training leaves at most a draft of it.
     stranger = working_on is None and work.exists() and any(item.name != f".{PLAN}.part" for item in work.iterdir())
-    return Found(run=run, holds=holds, working_on=working_on, stranger=stranger)
+    return Found(run=run, holds=holds, working_on=working_on, finished=_read_request(run / RUN), stranger=stranger)
 
 
 def _read_request(path: Path) -> Any:
@@ -98,27 +106,35 @@ def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Acti
         raise StudentError(
             f"'{work_folder(found.run)}', where the run would be made, holds something else; give another --out."
         )
-    if found.holds == "run" and not overwrite:
+    added = found.finished is not None and found.finished != request and grows(found.finished, request)
+    if found.holds == "run" and not overwrite and not added:
         raise StudentError(
             f"'{found.run}' holds a finished run. Give another --out, or --overwrite to replace it once the new one "
-            "is finished."
+            "is finished; with its own settings, --baseline or more --seeds add to it."
         )
     if found.holds == "run" and not _is_part(found.run):
         raise StudentError(
-            f"'{found.run}' holds a finished run and files that are not medal's, which --overwrite would lose; move "
-            "them away, or give another --out."
+            f"'{found.run}' holds a finished run and files that are not medal's, which "
+            f"{'--overwrite' if overwrite else 'adding to it'} would lose; move them away, or give another --out."
         )
     if found.working_on is None:
-        return "create"
-    different = differences(found.working_on, request)
-    if not different:
+        return "extend" if found.holds == "run" and not overwrite else "create"
+    if grows(found.working_on, request):
         return "resume"
+    different = differences(found.working_on, request)
     if not overwrite:
         raise StudentError(
             f"'{work_folder(found.run)}' holds an unfinished run that differs in {', '.join(different)}. "
             "Give its settings again to resume it, another --out, or --overwrite to begin anew."
         )
     return "create"
+
+
+def grows(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Tell whether a request asks for what is there and perhaps for more seeds or a baseline, and nothing else."""
+    more = ("seeds", "baseline")
+    one, other = ({name: value for name, value in part.items() if name not in more} for part in (there, asked))
+    return one == other and all(int(asked.get(name, 0)) >= int(there.get(name, 0)) for name in more)
 
 
 @contextmanager
@@ -142,7 +158,7 @@ def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
                 yield work
             except MedalError:
                 # What failed before its first checkpoint left nothing that a second try could use.
-                if _is_part(work) and not (work / CHECKPOINT).exists():
+                if _is_part(work) and not any(path.name in (CHECKPOINT, MEMBER) for path in work.rglob("*")):
                     remove(work)
                 raise
     except CacheBusy as error:
@@ -151,8 +167,11 @@ def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
 
 
 def make_durable(work: Path) -> None:
-    """Flush every file of a work folder to disk: what is written next says that they are there."""
+    """Flush every file of a work folder, and below, to disk: what is written next says that they are there."""
     for item in work.iterdir():
+        if item.is_dir():
+            make_durable(item)
+            continue
         with item.open("rb") as file:
             os.fsync(file.fileno())
     sync_folder(work)
@@ -193,19 +212,29 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 # ── Leftovers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _PART = re.compile(
-    r"(run|plan|config|metrics)\.json|(history|predictions)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
+    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
 )
+
+
+_PART_FOLDER = re.compile(rf"seed-\d+|{BASELINE}|{TRIALS}|alpha-[\d.]+-t-[\d.]+")
+
+
+def _holds_parts(path: Path) -> bool:
+    with os.scandir(path) as entries:
+        return all(
+            _PART_FOLDER.fullmatch(entry.name) is not None and _holds_parts(Path(entry.path))
+            if entry.is_dir(follow_symlinks=False)
+            else entry.is_file(follow_symlinks=False)
+            and _PART.fullmatch(entry.name.removeprefix(".").removesuffix(".part")) is not None
+            for entry in entries
+        )
 
 
 def _is_part(path: Path) -> bool:
     """Tell whether a folder holds files of a run, or drafts of them, and nothing else."""
     if not path.is_dir():
         return False
-    with os.scandir(path) as entries:
-        known = all(
-            entry.is_file(follow_symlinks=False) and _PART.fullmatch(entry.name.removeprefix(".").removesuffix(".part"))
-            for entry in entries
-        )
+    known = _holds_parts(path)
     return known and (_records_request(path / RUN) or not (path / RUN).exists())
 
 
@@ -237,26 +266,33 @@ class Predictions:
     key : (N, 16) uint8
     label : (N,) int32, -1 unknown; or (N, C) uint8, 255 unknown
     logits : (N, C) float32, before temperature
+    group : (N,) anonymous patient code of the cache, -1 none; None where no patient is known
     """
 
     key: npt.NDArray[np.uint8]
     label: npt.NDArray[Any]
     logits: npt.NDArray[np.float32]
+    group: npt.NDArray[np.int64] | None = None
 
 
 def write_predictions(path: Path, splits: Mapping[str, Predictions], classes: Sequence[str]) -> None:
     """Write predictions as a table: ``key`` in hex, ``split``, ``label`` (or one column a label), ``logit:CLASS`` …
 
-    Logits are written with the digits that give the same float32 back.
+    Where patients are known, ``group`` stands before the label. Logits are written with the digits that give the same float32 back.
     """
     several = any(part.label.ndim == 2 for part in splits.values())
+    grouped = any(part.group is not None for part in splits.values())
     labels = [f"label:{name}" for name in classes] if several else ["label"]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["key", "split", *labels, *(f"logit:{name}" for name in classes)])
+        header = ["group"] if grouped else []
+        writer.writerow(["key", "split", *header, *labels, *(f"logit:{name}" for name in classes)])
         for split, part in splits.items():
-            for key, label, logits in zip(part.key, np.atleast_2d(part.label.T).T, part.logits, strict=True):
-                writer.writerow([key.tobytes().hex(), split, *label.tolist(), *map(str, logits)])
+            group = np.full(len(part.key), -1) if part.group is None else part.group
+            columns = (part.key, group, np.atleast_2d(part.label.T).T, part.logits)
+            for key, one, label, logits in zip(*columns, strict=True):
+                patient = [int(one)] if grouped else []
+                writer.writerow([key.tobytes().hex(), split, *patient, *label.tolist(), *map(str, logits)])
 
 
 def read_predictions(run: Path) -> dict[str, Predictions]:
@@ -273,7 +309,7 @@ def read_predictions(run: Path) -> dict[str, Predictions]:
             header, *rows = csv.reader(file)
         logit = [index for index, name in enumerate(header) if name.startswith("logit:")]
         label = [index for index, name in enumerate(header) if name == "label" or name.startswith("label:")]
-        several = header[label[0]] != "label"
+        several, group = header[label[0]] != "label", header.index("group") if "group" in header else None
         splits: dict[str, list[list[str]]] = {}
         for row in rows:
             splits.setdefault(row[1], []).append(row)
@@ -284,6 +320,7 @@ def read_predictions(run: Path) -> dict[str, Predictions]:
                 if several
                 else np.array([int(row[label[0]]) for row in part], np.int32),
                 logits=np.array([[row[i] for i in logit] for row in part], np.float32),
+                group=None if group is None else np.array([int(row[group]) for row in part], np.int64),
             )
             for split, part in splits.items()
         }

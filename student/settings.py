@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from ..cache.errors import StudentError
 
-__all__ = ["StudentSettings", "default_epochs"]
+__all__ = ["Alpha", "StudentSettings", "default_epochs"]
+
+# One weight of the soft term for all samples, or one a class.
+Alpha = float | tuple[float, ...]
 
 # Images seen in a default training at 112 px. On PneumoniaMNIST a ResNet-18 from random weights is within 0.001 of its
 # best val AUROC after this many, and two cores see them in 4 (bf16) to 8 minutes (fp32). Small sets are repeated more
@@ -32,7 +35,8 @@ class StudentSettings:
     warmup_epochs : epochs of linear warm-up before the cosine
     image_size : side of the student's input in pixels; None = by the images and the model
     temperature : T of the soft targets, > 0
-    alpha : weight of the soft term, 0 (labels alone) to 1 (teacher alone)
+    alpha : weight of the soft term, 0 (labels alone) to 1 (teacher alone), for all samples or for those of each class;
+        ``auto``: it and T are chosen on val; ``per-class``: the teacher's out-of-fold recall of each class
     loss : a name in `losses.LOSSES`
     targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
         the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
@@ -43,6 +47,9 @@ class StudentSettings:
     on_missing : what to do about dataset rows that the cache lacks
     labels : whose labels count where dataset and cache disagree; None = refuse
     device : ``auto``, ``cpu`` or ``cuda``
+    seeds : students that are trained, with the seeds `seed`, `seed` + 1 …
+    baseline : train as many on the labels alone beside them
+    at_sensitivity : where on the ROC curve the specificity is reported
     workers : processes that decode images, 0 = none besides the one that trains; None = as many as are of use. No
         result depends on it
     """
@@ -56,7 +63,7 @@ class StudentSettings:
     warmup_epochs: float = 1.0
     image_size: int | None = None
     temperature: float = 2.0
-    alpha: float = 0.5
+    alpha: Alpha | Literal["auto", "per-class"] = 0.5
     loss: str = "kd"
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
@@ -66,6 +73,9 @@ class StudentSettings:
     labels: Literal["cache", "dataset"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = 0
+    seeds: int = 1
+    baseline: bool = False
+    at_sensitivity: float = 0.95
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,9 +85,24 @@ class StudentSettings:
         _check(0 < self.lr < math.inf, "--lr", "a positive number", self.lr)
         _check(self.image_size is None or self.image_size >= 8, "--image-size", "at least 8 pixels", self.image_size)
         _check(0 < self.temperature < math.inf, "--temperature", "a positive number", self.temperature)
-        _check(0 <= self.alpha <= 1, "--alpha", "a number from 0 to 1", self.alpha)
+        if isinstance(self.alpha, str):
+            _check(
+                self.alpha in ("auto", "per-class"), "--alpha", "a number from 0 to 1, auto or per-class", self.alpha
+            )
+        else:
+            weights = self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+            _check(all(0 <= one <= 1 for one in weights), "--alpha", "a number from 0 to 1", self.alpha)
+        _check(self.seeds >= 1, "--seeds", "a whole number from 1", self.seeds)
+        _check(0 < self.at_sensitivity <= 1, "--at-sensitivity", "above 0 and at most 1", self.at_sensitivity)
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
+
+    @property
+    def soft_weight(self) -> Alpha:
+        """The weight of the soft term, once it is settled."""
+        if isinstance(self.alpha, str):
+            raise StudentError(f"--alpha {self.alpha} has not been settled; `train_student` does that.")
+        return self.alpha
 
     @property
     def trained(self) -> bool:
@@ -86,7 +111,8 @@ class StudentSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "workers"}
+        found = {name: value for name, value in asdict(self).items() if name != "workers"}
+        return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}
 
 
 def _check(right: bool, name: str, expected: str, got: object) -> None:

@@ -32,6 +32,7 @@ class SplitTargets:
     view : (N, V, P) float32 parameters that replay each view
     view_check : (N, V, 4) float32 means of the quarters of each view at the teacher's size, in 0…1
     group : (N,) int32 patient code, -1 none
+    domain : (N,) int16 index into `Targets.domains`, -1 none
     """
 
     row: npt.NDArray[np.int64]
@@ -41,6 +42,7 @@ class SplitTargets:
     view: npt.NDArray[np.float32]
     view_check: npt.NDArray[np.float32]
     group: npt.NDArray[np.int32]
+    domain: npt.NDArray[np.int16]
 
     def __len__(self) -> int:
         return len(self.row)
@@ -59,6 +61,7 @@ class Targets:
     classes: tuple[str, ...]
     splits: Mapping[str, SplitTargets]
     fit: Mapping[str, int]
+    domains: tuple[str, ...] = ()
 
     def digest(self) -> str:
         """Return a SHA-256 of keys, labels and logits: what the training depends on, whatever the dataset's order."""
@@ -127,6 +130,7 @@ def load_targets(
                 for column in ("logits", "view", "view_check")
             },
             group=cache.read(name, "group")[kept],
+            domain=cache.read(name, "domain")[kept],
         )
     for name, fewest in (("train", 2), ("val", 1)):
         if len(splits.get(name, ())) < fewest:
@@ -142,7 +146,8 @@ def load_targets(
         "disagree": len(joined.disagree),
         "moved": _count_moved(cache, dataset, joined),
     }
-    return Targets(cache.manifest.task, cache.manifest.classes, {k: v for k, v in splits.items() if len(v)}, fit)
+    kept_splits = {name: part for name, part in splits.items() if len(part)}
+    return Targets(cache.manifest.task, cache.manifest.classes, kept_splits, fit, cache.manifest.domains)
 
 
 def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:

@@ -26,7 +26,7 @@ from .schedule import epoch_order, learning_rate, split_batches
 from .settings import StudentSettings
 from .targets import SplitTargets, Targets
 
-__all__ = ["Recipe", "TrainingData", "begin", "predict", "train"]
+__all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
 
 _EVALUATION_BATCH = 128
 # The view number that the student's own augmentation is drawn as; 0 is the canonical view.
@@ -76,8 +76,9 @@ def train(
     checkpoint: Checkpoint,
     report: Callable[[dict[str, float]], None],
     advance: Callable[[int], None],
+    until: int | None = None,
 ) -> None:
-    """Train on from wherever `state` stands to the last epoch.
+    """Train on from wherever `state` stands to the last epoch, or to `until`, from where it can go on later.
 
     Everything random is a function of (seed, key, epoch), so that a training that was killed ends with the same bits
     as one that was not. After each epoch `report` is given its row of the history; after each batch `advance` is
@@ -90,7 +91,8 @@ def train(
     """
     devices: list[int] | None = [] if recipe.device == "cpu" else None
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
-        for epoch in range(len(state.history), recipe.epochs):
+        stop = recipe.epochs if until is None else until
+        for epoch in range(len(state.history), stop):
             start = time.perf_counter()
             torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch)  # dropout and its kind
             loss = _train_epoch(state, data, recipe, epoch, advance)
@@ -102,18 +104,22 @@ def train(
             row["seconds"] = round(time.perf_counter() - start, 3)
             state.seconds += row["seconds"]
             state.history.append(row)
-            checkpoint.save(state, now=epoch + 1 == recipe.epochs)
+            checkpoint.save(state, now=epoch + 1 == stop)
             report(row)
 
 
 def _better(row: Mapping[str, float], best: Mapping[str, float]) -> bool:
     """Say whether an epoch beats the best: by AUROC on val, where that ties by loss; undefined figures are worst."""
-    return _merit(row) > _merit(best)
+    return merit(row) > merit(best)
 
 
-def _merit(row: Mapping[str, float]) -> tuple[float, float]:
+def merit(row: Mapping[str, float | None]) -> tuple[float, float]:
+    """Return what epochs, seeds and settings are chosen by: AUROC on val, then its loss; undefined ones are worst."""
     auroc, loss = row["val_auroc"], row["val_loss"]
-    return (-math.inf if math.isnan(auroc) else auroc, -math.inf if math.isnan(loss) else -loss)
+    return (
+        -math.inf if auroc is None or math.isnan(auroc) else auroc,
+        -math.inf if loss is None or math.isnan(loss) else -loss,
+    )
 
 
 def _train_epoch(
@@ -121,7 +127,7 @@ def _train_epoch(
 ) -> float:
     """Take one pass over train and return the mean loss."""
     settings, part = recipe.settings, data.targets.splits["train"]
-    objective = Objective(data.targets.task, settings.temperature, settings.alpha)
+    objective = Objective(data.targets.task, settings.temperature, settings.soft_weight)
     loss_of = find_loss(settings.loss)
     batches = split_batches(epoch_order(part.key, settings.seed, epoch), settings.batch_size)
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch

@@ -131,12 +131,12 @@ def test_killed_between_two_renames_the_new_run_is_finished_without_training(pla
 
     def report(text):
         heard.append(text)
-        if text.startswith("resuming"):
+        if text.startswith("student of seed 3 is trained"):
             assert same_bits(place / "run", tmp_path / "run")  # the old one is there until the new one is
 
     result = train(place, tmp_path / "run", report, epochs=1, seed=3, overwrite=True)
     assert result["action"] == "resume"
-    assert "resuming after epoch 1 of 1" in heard
+    assert "student of seed 3 is trained: best epoch 1 of 1" in heard
     assert not any(text.startswith("epoch") for text in heard)
     assert (tmp_path / "run/model.safetensors").read_bytes() == (torn / "run.unfinished/model.safetensors").read_bytes()
     assert [item.name for item in tmp_path.iterdir()] == ["run"]

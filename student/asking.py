@@ -1,0 +1,194 @@
+"""What is asked of stage two, with everything decided and checked that can be without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..cache.errors import CacheMismatch, StudentError
+from ..cache.reader import Cache, open_cache
+from ..pipeline.datasets import open_dataset
+from ..pipeline.datasets.dataset import Dataset, DatasetOptions, typical_side
+from ..pipeline.datasets.recorded import recorded_options
+from ..pipeline.metrics import measure
+from ..pipeline.preprocessing import Preprocessing
+from ..pipeline.views import Policy, policy_named
+from . import run as folder
+from .images import choose_image_size
+from .losses import find_loss
+from .model import WEIGHTS, ModelSpec, describe_model
+from .policy import choose_policy
+from .settings import StudentSettings, default_epochs
+from .targets import Targets, load_targets
+
+__all__ = ["Asked", "ask"]
+
+# A class that the teacher always recognises still listens to its labels a little: they are what is measured.
+_MOST_ALPHA = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A training with everything decided that can be without a model."""
+
+    run: Path
+    cache: Cache
+    dataset: Dataset
+    targets: Targets
+    settings: StudentSettings
+    spec: ModelSpec
+    image_size: int
+    epochs: int
+    policy: Policy
+    preprocessing: Preprocessing
+    device: str
+    request: Mapping[str, Any]
+    action: folder.Action
+    overwrite: bool
+    check_views: bool = False
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {name: len(part) for name, part in self.targets.splits.items()}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each student."""
+        return tuple(range(self.settings.seed, self.settings.seed + self.settings.seeds))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the user should know before the training starts."""
+        fit = self.targets.fit
+        found = []
+        if fit["missing"]:
+            found.append(f"{fit['missing']} images of the dataset are not in the cache and are left out")
+        if fit["skipped"]:
+            found.append(f"{fit['skipped']} images are left out: the cache was made without them, as they were bad")
+        if fit["extra"]:
+            found.append(f"{fit['extra']} images of the cache are not in the dataset and are left out")
+        if fit["moved"]:
+            found.append(f"{fit['moved']} images stand in another split here than in the cache, whose splits count")
+        if fit["disagree"]:
+            found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
+        if "test" not in self.targets.splits:
+            found.append("there is no test split: the figures are those on val, which also chose the epoch")
+        return tuple(found)
+
+    @property
+    def images(self) -> int:
+        """Images that the training of one student sees, repeats counted."""
+        return self.epochs * len(self.targets.splits["train"])
+
+
+def ask(
+    cache_path: str, dataset: str, options: DatasetOptions, settings: StudentSettings, run: Path, *, overwrite: bool
+) -> Asked:
+    """Open and check everything, and decide what to do about the run folder; nothing is written.
+
+    Raises
+    ------
+    CacheError, DataError
+        The cache or the dataset cannot be used, or they do not fit each other.
+    StudentError
+        The model, its weights or the run folder cannot be used.
+    """
+    found = folder.look(run)
+    if found.holds != "nothing":
+        # Refuse before anything is read what would be refused whatever the rest of the request turns out to be.
+        more = {"seeds": settings.seeds, "baseline": settings.baseline}
+        there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
+        folder.decide(found, there, overwrite=overwrite)
+    find_loss(settings.loss)
+    spec = describe_model(settings.student, settings.weights)
+    device = _pick_device(settings.device)
+    cache = open_cache(cache_path)
+    options = recorded_options(options, cache.manifest, dataset)
+    images = open_dataset(dataset, options, cache.manifest.classes)
+    settings = replace(settings, augment=choose_policy(cache, settings))
+    policy = policy_named(str(settings.augment))
+    targets = load_targets(
+        cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
+        stored=settings.targets == "stored",
+    )  # fmt: skip
+    settings = _settle_per_class(settings, cache, targets)
+    train_rows = targets.splits["train"].row
+    image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
+    epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
+    request = _request(settings, options, targets, policy, image_size, epochs)
+    return Asked(
+        run=run,
+        cache=cache,
+        dataset=images,
+        targets=targets,
+        settings=settings,
+        spec=spec,
+        image_size=image_size,
+        epochs=epochs,
+        policy=policy,
+        preprocessing=Preprocessing.from_dict(cache.manifest.preprocessing),
+        device=device,
+        request=request,
+        action=folder.decide(found, request, overwrite=overwrite),
+        overwrite=overwrite,
+    )
+
+
+def _pick_device(asked: str) -> str:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def _request(
+    settings: StudentSettings, options: DatasetOptions, targets: Targets, policy: Policy, image_size: int, epochs: int
+) -> dict[str, Any]:
+    """Return what a run's bits depend on as JSON: settings with nothing left open, and digests of what they act on."""
+    weights: dict[str, Any] = {"weights": settings.weights}
+    if settings.weights not in ("random", "pretrained"):
+        place = Path(settings.weights)
+        with (place / WEIGHTS if place.is_dir() else place).open("rb") as file:
+            # The last name only: a path says where somebody works.
+            weights = {"weights": place.resolve().name, "weights_sha256": file_digest(file, "sha256").hexdigest()}
+    return {
+        "medal": version("medalmighty"),
+        **settings.to_dict(),
+        **weights,
+        "epochs": epochs,
+        "image_size": image_size,
+        "intensity": options.intensity,
+        "window": options.window and list(options.window),
+        "policy": policy.to_dict(),
+        "targets_sha256": targets.digest(),
+    }
+
+
+def _settle_per_class(settings: StudentSettings, cache: Cache, targets: Targets) -> StudentSettings:
+    """Replace ``--alpha per-class`` by the out-of-fold recall of each class, at most 0.9; absent ones have the mean.
+
+    Raises
+    ------
+    CacheMismatch
+        The cache's logits of train are in-sample, which flatter the teacher.
+    """
+    if settings.alpha != "per-class":
+        return settings
+    if (cache.read("train", "fold") < 0).any():
+        raise CacheMismatch(
+            f"--alpha per-class needs the teacher's out-of-fold recall, and cache '{cache.path}' was made with "
+            "--folds 0; give --alpha a number or auto, or make a cache with --folds 5."
+        )
+    train = targets.splits["train"]
+    classes = measure(train.teacher, train.label, targets.task, targets.classes)["classes"]
+    recall = [figures["sensitivity"] for figures in classes.values()]
+    known = [value for value in recall if value is not None]
+    mean = sum(known) / len(known) if known else 0.0
+    weights = tuple(round(min(_MOST_ALPHA, mean if value is None else value), 4) for value in recall)
+    return replace(settings, alpha=weights)

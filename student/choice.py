@@ -1,0 +1,164 @@
+"""``--alpha auto``: α and T chosen on val, without the teacher, by successive halving.
+
+A few settings are trained for a tenth of the epochs; labels alone and the two best others go on to three tenths, and
+the best of those is trained to the end as the run's first student, from where it stands (Jamieson and Talwalkar,
+AISTATS 2016; here in two rungs). Nothing is trained twice, and all of it together costs at most what two students do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..cache.writer import remove
+from . import run as folder
+from .asking import Asked
+from .checkpoint import Checkpoint
+from .members import initial_model
+from .training import Recipe, TrainingData, begin, merit, train
+
+__all__ = ["GRID", "Choice", "Rungs", "choose_weight", "plan_rungs"]
+
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+Report = Callable[[str], None]
+
+# (α, T), most worth a trial first, as a short training can only afford some: labels alone, the default, what trusts the
+# teacher more, less, and the same weights with harder or softer targets.
+GRID = ((0.0, 2.0), (0.5, 2.0), (0.75, 4.0), (0.25, 2.0), (0.75, 2.0), (0.5, 4.0), (0.5, 1.0))
+_FIRST, _LAST = 0.1, 0.3
+_FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Rungs:
+    """How many settings are tried, until which epoch all of them, and until which the finalists."""
+
+    settings: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was taken, what was tried for it, and what that cost, the chosen student's training to its end included."""
+
+    alpha: float
+    temperature: float
+    tried: Sequence[Mapping[str, Any]]
+    full_runs: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the choice for JSON."""
+        return {
+            "alpha": self.alpha,
+            "temperature": self.temperature,
+            "chosen_on": "val",
+            "full_runs": round(self.full_runs, 3),
+            "tried": [dict(row) for row in self.tried],
+        }
+
+
+def plan_rungs(epochs: int) -> Rungs:
+    """Plan the trials so that they and the chosen student's training cost at most twice its epochs."""
+    first = max(1, round(_FIRST * epochs))
+    last = max(first, round(_LAST * epochs))
+    left = 2 * epochs - (epochs - last) - _FINALISTS * (last - first)
+    return Rungs(min(len(GRID), left // first), first, last)
+
+
+def choose_weight(
+    asked: Asked, recipe: Recipe, data: TrainingData, work: Path, first: Path, *, progress: Progress, report: Report
+) -> Choice:
+    """Choose α and T, or go on with choosing; the chosen one's training is moved to the folder of the first student.
+
+    Parameters
+    ----------
+    first : that folder
+    """
+    path = work / folder.CHOICE
+    written = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"tried": []}
+    tried: list[dict[str, Any]] = written["tried"]
+    trials = work / folder.TRIALS
+    if "alpha" not in written:
+        rungs = plan_rungs(recipe.epochs)
+        climb = _Climb(asked, recipe, data, work, tried, progress, report)
+        finalists = _best(climb.to(rungs.first, GRID[: rungs.settings]), _FINALISTS)
+        rows = climb.to(rungs.last, finalists)
+        alpha, temperature = _best(rows, 1)[0]
+        spent = rungs.settings * rungs.first + len(finalists) * (rungs.last - rungs.first) + recipe.epochs - rungs.last
+        written = Choice(alpha, temperature, tried, spent / recipe.epochs).to_dict()
+        folder.write_json(path, written)
+    choice = Choice(written["alpha"], written["temperature"], tried, written["full_runs"])
+    chosen = trials / _name(choice.alpha, choice.temperature) / folder.CHECKPOINT
+    if chosen.exists():
+        first.mkdir(parents=True, exist_ok=True)
+        chosen.replace(first / folder.CHECKPOINT)
+    remove(trials)
+    return choice
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """The trials of one choice, each in a folder of its own; `tried` is written down after every one."""
+
+    asked: Asked
+    recipe: Recipe
+    data: TrainingData
+    work: Path
+    tried: list[dict[str, Any]]
+    progress: Progress
+    report: Report
+
+    def to(self, epoch: int, settings: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
+        """Train these settings until an epoch, as far as they are not, and return their rows."""
+        rows = []
+        for alpha, temperature in settings:
+            wanted = {"alpha": alpha, "temperature": temperature, "epochs": epoch}
+            row = next((row for row in self.tried if wanted.items() <= row.items()), None)
+            if row is None:
+                row = wanted | self._train(alpha, temperature, epoch)
+                self.tried.append(row)
+                folder.write_json(self.work / folder.CHOICE, {"tried": self.tried})
+                figure = "undefined" if row["val_auroc"] is None else f"{row['val_auroc']:.4f}"
+                self.report(f"tried alpha {alpha:g}, T {temperature:g} for {epoch} epochs: val AUROC {figure}")
+            rows.append(row)
+        # Those that are out need no place any more.
+        kept = {_name(alpha, temperature) for alpha, temperature in settings}
+        for place in (self.work / folder.TRIALS).iterdir():
+            if place.name not in kept:
+                remove(place)
+        return rows
+
+    def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
+        settings = replace(self.recipe.settings, alpha=alpha, temperature=temperature)
+        if not alpha:
+            settings = replace(settings, loss="kd")
+        recipe = replace(self.recipe, settings=settings)
+        state = begin(initial_model(self.asked, settings.seed), recipe)
+        place = self.work / folder.TRIALS / _name(alpha, temperature)
+        place.mkdir(parents=True, exist_ok=True)
+        checkpoint = Checkpoint(place / folder.CHECKPOINT)
+        checkpoint.load(state)
+        rows, done = self.asked.rows["train"], len(state.history)
+        with self.progress(f"alpha {alpha:g}, T {temperature:g}", epoch * rows, done * rows) as advance:
+            train(state, self.data, recipe, checkpoint=checkpoint, report=lambda _: None, advance=advance, until=epoch)
+        best = state.best_row
+        return {name: None if math.isnan(best[name]) else best[name] for name in ("val_auroc", "val_loss")}
+
+
+def _best(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[float, float]]:
+    """Return the best settings on val, of equal ones the earlier; where several go on, labels alone are among them."""
+    ranked = sorted(rows, key=merit, reverse=True)
+    if count > 1:
+        plain = [row for row in ranked if row["alpha"] == 0]
+        ranked = plain + [row for row in ranked if row["alpha"] != 0]
+    return [(row["alpha"], row["temperature"]) for row in ranked[:count]]
+
+
+def _name(alpha: float, temperature: float) -> str:
+    return f"alpha-{alpha:g}-t-{temperature:g}"

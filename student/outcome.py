@@ -1,0 +1,167 @@
+"""What a run comes to, from the predictions that it recorded: metrics.json, the verdict, the gate and the plots."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..pipeline.metrics import Difference, bootstrap, score
+from . import run as folder
+from .asking import Asked
+from .choice import Choice
+from .figures import Scored, compare_arms, figures
+from .members import Member, read_record
+from .plots import plot_run
+from .run import Predictions
+from .targets import Targets
+from .verdict import judge_teacher, word
+
+__all__ = ["show_teacher", "write_outcome"]
+
+Report = Callable[[str], None]
+
+
+def show_teacher(targets: Targets, report: Report) -> None:
+    """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word."""
+    said = []
+    for split in ("val", "test"):
+        if split in targets.splits:
+            part = targets.splits[split]
+            found = score(part.teacher, part.label, targets.task, targets.classes)
+            said.append(f"{split} AUROC {found.auroc:.4f}, accuracy {found.accuracy:.4f}")
+    report(f"the teacher's probe: {'; '.join(said)}")
+    part = targets.splits["val"]
+    groups = part.group if (part.group >= 0).any() else None
+    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=groups).intervals()["auroc"]
+    if low <= 0.5:
+        report(
+            "warning: on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
+            "use, --alpha auto takes it only if it is"
+        )
+
+
+def write_outcome(
+    asked: Asked,
+    work: Path,
+    students: Sequence[Member],
+    baselines: Sequence[Member] = (),
+    *,
+    choice: Choice | None,
+    report: Report,
+) -> dict[str, Any]:
+    """Score the members and the teacher on the same rows, write metrics.json and the plots, and return the metrics.
+
+    Parameters
+    ----------
+    students, baselines : where they lie when the run is finished, each with its predictions
+    """
+    targets, at = asked.targets, asked.settings.at_sensitivity
+    arms = {"student": students, "baseline": baselines}
+    recorded = {member.place: folder.read_predictions(member.place) for member in (*students, *baselines)}
+    scored: dict[str, dict[str, Scored]] = {}
+    for split in ("val", "test"):
+        if split in targets.splits:
+            logits = {
+                arm: [recorded[member.place][split].logits for member in members]
+                for arm, members in arms.items()
+                if members
+            } | {"teacher": [targets.splits[split].teacher]}
+            scored[split] = {arm: figures(one, split, targets, at_sensitivity=at) for arm, one in logits.items()}
+    shown = "test" if "test" in scored else "val"
+    compared = {split: _compare(each, split, targets) for split, each in scored.items()}
+    judged = compared[shown]["differences"]
+    gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
+    each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
+    verdict = word(
+        shown,
+        baseline=judged.get("student_minus_baseline"),
+        teacher=judged["student_minus_teacher"],
+        images=scored[shown]["student"].figures["n"],
+        by_seed=[
+            (one[shown]["auroc"], other[shown]["auroc"])
+            for one, other in zip(each["student"], each["baseline"], strict=False)
+        ],
+        seeds=len(students),
+        alpha=students[0].alpha,
+        chosen=choice is not None,
+    )
+    if gate["fires"]:
+        report(f"warning: {gate['message']}")
+    top = next(member for member in students if member.place == work)
+    metrics = {
+        **_splits(scored, "student"),
+        "teacher": _splits(scored, "teacher"),
+        "baseline": _splits(scored, "baseline") | {"seeds": each["baseline"]} if baselines else None,
+        "seeds": each["student"],
+        "comparison": {split: _as_json(found) for split, found in compared.items()},
+        "gate": gate,
+        "verdict": verdict,
+        "alpha": students[0].alpha,
+        "temperature": students[0].temperature,
+        "choice": choice.to_dict() if choice else None,
+        "best_epoch": (read_record(work) or {})["best_epoch"],
+        "epochs": asked.epochs,
+    }
+    folder.write_json(work / folder.METRICS, metrics)
+    plot_run(
+        work,
+        history=_read_history(work),
+        logits={"student": recorded[top.place][shown].logits, "teacher": targets.splits[shown].teacher},
+        labels=recorded[top.place][shown].label,
+        task=targets.task,
+        classes=targets.classes,
+    )
+    return metrics
+
+
+def _compare(arms: Mapping[str, Scored], split: str, targets: Targets) -> dict[str, dict[str, Any]]:
+    pairs = [("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")]
+    found: dict[str, dict[str, Any]] = {"differences": {}, "mcnemar": {}}
+    for one, other in pairs:
+        if one in arms and other in arms:
+            name = f"{one}_minus_{other}"
+            found["differences"][name], found["mcnemar"][name] = compare_arms(arms[one], arms[other], split, targets)
+    return found
+
+
+def _as_json(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    differences: Mapping[str, Mapping[str, Difference]] = compared["differences"]
+    return {
+        name: {statistic: one.to_dict() for statistic, one in found.items()}
+        | {"mcnemar": compared["mcnemar"][name].to_dict()}
+        for name, found in differences.items()
+    }
+
+
+def _splits(scored: Mapping[str, Mapping[str, Scored]], arm: str) -> dict[str, Any]:
+    return {split: dict(scored[split][arm].figures) if split in scored else None for split in ("val", "test")}
+
+
+def _each(
+    work: Path, members: Sequence[Member], recorded: Mapping[Path, Mapping[str, Predictions]], targets: Targets
+) -> list[dict[str, Any]]:
+    """Return each member's seed, place in the run and figures."""
+    found = []
+    for member in members:
+        record = read_record(member.place) or {}
+        row: dict[str, Any] = {
+            "seed": member.seed,
+            "folder": member.place.relative_to(work).as_posix(),
+            "best_epoch": record["best_epoch"],
+        }
+        for split, part in recorded[member.place].items():
+            whole = score(part.logits, part.label, targets.task, targets.classes).to_dict()
+            row[split] = {name: whole[name] for name in ("auroc", "accuracy")}
+        found.append(row)
+    return found
+
+
+def _read_history(place: Path) -> list[dict[str, float]]:
+    with (place / folder.HISTORY).open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(value) if value else np.nan for name, value in row.items()} for row in csv.DictReader(file)
+        ]

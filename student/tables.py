@@ -1,0 +1,84 @@
+"""Results as small tables, for people."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .comparing import Comparison
+
+__all__ = ["show_comparison", "show_result"]
+
+_COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
+
+
+def show_result(result: Mapping[str, Any]) -> str:
+    """Return student, baseline and teacher on val and test, with 95 % intervals, as lines of text.
+
+    Parameters
+    ----------
+    result : of `train_student`
+    """
+    students, baseline = result["seeds"], result["baseline"]
+    rows = []
+    for split in ("val", "test"):
+        arms = {"student": result, "baseline": baseline, "teacher": result["teacher"]}
+        for arm, figures in arms.items():
+            if figures is None or figures[split] is None:
+                continue
+            seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
+            name = f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
+            rows.append([split, name, *(_figure(figures[split], column) for column in _COLUMNS)])
+    return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+
+
+def show_comparison(compared: Comparison) -> str:
+    """Return each run's figures and its differences to the first one, as lines of text."""
+    rows = []
+    for index, name in enumerate(compared.names):
+        figures = compared.figures[index]
+        rows.append([name, *(_figure(figures, column) for column in ("auroc", "accuracy"))])
+        if index:
+            found = compared.differences[index - 1]
+            rows.append(["  minus the first", *(_difference(found.get(column)) for column in ("auroc", "accuracy"))])
+    return _draw(["", "AUROC (95 %)", "accuracy (95 %)"], rows)
+
+
+def _figure(figures: Mapping[str, Any], name: str) -> str:
+    if figures[name] is None:
+        return "undefined"
+    low, high = figures["ci95"][name]
+    return f"{_short(figures[name])} ({_short(low)}–{_short(high)})"
+
+
+def _short(value: float) -> str:
+    """Return three decimals without the zero before them: ``.912``."""
+    text = f"{value:.3f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def _difference(found: Any) -> str:
+    if found is None:
+        return "undefined"
+    low, high = found.interval
+    return f"{found.value:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if found.p < 0.01 else f'{found.p:.2f}'}"
+
+
+def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in header:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
+    widest = sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
+    Console(file=out, width=widest).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
