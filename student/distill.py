@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -24,9 +24,11 @@ from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
 from .checkpoint import Checkpoint, write_tensors
+from .few_labels import forget_labels
 from .figures import figures
 from .images import StudentImages, choose_image_size, load_images
-from .losses import find_loss
+from .imbalance import check_imbalance
+from .losses import check_terms, parse_terms
 from .model import CONFIG, WEIGHTS, ModelSpec, build_model, describe_model, model_config
 from .plots import plot_run
 from .policy import choose_policy
@@ -83,6 +85,9 @@ class Asked:
             found.append(f"{fit['extra']} images of the cache are not in the dataset and are left out")
         if fit["moved"]:
             found.append(f"{fit['moved']} images stand in another split here than in the cache, whose splits count")
+        if "labelled" in fit:
+            known, rows = fit["labelled"], self.rows["train"]
+            found.append(f"student and probe know the labels of {known} of {rows} train images and of no others there")
         if fit["disagree"]:
             found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
         if "test" not in self.targets.splits:
@@ -96,9 +101,20 @@ class Asked:
 
 
 def ask(
-    cache_path: str, dataset: str, options: DatasetOptions, settings: StudentSettings, run: Path, *, overwrite: bool
+    cache_path: str,
+    dataset: str,
+    options: DatasetOptions,
+    settings: StudentSettings,
+    run: Path,
+    *,
+    overwrite: bool,
+    also: Sequence[tuple[str, float]] = (),
 ) -> Asked:
     """Open and check everything, and decide what to do about the run folder; nothing is written.
+
+    Parameters
+    ----------
+    also : further caches whose logits are averaged with the first one's, and their weights
 
     Raises
     ------
@@ -110,7 +126,12 @@ def ask(
     found = folder.look(run)
     if found.holds != "nothing":
         folder.decide(found, found.working_on or {}, overwrite=overwrite)  # refuse before anything is read
-    find_loss(settings.loss)
+    terms = parse_terms(settings.loss)
+    matches = "feature" in terms and settings.alpha != 0
+    if also and settings.label_fraction < 1:
+        raise StudentError(
+            "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
+        )
     spec = describe_model(settings.student, settings.weights)
     device = _pick_device(settings.device)
     cache = open_cache(cache_path)
@@ -121,11 +142,18 @@ def ask(
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
+        features=matches or settings.label_fraction < 1,
+        also=[(open_cache(path), weight) for path, weight in also],
     )  # fmt: skip
+    check_terms(terms, targets.task)
+    check_imbalance(settings, targets.task)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
     epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
     request = _request(settings, options, targets, policy, image_size, epochs)
+    if settings.label_fraction < 1:
+        targets = forget_labels(targets, cache, settings)
+        targets = targets if matches else targets.without_features()
     return Asked(
         run=run,
         cache=cache,
@@ -218,6 +246,7 @@ def _request(
         "window": options.window and list(options.window),
         "policy": policy.to_dict(),
         "targets_sha256": targets.digest(),
+        "also": list(targets.also),
     }
 
 
@@ -273,7 +302,7 @@ def _fit(
 ) -> tuple[list[dict[str, float]], dict[str, float], float]:
     """Train to the end and write the best weights; return history, its best row and the seconds it took."""
     model = _initial_model(asked)
-    state = begin(model, recipe)
+    state = begin(model, recipe, asked.targets.feature_dim)
     checkpoint = Checkpoint(work / folder.CHECKPOINT)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
