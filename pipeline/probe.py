@@ -7,7 +7,7 @@ features ─► choose C on val ─┬─► K fold probes, each blind to its fo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -70,6 +70,22 @@ class ProbeSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as they stand in a request and a manifest."""
         return asdict(self) | {"grid": list(self.grid)}
+
+    @classmethod
+    def from_dict(cls, given: object) -> ProbeSettings:
+        """Return what `to_dict` gave, from a manifest of whatever origin.
+
+        Raises
+        ------
+        DataError
+            It is not that.
+        """
+        names = {field.name for field in fields(cls)}
+        if isinstance(given, dict) and set(given) == names and isinstance(given["grid"], list):
+            numbers = [*given["grid"], *(value for name, value in given.items() if name != "grid")]
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
+                return cls(**{**given, "grid": tuple(given["grid"])})
+        raise DataError(f"Expected the settings {', '.join(sorted(names))} of a probe, got {str(given)[:200]}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.digest import cache_id
-from ..cache.errors import CacheIncomplete, CacheMismatch
+from ..cache.errors import CacheIncomplete, CacheMismatch, DataError
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import decide, look
 from ..cache.lock import locked
@@ -255,17 +255,13 @@ def _recorded_probe(cache: Cache) -> ProbeSettings:
             f"Cache '{cache.path}' was made with --no-features, so there is nothing to fit another probe on; make it "
             "anew without that option: medal cache-teacher DATASET OUT"
         )
-    given = cache.manifest.raw.get("request", {}).get("probe")
-    names = {field.name for field in fields(ProbeSettings)}
-    if not isinstance(given, dict) or set(given) != names or not isinstance(given["grid"], list):
-        raise CacheMismatch(
-            f"Cache '{cache.path}' does not record a probe as this medal fits one; expected the settings "
-            f"{', '.join(sorted(names))} in its request. Make it anew: medal cache-teacher DATASET OUT"
-        )
     try:
-        return ProbeSettings(**{**given, "grid": tuple(given["grid"])})
-    except TypeError as error:
-        raise CacheMismatch(f"Cache '{cache.path}' records settings of a probe that are none: {given}.") from error
+        return ProbeSettings.from_dict(cache.manifest.raw.get("request", {}).get("probe"))
+    except DataError as error:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' does not record its probe as this medal fits one: {error} Make it anew: "
+            "medal cache-teacher DATASET OUT"
+        ) from error
 
 
 def _cached_rows(cache: Cache) -> tuple[Dataset, npt.NDArray[np.uint8], npt.NDArray[np.int8]]:

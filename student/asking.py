@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from importlib.metadata import version
@@ -20,8 +20,10 @@ from ..pipeline.metrics import measure
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
+from .few_labels import forget_labels
 from .images import choose_image_size
-from .losses import find_loss
+from .imbalance import check_imbalance
+from .losses import check_terms, parse_terms
 from .model import WEIGHTS, ModelSpec, describe_model
 from .policy import choose_policy
 from .settings import StudentSettings, default_epochs
@@ -76,6 +78,9 @@ class Asked:
             found.append(f"{fit['extra']} images of the cache are not in the dataset and are left out")
         if fit["moved"]:
             found.append(f"{fit['moved']} images stand in another split here than in the cache, whose splits count")
+        if "labelled" in fit:
+            known, rows = fit["labelled"], self.rows["train"]
+            found.append(f"student and probe know the labels of {known} of {rows} train images and of no others there")
         if fit["disagree"]:
             found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
         if "test" not in self.targets.splits:
@@ -89,9 +94,20 @@ class Asked:
 
 
 def ask(
-    cache_path: str, dataset: str, options: DatasetOptions, settings: StudentSettings, run: Path, *, overwrite: bool
+    cache_path: str,
+    dataset: str,
+    options: DatasetOptions,
+    settings: StudentSettings,
+    run: Path,
+    *,
+    overwrite: bool,
+    also: Sequence[tuple[str, float]] = (),
 ) -> Asked:
     """Open and check everything, and decide what to do about the run folder; nothing is written.
+
+    Parameters
+    ----------
+    also : further caches whose logits are averaged with the first one's, and their weights
 
     Raises
     ------
@@ -106,7 +122,12 @@ def ask(
         more = {"seeds": settings.seeds, "baseline": settings.baseline}
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
         folder.decide(found, there, overwrite=overwrite)
-    find_loss(settings.loss)
+    terms = parse_terms(settings.loss)
+    matches = "feature" in terms and settings.alpha != 0
+    if also and settings.label_fraction < 1:
+        raise StudentError(
+            "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
+        )
     spec = describe_model(settings.student, settings.weights)
     device = _pick_device(settings.device)
     cache = open_cache(cache_path)
@@ -117,12 +138,20 @@ def ask(
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
+        features=matches or settings.label_fraction < 1,
+        also=[(open_cache(path), weight) for path, weight in also],
     )  # fmt: skip
+    check_terms(terms, targets.task)
+    check_imbalance(settings, targets.task)
+    joined = targets
+    if settings.label_fraction < 1:
+        targets = forget_labels(targets, cache, settings)
+        targets = targets if matches else targets.without_features()
     settings = _settle_per_class(settings, cache, targets)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
     epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
-    request = _request(settings, options, targets, policy, image_size, epochs)
+    request = _request(settings, options, joined, policy, image_size, epochs)
     return Asked(
         run=run,
         cache=cache,
@@ -167,6 +196,7 @@ def _request(
         "window": options.window and list(options.window),
         "policy": policy.to_dict(),
         "targets_sha256": targets.digest(),
+        "also": list(targets.also),
     }
 
 

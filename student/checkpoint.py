@@ -39,6 +39,7 @@ class TrainingState:
     best : weights of the best epoch so far, on the CPU
     best_row : its row of `history`
     seconds : spent in training, interruptions left out
+    projection : learned beside the model for the loss alone
     """
 
     model: nn.Module
@@ -48,12 +49,15 @@ class TrainingState:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_row: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    projection: nn.Module | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state by a flat name."""
         found = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         if self.averaged is not None:
             found |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        if self.projection is not None:
+            found |= {f"projection.{name}": value for name, value in self.projection.state_dict().items()}
         found |= {f"best.{name}": value for name, value in self.best.items()}
         for index, moments in self.optimiser.state_dict()["state"].items():
             found |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
@@ -64,6 +68,8 @@ class TrainingState:
         self.model.load_state_dict(_part(tensors, "model."))
         if self.averaged is not None:
             self.averaged.load_state_dict(_part(tensors, "averaged."))
+        if self.projection is not None:
+            self.projection.load_state_dict(_part(tensors, "projection."))
         self.best = _part(tensors, "best.")
         fresh = self.optimiser.state_dict()
         fresh["state"] = {}

@@ -139,7 +139,7 @@ class _Climb:
         if not alpha:
             settings = replace(settings, loss="kd")
         recipe = replace(self.recipe, settings=settings)
-        state = begin(initial_model(self.asked, settings.seed), recipe)
+        state = begin(initial_model(self.asked, settings.seed), recipe, self.asked.targets.feature_dim)
         place = self.work / folder.TRIALS / _name(alpha, temperature)
         place.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(place / folder.CHECKPOINT)

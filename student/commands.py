@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from dataclasses import replace
@@ -70,7 +71,28 @@ _ADVICE = {
     "student; per-class: what the teacher recognises of each class, out of fold.",
 )  # fmt: skip
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
-@click.option("--loss", default=_DEFAULT.loss, show_default=True, help="Name of the loss.")
+@click.option(
+    "--loss", default=_DEFAULT.loss, show_default=True, metavar="NAME[+WEIGHT*NAME…]",
+    help="What of the teacher is matched: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
+)  # fmt: skip
+@click.option(
+    "--also-cache", "also", multiple=True, metavar="CACHE[=WEIGHT]",
+    help="Average the soft targets with those of another teacher's cache of the same images; may be repeated "
+    "(weight: 1, as CACHE's own).",
+)  # fmt: skip
+@click.option(
+    "--label-fraction", type=float, default=_DEFAULT.label_fraction, show_default=True, metavar="SHARE",
+    help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
+)  # fmt: skip
+@click.option(
+    "--class-weight", type=click.Choice(["none", "balanced"]), default=_DEFAULT.class_weight, show_default=True,
+    help="balanced: the hard loss weighs classes by the inverse of their frequency.",
+)  # fmt: skip
+@click.option(
+    "--sampler", type=click.Choice(["shuffle", "balanced"]), default=_DEFAULT.sampler, show_default=True,
+    help="balanced: every class equally often in an epoch.",
+)  # fmt: skip
+@click.option("--logit-adjustment", is_flag=True, help="Add log class frequencies to the logits of the hard loss.")
 @click.option(
     "--targets", type=click.Choice(["canonical", "stored"]), default=_DEFAULT.targets, show_default=True,
     help="canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
@@ -134,6 +156,7 @@ def train_student(
     out: Path,
     no_distill: bool,
     check_views: bool,
+    also: tuple[str, ...],
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -158,7 +181,9 @@ def train_student(
     from .distill import ask, estimate
     from .distill import train_student as train
 
-    asked = replace(ask(cache, dataset, options, settings, out, overwrite=overwrite), check_views=check_views)
+    teachers = [_read_weight(words) for words in also]
+    asked = ask(cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
+    asked = replace(asked, check_views=check_views)
     for warning in asked.warnings:
         note(f"warning: {warning}")
     if dry_run:
@@ -234,6 +259,22 @@ def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool)
         click.echo(plain(sentence))
     if out is not None:
         click.echo(plain(f"Drawn: '{out}'"))
+
+
+def _read_weight(words: str) -> tuple[str, float]:
+    """Read CACHE or CACHE=WEIGHT."""
+    path, sign, weight = words.rpartition("=")
+    if not sign:
+        return words, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise click.BadParameter(
+            f"'{weight}' is no weight; expected a positive number, as in other.zarr=0.5.", param_hint="--also-cache"
+        )
+    return path, value
 
 
 @click.command(short_help="Find and remove what killed commands left behind.")

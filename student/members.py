@@ -120,7 +120,7 @@ def train_member(
     place.mkdir(parents=True, exist_ok=True)
     recipe = replace(recipe, settings=member.settings(recipe.settings))
     model = initial_model(asked, member.seed)
-    state = begin(model, recipe)
+    state = begin(model, recipe, asked.targets.feature_dim)
     checkpoint = Checkpoint(place / folder.CHECKPOINT)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")

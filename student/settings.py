@@ -37,7 +37,12 @@ class StudentSettings:
     temperature : T of the soft targets, > 0
     alpha : weight of the soft term, 0 (labels alone) to 1 (teacher alone), for all samples or for those of each class;
         ``auto``: it and T are chosen on val; ``per-class``: the teacher's out-of-fold recall of each class
-    loss : a name in `losses.LOSSES`
+    loss : a name in `losses.LOSSES`, or a weighted sum of them such as ``kd+0.5*feature``
+    class_weight : ``balanced``: the hard loss weighs each class by the inverse of its frequency in train
+    sampler : ``balanced``: every class stands equally often in an epoch; ``shuffle``: every image once
+    logit_adjustment : add the log of each class's frequency in train to the logits of the hard loss (Menon et al. 2021,
+        arXiv:2007.07314); predictions stay without it, and so favour no frequent class
+    label_fraction : share of train's labels that student and probe may know, 0 to 1
     targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
         the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
     augment : a policy of `pipeline.views.POLICIES`; None = the cache's, or a mild one where that is ``none``
@@ -65,6 +70,10 @@ class StudentSettings:
     temperature: float = 2.0
     alpha: Alpha | Literal["auto", "per-class"] = 0.5
     loss: str = "kd"
+    class_weight: Literal["none", "balanced"] = "none"
+    sampler: Literal["shuffle", "balanced"] = "shuffle"
+    logit_adjustment: bool = False
+    label_fraction: float = 1.0
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
     average: float = 0.1
@@ -94,6 +103,10 @@ class StudentSettings:
             _check(all(0 <= one <= 1 for one in weights), "--alpha", "a number from 0 to 1", self.alpha)
         _check(self.seeds >= 1, "--seeds", "a whole number from 1", self.seeds)
         _check(0 < self.at_sensitivity <= 1, "--at-sensitivity", "above 0 and at most 1", self.at_sensitivity)
+        _check(0 < self.label_fraction <= 1, "--label-fraction", "a share above 0, up to 1", self.label_fraction)
+        against = (self.class_weight == "balanced", self.sampler == "balanced", self.logit_adjustment)
+        remedies = "one at most of --class-weight, --sampler and --logit-adjustment, as each corrects all of it"
+        _check(sum(against) <= 1, "class imbalance", remedies, f"{sum(against)} of them")
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 

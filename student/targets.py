@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Literal
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheMismatch
-from ..cache.join import Join, image_members, join
+from ..cache.join import Join, find_keys, image_members, join
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import SPLITS, Dataset, Task
 
@@ -33,6 +33,7 @@ class SplitTargets:
     view_check : (N, V, 4) float32 means of the quarters of each view at the teacher's size, in 0…1
     group : (N,) int32 patient code, -1 none
     domain : (N,) int16 index into `Targets.domains`, -1 none
+    feature : (N, V, F) float16 of the teacher, where they are needed
     """
 
     row: npt.NDArray[np.int64]
@@ -43,6 +44,7 @@ class SplitTargets:
     view_check: npt.NDArray[np.float32]
     group: npt.NDArray[np.int32]
     domain: npt.NDArray[np.int16]
+    feature: npt.NDArray[np.float16] | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -55,13 +57,29 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class Targets:
-    """Soft and hard labels per split, and how dataset and cache fitted together."""
+    """Soft and hard labels per split, and how dataset and cache fitted together.
+
+    Attributes
+    ----------
+    also : content digest and weight of each further cache whose logits are in the mean
+    """
 
     task: Task
     classes: tuple[str, ...]
     splits: Mapping[str, SplitTargets]
     fit: Mapping[str, int]
     domains: tuple[str, ...] = ()
+    also: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def feature_dim(self) -> int | None:
+        """F of the features, None where they were not loaded."""
+        feature = self.splits["train"].feature
+        return None if feature is None else feature.shape[2]
+
+    def without_features(self) -> Targets:
+        """Return the same without features, which are large."""
+        return replace(self, splits={name: replace(part, feature=None) for name, part in self.splits.items()})
 
     def digest(self) -> str:
         """Return a SHA-256 of keys, labels and logits: what the training depends on, whatever the dataset's order."""
@@ -69,7 +87,8 @@ class Targets:
         for name, part in self.splits.items():
             digest.update(f"{name} {len(part)}\n".encode())
             stored = (part.logits, part.view) if part.logits.shape[1] > 1 else (part.teacher,)
-            for column in (part.key, part.label, *stored):
+            features = () if part.feature is None else (part.feature,)
+            for column in (part.key, part.label, *stored, *features):
                 digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
 
@@ -82,6 +101,8 @@ def load_targets(
     on_missing: Literal["refuse", "drop"] = "refuse",
     labels: Literal["cache", "dataset"] | None = None,
     stored: bool = False,
+    features: bool = False,
+    also: Sequence[tuple[Cache, float]] = (),
 ) -> Targets:
     """Join a dataset to a cache and read what the student needs.
 
@@ -91,6 +112,8 @@ def load_targets(
     on_missing : ``drop`` leaves out dataset rows that the cache lacks
     labels : whose labels count where the two disagree; None refuses
     stored : the targets of all stored views, not of the canonical one alone
+    features : the teacher's features as well
+    also : further caches of the same images and their weights, this one's being 1: the logits are the weighted mean
 
     Raises
     ------
@@ -117,6 +140,11 @@ def load_targets(
             f"cache '{cache.path}', {dataset.images.describe(int(joined.disagree[0]))} for one; nothing was trained. "
             "Say whose labels count: --labels cache or --labels dataset."
         )
+    if features and not cache.manifest.size.features_kept:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' was made with --no-features, and --loss feature and --label-fraction need them; "
+            "make it anew without that option, or leave these out."
+        )
     splits = {}
     for name in cache.splits:
         kept = np.flatnonzero(joined.rows[name] >= 0)
@@ -131,6 +159,7 @@ def load_targets(
             },
             group=cache.read(name, "group")[kept],
             domain=cache.read(name, "domain")[kept],
+            feature=cache.read(name, "feature")[kept, : None if stored else 1] if features else None,
         )
     for name, fewest in (("train", 2), ("val", 1)):
         if len(splits.get(name, ())) < fewest:
@@ -147,7 +176,8 @@ def load_targets(
         "moved": _count_moved(cache, dataset, joined),
     }
     kept_splits = {name: part for name, part in splits.items() if len(part)}
-    return Targets(cache.manifest.task, cache.manifest.classes, kept_splits, fit, cache.manifest.domains)
+    targets = Targets(cache.manifest.task, cache.manifest.classes, kept_splits, fit, cache.manifest.domains)
+    return average_teachers(targets, also) if also else targets
 
 
 def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:
@@ -171,3 +201,61 @@ def _missing(cache: Cache, dataset: Dataset, joined: Join, spec: str) -> str:
         f"match, {len(joined.missing)} are not in the cache{f' (made with --limit {limit})' if limit else ''}, "
         f"{dataset.images.describe(int(joined.missing[0]))} for one; nothing was trained. {remedy}."
     )
+
+
+def average_teachers(targets: Targets, also: Sequence[tuple[Cache, float]]) -> Targets:
+    """Average the logits with those of further caches: Σ weight · logits / Σ weight, the first cache's weight being 1.
+
+    Rows are found by key, inside their split: a teacher whose probe was fitted on another's test images would carry
+    their labels into the student.
+
+    Raises
+    ------
+    CacheMismatch
+        A cache has other classes, lacks images, or has other views of them.
+    """
+    total = 1.0 + sum(weight for _, weight in also)
+    parts = dict(targets.splits)
+    for name, part in targets.splits.items():
+        summed = part.logits.astype(np.float64)
+        for cache, weight in also:
+            _check_classes(cache, targets)
+            rows = _find_rows(cache, name, targets)
+            summed += weight * _logits_like(cache, name, rows, part, targets.classes)
+        parts[name] = replace(part, logits=(summed / total).astype(np.float32))
+    described = tuple({"content_digest": cache.content_digest, "weight": weight} for cache, weight in also)
+    return replace(targets, splits=parts, also=described)
+
+
+def _check_classes(cache: Cache, targets: Targets) -> None:
+    manifest = cache.manifest
+    if manifest.task != targets.task or set(manifest.classes) != set(targets.classes):
+        raise CacheMismatch(
+            f"--also-cache '{cache.path}' is {manifest.task} of {', '.join(manifest.classes)}; expected {targets.task} "
+            f"of {', '.join(targets.classes)}, as the first cache. Give a cache of the same labels."
+        )
+
+
+def _find_rows(cache: Cache, name: str, targets: Targets) -> npt.NDArray[np.int64]:
+    key = cache.read(name, "key") if name in cache.splits else np.empty((0, 16), np.uint8)
+    rows = find_keys(targets.splits[name].key, key)
+    if (rows < 0).any():
+        raise CacheMismatch(
+            f"--also-cache '{cache.path}' lacks {int((rows < 0).sum())} of the {len(rows)} images that stand in "
+            f"'{name}'; nothing was trained. Give a cache of the same images in the same splits."
+        )
+    return rows
+
+
+def _logits_like(
+    cache: Cache, name: str, rows: npt.NDArray[np.int64], part: SplitTargets, classes: Sequence[str]
+) -> npt.NDArray[np.float32]:
+    """Return the cache's logits (N, V, C) in the rows, views and classes of a split."""
+    views = part.logits.shape[1]
+    if views > 1 and not np.array_equal(cache.read(name, "view")[rows], part.view):
+        raise CacheMismatch(
+            f"--also-cache '{cache.path}' has other stored views of the images than the first cache; give one with the "
+            "same --views, --augment and --seed, or train with --targets canonical."
+        )
+    order = [cache.manifest.classes.index(name) for name in classes]
+    return np.asarray(cache.read(name, "logits")[rows, :views][..., order])

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +16,20 @@ from torch import Tensor, nn
 
 from ..cache.errors import StudentError
 from ..pipeline.metrics import log_loss, score
-from ..pipeline.views import Policy, apply_views, choose_views, draw_views, normalise
+from ..pipeline.views import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
 from .checkpoint import Checkpoint, TrainingState
 from .images import PixelSource
-from .losses import Objective, find_loss
+from .imbalance import balanced_order, balanced_weights, log_priors
+from .losses import Answers, Objective, parse_terms, total_loss
 from .precision import Plan
+from .projection import Projection
 from .schedule import epoch_order, learning_rate, split_batches
 from .settings import StudentSettings
 from .targets import SplitTargets, Targets
 
 __all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
+
+Rows = npt.NDArray[np.int64]
 
 _EVALUATION_BATCH = 128
 # The view number that the student's own augmentation is drawn as; 0 is the canonical view.
@@ -54,18 +57,32 @@ class Recipe:
     device: str
 
 
-def begin(model: nn.Module, recipe: Recipe) -> TrainingState:
-    """Put a model, the running average of its weights and its optimiser in place, before the first epoch."""
+def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> TrainingState:
+    """Put a model, the running average of its weights and its optimiser in place, before the first epoch.
+
+    Parameters
+    ----------
+    feature_dim : F of the teacher's features, where they are at hand
+
+    Raises
+    ------
+    StudentError
+        The loss compares with features, and the model has no embedding that could be.
+    """
     settings = recipe.settings
     model.to(recipe.device).to(memory_format=recipe.plan.layout)
-    decayed = [value for value in model.parameters() if value.ndim > 1]
+    averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
+    projection = None
+    if feature_dim is not None and "feature" in parse_terms(settings.loss):
+        projection = Projection(model, feature_dim, settings.seed).to(recipe.device)
+    learned = [*model.parameters(), *(projection.parameters() if projection is not None else ())]
+    decayed = [value for value in learned if value.ndim > 1]
     # Decay pulls biases and normalisation's scales towards zero for no gain.
-    others = [value for value in model.parameters() if value.ndim <= 1]
+    others = [value for value in learned if value.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One fused pass over the parameters: the default loop costs a tenth of a ResNet-18's step on two cores.
     optimiser = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
-    averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
-    return TrainingState(model, averaged, optimiser)
+    return TrainingState(model, averaged, optimiser, projection=projection)
 
 
 def train(
@@ -127,12 +144,10 @@ def _train_epoch(
 ) -> float:
     """Take one pass over train and return the mean loss."""
     settings, part = recipe.settings, data.targets.splits["train"]
-    objective = Objective(data.targets.task, settings.temperature, settings.soft_weight)
-    loss_of = find_loss(settings.loss)
-    batches = split_batches(epoch_order(part.key, settings.seed, epoch), settings.batch_size)
+    objective = _objective(data.targets, recipe)
+    batches = _draw_epoch(part, settings, epoch)
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
-    label, teacher = torch.from_numpy(_labels(part)), torch.from_numpy(part.logits)
     total = torch.zeros((), device=recipe.device)
     state.model.train()
     for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
@@ -140,7 +155,7 @@ def _train_epoch(
             group["lr"] = learning_rate(step, steps, warmup, settings.lr)
         with recipe.plan.autocast(recipe.device):
             logits = state.model(images)  # (B, C)
-        loss = loss_of(logits.float(), label[rows].to(recipe.device), teacher[rows, view].to(recipe.device), objective)
+        loss = total_loss(_answers(state, logits, part, rows, view, recipe.device), objective)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
         state.optimiser.zero_grad()
@@ -157,18 +172,68 @@ def _train_epoch(
     return mean
 
 
+def _objective(targets: Targets, recipe: Recipe) -> Objective:
+    """Return what the settings ask of the student, class frequencies being those of train's known labels."""
+    settings, label, classes = recipe.settings, targets.splits["train"].label, len(targets.classes)
+    alpha = settings.soft_weight
+    weight = balanced_weights(label, targets.task, classes) if settings.class_weight == "balanced" else None
+    prior = log_priors(label, classes) if settings.logit_adjustment else None
+    return Objective(
+        targets.task,
+        settings.temperature,
+        torch.tensor(alpha, device=recipe.device) if isinstance(alpha, tuple) else alpha,
+        parse_terms(settings.loss),
+        None if weight is None else torch.from_numpy(weight).to(recipe.device),
+        None if prior is None else torch.from_numpy(prior).to(recipe.device),
+    )
+
+
+def _draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
+    """Return an epoch's batches: rows (B,), and how often each stood in the epoch before (B,)."""
+    if settings.sampler == "balanced":
+        order, copies = balanced_order(part.key, part.label, settings.seed, epoch)
+    else:
+        order = epoch_order(part.key, settings.seed, epoch)
+        copies = np.zeros(len(order), np.int64)
+    return [(order[places], copies[places]) for places in split_batches(np.arange(len(order)), settings.batch_size)]
+
+
+def _answers(state: TrainingState, logits: Tensor, part: SplitTargets, rows: Rows, view: Rows, device: str) -> Answers:
+    """Put the student's answers on a batch beside the teacher's on the same views."""
+    embedding = feature = None
+    if state.projection is not None and part.feature is not None:
+        embedding = state.projection()
+        feature = torch.from_numpy(part.feature[rows, view]).to(device).float()
+    label = part.label[rows]
+    return Answers(
+        logits=logits.float(),
+        label=torch.from_numpy(label.astype(np.int64) if label.ndim == 1 else label).to(device),
+        teacher=torch.from_numpy(part.logits[rows, view]).to(device),
+        embedding=embedding,
+        feature=feature,
+    )
+
+
 def _augmented(
-    data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[npt.NDArray[np.int64]], epoch: int
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Tensor]]:
-    """Yield rows, the stored view that each is paired with, and their augmented, normalised images (B, 3, S, S)."""
+    data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[tuple[Rows, Rows]], epoch: int
+) -> Iterator[tuple[Rows, Rows, Tensor]]:
+    """Yield rows, the stored view that each is paired with, and their augmented, normalised images (B, 3, S, S).
+
+    A row that stands in an epoch several times is seen in another view each time, as far as there are any.
+    """
     seed = recipe.settings.seed
-    for rows, pixels in zip(batches, data.pixels["train"].batches(batches), strict=True):
+    pixels_of = data.pixels["train"].batches([rows for rows, _ in batches])
+    for (rows, copies), pixels in zip(batches, pixels_of, strict=True):
         if recipe.settings.targets == "stored":
-            view = choose_views(part.key[rows], epoch, part.view.shape[1], seed)  # (B,)
+            count = part.view.shape[1]
+            view = (choose_views(part.key[rows], epoch, count, seed) + copies) % count  # (B,)
             params = part.view[rows, view]  # (B, P)
         else:
             view = np.zeros(len(rows), np.int64)
-            params = draw_views(recipe.policy, part.key[rows], epoch, _AUGMENTED, seed)
+            params = np.empty((len(rows), len(VIEW_PARAMETERS)), np.float32)
+            for copied in np.unique(copies).tolist():
+                here = copies == copied
+                params[here] = draw_views(recipe.policy, part.key[rows[here]], epoch, _AUGMENTED + copied, seed)
         moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
         yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
 
@@ -207,8 +272,3 @@ def predict(model: nn.Module, data: TrainingData, split: str, plan: Plan, device
             for pixels in data.pixels[split].batches(batches)
         ]
     return np.asarray(torch.cat(logits).numpy())
-
-
-def _labels(part: SplitTargets) -> npt.NDArray[Any]:
-    """Return labels as the losses want them: class indices as int64, label rows as they are."""
-    return part.label.astype(np.int64) if part.label.ndim == 1 else part.label
