@@ -18,6 +18,8 @@ from .settings import StudentSettings
 
 if TYPE_CHECKING:
     from ..cache.leftovers import Leftover, Outcome
+    from ..pipeline.datasets.dataset import DatasetOptions
+    from .parallel import Ranks
 
 __all__ = ["clean", "train_student"]
 
@@ -129,6 +131,33 @@ def train_student(
     if no_distill:
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
+    from .distill import ask
+    from .following import follow
+    from .parallel import join_ranks
+
+    with join_ranks(settings.device) as ranks:
+        if ranks.leads:
+            _lead(
+                ranks, cache, dataset, options, settings, out=out, check_views=check_views, overwrite=overwrite,
+                dry_run=dry_run, as_json=as_json,
+            )  # fmt: skip
+        else:
+            follow(ranks, lambda: ask(cache, dataset, options, settings, out, overwrite=overwrite))
+
+
+def _lead(
+    ranks: Ranks,
+    cache: str,
+    dataset: str,
+    options: DatasetOptions,
+    settings: StudentSettings,
+    *,
+    out: Path,
+    check_views: bool,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     from .distill import ask, estimate
     from .distill import train_student as train
 
@@ -150,7 +179,7 @@ def train_student(
             )
         return
     try:
-        result = train(asked, progress, note)
+        result = train(asked, progress, note, ranks)
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
         raise StudentError(

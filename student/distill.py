@@ -25,9 +25,11 @@ from ..pipeline.views import Policy, policy_named
 from . import run as folder
 from .checkpoint import Checkpoint, write_tensors
 from .figures import figures
+from .following import make_order
 from .images import StudentImages, choose_image_size, load_images
 from .losses import find_loss
 from .model import CONFIG, WEIGHTS, ModelSpec, build_model, describe_model, model_config
+from .parallel import ALONE, Ranks
 from .plots import plot_run
 from .policy import choose_policy
 from .precision import Plan, choose_plan, threads_restored, wall_rate
@@ -152,13 +154,14 @@ def estimate(asked: Asked) -> tuple[int, float]:
     return size, asked.images / wall_rate(model, plan, asked.image_size, asked.device)
 
 
-def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str, Any]:
+def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Carry out a training, or what is left of it, and return its result as the command prints it.
 
     Parameters
     ----------
     progress : called with a title, a total and what is done; gives a context that yields the function to advance by
     report : given one sentence at a time: what was chosen, how each epoch went
+    ranks : the processes that share the work, of which this one leads
     """
     start = time.perf_counter()
     with folder.working(asked.run, report) as work, threads_restored(), ExitStack() as opened:
@@ -174,7 +177,7 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
             )
             report(f"{checked} images replay their stored views as the teacher saw them")
         data = _load_data(asked, opened)
-        recipe = _recipe(asked, work, report)
+        recipe = replace(_recipe(asked, work, report, ranks), ranks=ranks)
         history, best, seconds = _fit(asked, recipe, data, work, progress=progress, report=report)
         metrics = _evaluate(asked, data, work, history)
         metrics |= {"best_epoch": int(best["epoch"]), "epochs": recipe.epochs}
@@ -234,7 +237,7 @@ def _initial_model(asked: Asked) -> torch.nn.Module:
         return build_model(asked.spec, asked.settings.weights, len(asked.targets.classes), asked.image_size)
 
 
-def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
+def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
     """Return the recipe; the precision is measured once, and written down before the first step."""
     path = work / folder.PLAN
     if asked.action == "resume":
@@ -242,18 +245,20 @@ def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
         plan = Plan.from_dict(written["plan"])
         # Sums over a batch are split by thread: another number of threads would give other last bits.
         torch.set_num_threads(written["threads"])
-        if _environment(asked) not in written["trained_on"]:
+        if _environment(asked, ranks) not in written["trained_on"]:
             report(
                 "warning: this machine or its libraries are others than those that began this run: it goes on, and may "
                 "end with other last bits"
             )
-            folder.write_json(path, written | {"trained_on": [*written["trained_on"], _environment(asked)]})
+            folder.write_json(path, written | {"trained_on": [*written["trained_on"], _environment(asked, ranks)]})
     else:
         model = _initial_model(asked)
         settings = asked.settings
         plan, rates = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
-        folder.write_json(path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked)]})
+        folder.write_json(
+            path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked, ranks)]}
+        )
         minutes = asked.images / wall_rate(model, plan, asked.image_size, asked.device) / 60
         report(
             f"{settings.student} at {asked.image_size} px, {plan}: {asked.epochs} epochs of "
@@ -262,10 +267,11 @@ def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
 
 
-def _environment(asked: Asked) -> dict[str, Any]:
+def _environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
     """Return what equal bits depend on beside the request: the kind of device and the libraries."""
     kind = torch.backends.cpu.get_cpu_capability() if asked.device == "cpu" else torch.cuda.get_device_name()
-    return {"device": f"{asked.device} ({kind})", "versions": {name: version(name) for name in _LIBRARIES}}
+    several = {"ranks": ranks.size} if ranks.size > 1 else {}
+    return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
 
 
 def _fit(
@@ -277,6 +283,8 @@ def _fit(
     checkpoint = Checkpoint(work / folder.CHECKPOINT)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
+
+    recipe.ranks.say(make_order(asked, recipe, state) if recipe.ranks.size > 1 else None)
 
     def tell(row: Mapping[str, float]) -> None:
         report(

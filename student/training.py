@@ -21,6 +21,7 @@ from ..pipeline.views import Policy, apply_views, choose_views, draw_views, norm
 from .checkpoint import Checkpoint, TrainingState
 from .images import PixelSource
 from .losses import Objective, find_loss
+from .parallel import ALONE, Ranks
 from .precision import Plan
 from .schedule import epoch_order, learning_rate, split_batches
 from .settings import StudentSettings
@@ -52,6 +53,7 @@ class Recipe:
     policy: Policy
     plan: Plan
     device: str
+    ranks: Ranks = ALONE
 
 
 def begin(model: nn.Module, recipe: Recipe) -> TrainingState:
@@ -89,11 +91,15 @@ def train(
         The loss is no longer a number.
     """
     devices: list[int] | None = [] if recipe.device == "cpu" else None
+    forward = recipe.ranks.wrap(state.model)
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
         for epoch in range(len(state.history), recipe.epochs):
             start = time.perf_counter()
-            torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch)  # dropout and its kind
-            loss = _train_epoch(state, data, recipe, epoch, advance)
+            # For dropout and its kind, which are to differ between ranks.
+            torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch + (recipe.ranks.rank << 32))
+            loss = _train_epoch(state, forward, data, recipe, epoch, advance)
+            if not recipe.ranks.leads:
+                continue
             row = {"epoch": epoch + 1, "train_loss": loss, **_validate(state, data, recipe)}
             if not state.best_row or _better(row, state.best_row):
                 kept = (state.averaged or state.model).state_dict()
@@ -117,13 +123,19 @@ def _merit(row: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _train_epoch(
-    state: TrainingState, data: TrainingData, recipe: Recipe, epoch: int, advance: Callable[[int], None]
+    state: TrainingState,
+    forward: Callable[[Tensor], Tensor],
+    data: TrainingData,
+    recipe: Recipe,
+    epoch: int,
+    advance: Callable[[int], None],
 ) -> float:
-    """Take one pass over train and return the mean loss."""
-    settings, part = recipe.settings, data.targets.splits["train"]
+    """Take one pass over train, `forward` standing for the model, and return the mean loss."""
+    settings, part, ranks = recipe.settings, data.targets.splits["train"], recipe.ranks
     objective = Objective(data.targets.task, settings.temperature, settings.alpha)
     loss_of = find_loss(settings.loss)
     batches = split_batches(epoch_order(part.key, settings.seed, epoch), settings.batch_size)
+    ranks.check(min(map(len, batches)))
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
     label, teacher = torch.from_numpy(_labels(part)), torch.from_numpy(part.logits)
@@ -132,9 +144,10 @@ def _train_epoch(
     for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, warmup, settings.lr)
-        with recipe.plan.autocast(recipe.device):
-            logits = state.model(images)  # (B, C)
-        loss = loss_of(logits.float(), label[rows].to(recipe.device), teacher[rows, view].to(recipe.device), objective)
+        with recipe.plan.autocast(recipe.device), ranks.normalising():
+            logits = forward(images)  # (B, C), or this rank's share of it
+        logits = ranks.whole(logits.float(), len(rows))  # (B, C)
+        loss = loss_of(logits, label[rows].to(recipe.device), teacher[rows, view].to(recipe.device), objective)
         loss.backward()  # type: ignore[no-untyped-call]
         state.optimiser.step()
         state.optimiser.zero_grad()
@@ -154,15 +167,19 @@ def _train_epoch(
 def _augmented(
     data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[npt.NDArray[np.int64]], epoch: int
 ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Tensor]]:
-    """Yield rows, the stored view that each is paired with, and their augmented, normalised images (B, 3, S, S)."""
+    """Yield rows, the stored view that each is paired with, and this rank's images of them.
+
+    These are augmented and normalised, (B, 3, S, S), or fewer where several ranks share a batch.
+    """
     seed = recipe.settings.seed
-    for rows, pixels in zip(batches, data.pixels["train"].batches(batches), strict=True):
+    shares = [rows[recipe.ranks.share(len(rows))] for rows in batches]
+    for rows, own, pixels in zip(batches, shares, data.pixels["train"].batches(shares), strict=True):
         if recipe.settings.targets == "stored":
             view = choose_views(part.key[rows], epoch, part.view.shape[1], seed)  # (B,)
-            params = part.view[rows, view]  # (B, P)
+            params = part.view[rows, view][recipe.ranks.share(len(rows))]  # (B, P)
         else:
             view = np.zeros(len(rows), np.int64)
-            params = draw_views(recipe.policy, part.key[rows], epoch, _AUGMENTED, seed)
+            params = draw_views(recipe.policy, part.key[own], epoch, _AUGMENTED, seed)
         moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
         yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
 
