@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
+    "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }
 
