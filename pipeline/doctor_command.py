@@ -57,11 +57,8 @@ def _lines(found: Report) -> list[str]:
     first = ("medal", "python", "torch", "transformers", "timm", "zarr", "h5py")
     lines = ["versions   " + ", ".join(f"{name} {found.versions.get(name) or 'missing'}" for name in first)]
     lines += [f"device     {_device(device)}" for device in found.devices]
-    lines += [
-        f"{name.replace('_', ' '):10} {choice.value}: {choice.why}"
-        for name, choice in found.chosen.items()
-        if name != "device"
-    ]
+    chosen = {name.replace("_", " "): choice for name, choice in found.chosen.items() if name != "device"}
+    lines += [f"{name:10} {choice.value}: {choice.why}" for name, choice in chosen.items()]
     if "why_not" in found.teacher:
         lines.append(f"teacher    {found.teacher['why_not']}")
     elif found.teacher:

@@ -66,7 +66,7 @@ def test_every_command_stands_in_the_readme(command):
 
 def test_every_option_that_pages_name_exists():
     context = click.Context(group, info_name="medal")
-    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs"}
+    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs", "--nproc-per-node"}
     for name in COMMANDS:
         for parameter in group.get_command(context, name).params:
             known.update(parameter.opts)

@@ -125,9 +125,8 @@ def test_a_home_that_may_not_be_written_to_is_told(capsys, tmp_path, monkeypatch
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_people_read(shell, tiny):
-    done = shell("doctor", "--teacher", tiny, "--image-size", 28)
-    assert done.returncode == 0, done.stderr
-    first = [line.split()[0] for line in done.stdout.splitlines()]
+def test_what_people_read(capsys, tiny):
+    group.main(["doctor", "--teacher", str(tiny), "--image-size", "28"], prog_name="medal", standalone_mode=False)
+    first = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert first[:2] == ["versions", "device"]
     assert {"precision", "batch", "threads", "engine", "teacher", "extra"} <= set(first)
