@@ -24,6 +24,7 @@ COMMANDS = {
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),
     "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
+    "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }
 

@@ -39,6 +39,7 @@ __all__ = [
     "count_known",
     "decide_again",
     "estimate",
+    "estimate_bytes",
     "load_teacher",
     "prepare",
 ]
@@ -207,8 +208,8 @@ def decide_again(asked: Plan) -> Plan:
     return replace(asked, action=action, existing=there, sources=sources)
 
 
-def estimate(asked: Plan) -> tuple[int, float]:
-    """Return the bytes that the sealed cache will take and the seconds that the teacher needs, from one real batch."""
+def estimate_bytes(asked: Plan) -> int:
+    """Return the bytes that the sealed cache will take."""
     from .policies import VIEW_PARAMETERS
 
     size = Dimensions(
@@ -221,7 +222,12 @@ def estimate(asked: Plan) -> tuple[int, float]:
         probes=asked.settings.folds + 1,
         features_kept=asked.settings.features_kept,
     )
-    total = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in expected_arrays(size).values())
+    return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in expected_arrays(size).values())
+
+
+def estimate(asked: Plan) -> tuple[int, float]:
+    """Return the bytes that the sealed cache will take and the seconds that the teacher needs, from one real batch."""
+    total = estimate_bytes(asked)
     if asked.action == "reuse":
         return total, 0.0
     import torch

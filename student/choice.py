@@ -19,6 +19,7 @@ from ..cache.writer import remove
 from . import run as folder
 from .asking import Asked
 from .checkpoint import Checkpoint
+from .following import announce
 from .members import initial_model
 from .training import Recipe, TrainingData, begin, merit, train
 
@@ -144,6 +145,7 @@ class _Climb:
         place.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(place / folder.CHECKPOINT)
         checkpoint.load(state)
+        announce(self.asked, recipe, state, epoch)
         rows, done = self.asked.rows["train"], len(state.history)
         with self.progress(f"alpha {alpha:g}, T {temperature:g}", epoch * rows, done * rows) as advance:
             train(state, self.data, recipe, checkpoint=checkpoint, report=lambda _: None, advance=advance, until=epoch)

@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from .settings import StudentSettings
 
 if TYPE_CHECKING:
     from ..cache.leftovers import Leftover, Outcome
+    from .asking import Asked
+    from .parallel import Ranks
 
 __all__ = ["clean", "compare", "train_student"]
 
@@ -178,12 +181,25 @@ def train_student(
     if no_distill:
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
-    from .distill import ask, estimate
-    from .distill import train_student as train
+    from .distill import ask
+    from .following import follow
+    from .parallel import join_ranks
 
     teachers = [_read_weight(words) for words in also]
-    asked = ask(cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
-    asked = replace(asked, check_views=check_views)
+    ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
+    with join_ranks(settings.device) as ranks:
+        if ranks.leads:
+            asked = replace(ask_again(), check_views=check_views)
+            _lead(ranks, asked, dry_run=dry_run, as_json=as_json)
+        else:
+            follow(ranks, ask_again)
+
+
+def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
+    from .distill import estimate
+    from .distill import train_student as train
+
+    out = asked.run
     for warning in asked.warnings:
         note(f"warning: {warning}")
     if dry_run:
@@ -201,7 +217,7 @@ def train_student(
             )
         return
     try:
-        result = train(asked, progress, note)
+        result = train(asked, progress, note, ranks)
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
         raise StudentError(

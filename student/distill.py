@@ -29,6 +29,7 @@ from .members import (
     train_member,
 )
 from .outcome import show_teacher, write_outcome
+from .parallel import ALONE, Ranks
 from .precision import Plan, choose_plan, threads_restored, wall_rate
 from .replay import check_replay
 from .settings import Alpha
@@ -55,13 +56,14 @@ def estimate(asked: Asked) -> tuple[int, float]:
     return members * size, trainings * asked.images / rate
 
 
-def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str, Any]:
+def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Carry out a training, or what is left of it, and return its result as the command prints it.
 
     Parameters
     ----------
     progress : called with a title, a total and what is done; gives a context that yields the function to advance by
     report : given one sentence at a time: what was chosen, how each epoch went
+    ranks : the processes that share the work, of which this one leads
     """
     start = time.perf_counter()
     with folder.working(asked.run, report) as work, threads_restored(), ExitStack() as opened:
@@ -81,7 +83,7 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
         data = _load_data(asked, opened)
         if found.holds == "run" and not asked.overwrite:
             _go_on(asked, work)
-        recipe = _recipe(asked, work, report)
+        recipe = replace(_recipe(asked, work, report, ranks), ranks=ranks)
         spread(work, asked.seeds)
         members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
         _train(asked, recipe, data, members, progress=progress, report=report)
@@ -161,7 +163,7 @@ def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
     return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 
 
-def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
+def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
     """Return the recipe; the precision is measured once, and written down before the first step."""
     path = work / folder.PLAN
     if path.is_file():
@@ -169,19 +171,21 @@ def _recipe(asked: Asked, work: Path, report: Report) -> Recipe:
         plan = Plan.from_dict(written["plan"])
         # Sums over a batch are split by thread: another number of threads would give other last bits.
         torch.set_num_threads(written["threads"])
-        if _environment(asked) not in written["trained_on"]:
+        if _environment(asked, ranks) not in written["trained_on"]:
             report(
                 "warning: this machine or its libraries are others than those that began this run: it goes on, and may "
                 "end with other last bits"
             )
-            written["trained_on"] = [*written["trained_on"], _environment(asked)]
+            written["trained_on"] = [*written["trained_on"], _environment(asked, ranks)]
         folder.write_json(path, written)
     else:
         model = initial_model(asked, asked.settings.seed)
         settings = asked.settings
         plan, rates = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
-        folder.write_json(path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked)]})
+        folder.write_json(
+            path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked, ranks)]}
+        )
         minutes = asked.images / wall_rate(model, plan, asked.image_size, asked.device) / 60
         report(
             f"{settings.student} at {asked.image_size} px, {plan}: {asked.epochs} epochs of "
@@ -198,10 +202,11 @@ def _times(asked: Asked) -> str:
     )
 
 
-def _environment(asked: Asked) -> dict[str, Any]:
+def _environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
     """Return what equal bits depend on beside the request: the kind of device and the libraries."""
     kind = torch.backends.cpu.get_cpu_capability() if asked.device == "cpu" else torch.cuda.get_device_name()
-    return {"device": f"{asked.device} ({kind})", "versions": {name: version(name) for name in _LIBRARIES}}
+    several = {"ranks": ranks.size} if ranks.size > 1 else {}
+    return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
 
 
 def _description(asked: Asked, recipe: Recipe, work: Path, alpha: Alpha) -> dict[str, Any]:

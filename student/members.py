@@ -22,6 +22,7 @@ from ..cache.writer import remove
 from . import run as folder
 from .asking import Asked
 from .checkpoint import Checkpoint, write_tensors
+from .following import announce
 from .model import CONFIG, WEIGHTS, build_model, model_config
 from .precision import Plan
 from .run import Predictions
@@ -124,6 +125,7 @@ def train_member(
     checkpoint = Checkpoint(place / folder.CHECKPOINT)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
+    announce(asked, recipe, state)
     with progress(member.arm, asked.images, len(state.history) * asked.rows["train"]) as advance:
         train(state, data, recipe, checkpoint=checkpoint, report=_telling(recipe, report), advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize

@@ -21,6 +21,7 @@ from .checkpoint import Checkpoint, TrainingState
 from .images import PixelSource
 from .imbalance import balanced_order, balanced_weights, log_priors
 from .losses import Answers, Objective, parse_terms, total_loss
+from .parallel import ALONE, Ranks
 from .precision import Plan
 from .projection import Projection
 from .schedule import epoch_order, learning_rate, split_batches
@@ -55,6 +56,7 @@ class Recipe:
     policy: Policy
     plan: Plan
     device: str
+    ranks: Ranks = ALONE
 
 
 def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> TrainingState:
@@ -107,12 +109,16 @@ def train(
         The loss is no longer a number.
     """
     devices: list[int] | None = [] if recipe.device == "cpu" else None
+    forward = recipe.ranks.wrap(state.model)
     with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
         stop = recipe.epochs if until is None else until
         for epoch in range(len(state.history), stop):
             start = time.perf_counter()
-            torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch)  # dropout and its kind
-            loss = _train_epoch(state, data, recipe, epoch, advance)
+            # For dropout and its kind, which are to differ between ranks.
+            torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch + (recipe.ranks.rank << 32))
+            loss = _train_epoch(state, forward, data, recipe, epoch, advance)
+            if not recipe.ranks.leads:
+                continue
             row = {"epoch": epoch + 1, "train_loss": loss, **_validate(state, data, recipe)}
             if not state.best_row or _better(row, state.best_row):
                 kept = (state.averaged or state.model).state_dict()
@@ -140,12 +146,18 @@ def merit(row: Mapping[str, float | None]) -> tuple[float, float]:
 
 
 def _train_epoch(
-    state: TrainingState, data: TrainingData, recipe: Recipe, epoch: int, advance: Callable[[int], None]
+    state: TrainingState,
+    forward: Callable[[Tensor], Tensor],
+    data: TrainingData,
+    recipe: Recipe,
+    epoch: int,
+    advance: Callable[[int], None],
 ) -> float:
-    """Take one pass over train and return the mean loss."""
-    settings, part = recipe.settings, data.targets.splits["train"]
+    """Take one pass over train, `forward` standing for the model, and return the mean loss."""
+    settings, part, ranks = recipe.settings, data.targets.splits["train"], recipe.ranks
     objective = _objective(data.targets, recipe)
     batches = _draw_epoch(part, settings, epoch)
+    ranks.check(min(len(rows) for rows, _ in batches))
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
     total = torch.zeros((), device=recipe.device)
@@ -153,10 +165,12 @@ def _train_epoch(
     for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, warmup, settings.lr)
-        with recipe.plan.autocast(recipe.device):
-            logits = state.model(images)  # (B, C)
-        loss = total_loss(_answers(state, logits, part, rows, view, recipe.device), objective)
+        with recipe.plan.autocast(recipe.device), ranks.normalising():
+            logits = forward(images)  # (B, C), or this rank's share of it
+        loss = total_loss(_answers(state, logits, part, rows, view, recipe), objective)
         loss.backward()  # type: ignore[no-untyped-call]
+        if state.projection is not None:
+            ranks.average(state.projection)
         state.optimiser.step()
         state.optimiser.zero_grad()
         if state.averaged is not None:
@@ -198,15 +212,18 @@ def _draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> li
     return [(order[places], copies[places]) for places in split_batches(np.arange(len(order)), settings.batch_size)]
 
 
-def _answers(state: TrainingState, logits: Tensor, part: SplitTargets, rows: Rows, view: Rows, device: str) -> Answers:
-    """Put the student's answers on a batch beside the teacher's on the same views."""
+def _answers(
+    state: TrainingState, logits: Tensor, part: SplitTargets, rows: Rows, view: Rows, recipe: Recipe
+) -> Answers:
+    """Put the students' answers on a whole batch, those of other ranks too, beside the teacher's on the same views."""
+    ranks, device = recipe.ranks, recipe.device
     embedding = feature = None
     if state.projection is not None and part.feature is not None:
-        embedding = state.projection()
+        embedding = ranks.whole(state.projection(), len(rows))
         feature = torch.from_numpy(part.feature[rows, view]).to(device).float()
     label = part.label[rows]
     return Answers(
-        logits=logits.float(),
+        logits=ranks.whole(logits.float(), len(rows)),  # (B, C)
         label=torch.from_numpy(label.astype(np.int64) if label.ndim == 1 else label).to(device),
         teacher=torch.from_numpy(part.logits[rows, view]).to(device),
         embedding=embedding,
@@ -217,23 +234,26 @@ def _answers(state: TrainingState, logits: Tensor, part: SplitTargets, rows: Row
 def _augmented(
     data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[tuple[Rows, Rows]], epoch: int
 ) -> Iterator[tuple[Rows, Rows, Tensor]]:
-    """Yield rows, the stored view that each is paired with, and their augmented, normalised images (B, 3, S, S).
+    """Yield rows, the stored view that each is paired with, and this rank's images of them.
 
-    A row that stands in an epoch several times is seen in another view each time, as far as there are any.
+    These are augmented and normalised, (B, 3, S, S), or fewer where several ranks share a batch. A row that stands
+    several times in an epoch is seen in another view each time, as far as there are any.
     """
     seed = recipe.settings.seed
-    pixels_of = data.pixels["train"].batches([rows for rows, _ in batches])
-    for (rows, copies), pixels in zip(batches, pixels_of, strict=True):
+    shares = [recipe.ranks.share(len(rows)) for rows, _ in batches]
+    pixels_of = data.pixels["train"].batches([rows[share] for (rows, _), share in zip(batches, shares, strict=True)])
+    for (rows, copies), share, pixels in zip(batches, shares, pixels_of, strict=True):
+        own, copied = rows[share], copies[share]
         if recipe.settings.targets == "stored":
             count = part.view.shape[1]
             view = (choose_views(part.key[rows], epoch, count, seed) + copies) % count  # (B,)
-            params = part.view[rows, view]  # (B, P)
+            params = part.view[own, view[share]]  # (B, P)
         else:
             view = np.zeros(len(rows), np.int64)
-            params = np.empty((len(rows), len(VIEW_PARAMETERS)), np.float32)
-            for copied in np.unique(copies).tolist():
-                here = copies == copied
-                params[here] = draw_views(recipe.policy, part.key[rows[here]], epoch, _AUGMENTED + copied, seed)
+            params = np.empty((len(own), len(VIEW_PARAMETERS)), np.float32)
+            for times in np.unique(copied).tolist():
+                here = copied == times
+                params[here] = draw_views(recipe.policy, part.key[own[here]], epoch, _AUGMENTED + times, seed)
         moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
         yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
 

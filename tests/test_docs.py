@@ -66,7 +66,7 @@ def test_every_command_stands_in_the_readme(command):
 
 def test_every_option_that_pages_name_exists():
     context = click.Context(group, info_name="medal")
-    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs"}
+    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs", "--nproc-per-node"}
     for name in COMMANDS:
         for parameter in group.get_command(context, name).params:
             known.update(parameter.opts)
@@ -123,7 +123,7 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    assert ran == ["--version", "cache-teacher", "train-student", "show", "verify", "convert"]
+    assert ran == ["--version", "doctor", "cache-teacher", "train-student", "show", "verify", "convert"]
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 

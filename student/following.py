@@ -1,0 +1,95 @@
+"""What the ranks beside rank 0 do in a training: take its orders, and their share of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..cache.errors import StudentError
+from . import run as folder
+from .checkpoint import Checkpoint, TrainingState
+from .images import StudentImages, load_images
+from .model import build_model
+from .parallel import Ranks
+from .precision import Plan, threads_restored
+from .settings import StudentSettings
+from .training import Recipe, TrainingData, begin, train
+
+if TYPE_CHECKING:
+    from .asking import Asked
+
+__all__ = ["announce", "follow"]
+
+
+def announce(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None = None) -> None:
+    """Let the other ranks, if there are any, take part in a training from where it stands, as `training.train` does."""
+    if recipe.ranks.size > 1:
+        recipe.ranks.say(_make_order(asked, recipe, state, until))
+
+
+def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None) -> dict[str, Any]:
+    # The best weights so far, and the averaged ones, are rank 0's alone.
+    wanted = ("model.", "projection.", "optimiser.")
+    tensors = {name: value for name, value in state.tensors().items() if name.startswith(wanted)}
+    return {
+        "settings": asdict(recipe.settings),
+        "epochs": recipe.epochs,
+        "image_size": asked.image_size,
+        "until": until,
+        "targets_sha256": asked.request["targets_sha256"],
+        "plan": recipe.plan.to_dict(),
+        "threads": torch.get_num_threads(),
+        "tensors": tensors,
+        "header": {"history": state.history, "best_row": state.best_row, "seconds": state.seconds},
+    }
+
+
+def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
+    """Take part in whatever rank 0 trains, until it says that there is nothing more.
+
+    Parameters
+    ----------
+    ask : opens cache and dataset; not called before there is something to train
+
+    Raises
+    ------
+    StudentError
+        This rank finds another cache or other images than rank 0.
+    """
+    asked: Asked | None = None
+    while (order := ranks.hear()) is not None:
+        asked = asked or ask()
+        if asked.request["targets_sha256"] != order["targets_sha256"] or asked.image_size != order["image_size"]:
+            raise StudentError(
+                f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
+                "ranks the same files."
+            )
+        with threads_restored():
+            torch.set_num_threads(order["threads"])
+            _take_part(ranks, asked, order)
+
+
+def _take_part(ranks: Ranks, asked: Asked, order: Mapping[str, Any]) -> None:
+    recipe = Recipe(
+        settings=StudentSettings(**order["settings"]),
+        epochs=order["epochs"],
+        policy=asked.policy,
+        plan=Plan.from_dict(order["plan"]),
+        device=asked.device,
+        ranks=ranks,
+    )
+    # Weights come from rank 0, whatever they are here.
+    model = build_model(asked.spec, "random", len(asked.targets.classes), asked.image_size)
+    state = replace(begin(model, recipe, asked.targets.feature_dim), averaged=None)
+    state.load(order["tensors"], order["header"])
+    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
+    rows = {"train": asked.targets.splits["train"].row}
+    with load_images(images, rows, recipe.settings.workers) as pixels:
+        data = TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
+        unused = Checkpoint(folder.work_folder(asked.run) / folder.CHECKPOINT)
+        train(
+            state, data, recipe, checkpoint=unused, report=lambda _: None, advance=lambda _: None, until=order["until"]
+        )
