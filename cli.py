@@ -17,6 +17,9 @@ from medal.cache.errors import MedalError
 COMMANDS = {
     "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
+    "predict": ("medal.student.use_commands", "predict", "What a student says of images."),
+    "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
+    "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
     "show": ("medal.cache.commands", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
