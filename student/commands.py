@@ -15,6 +15,7 @@ from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
 from .settings import StudentSettings
+from .tracking import TRACKERS, require_tracker
 
 if TYPE_CHECKING:
     from ..cache.leftovers import Leftover, Outcome
@@ -98,6 +99,10 @@ _ADVICE = {
     "--labels", type=click.Choice(["cache", "dataset"]), default=_DEFAULT.labels,
     help="Whose labels count where they disagree (default: refuse).",
 )  # fmt: skip
+@click.option(
+    "--track", type=click.Choice(TRACKERS), default=None,
+    help="Send each epoch's figures to a tracker too; tensorboard's files go to 'tracking' beside RUN.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -109,6 +114,7 @@ def train_student(
     out: Path,
     no_distill: bool,
     check_views: bool,
+    track: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -129,10 +135,13 @@ def train_student(
     if no_distill:
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
+    require_tracker(track)
     from .distill import ask, estimate
     from .distill import train_student as train
 
-    asked = replace(ask(cache, dataset, options, settings, out, overwrite=overwrite), check_views=check_views)
+    asked = replace(
+        ask(cache, dataset, options, settings, out, overwrite=overwrite), check_views=check_views, track=track
+    )
     for warning in asked.warnings:
         note(f"warning: {warning}")
     if dry_run:

@@ -23,6 +23,7 @@ from ..pipeline.datasets.recorded import recorded_options
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
+from .card import write_card
 from .checkpoint import Checkpoint, write_tensors
 from .figures import figures
 from .images import StudentImages, choose_image_size, load_images
@@ -35,6 +36,8 @@ from .replay import check_replay
 from .run import Predictions
 from .settings import StudentSettings, default_epochs
 from .targets import Targets, load_targets
+from .tracking import tracking
+from .trained import calibrate
 from .training import Recipe, TrainingData, begin, predict, train
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
@@ -64,6 +67,7 @@ class Asked:
     action: folder.Action
     overwrite: bool
     check_views: bool = False
+    track: str | None = None
 
     @property
     def rows(self) -> dict[str, int]:
@@ -183,8 +187,10 @@ def train_student(asked: Asked, progress: Progress, report: Report) -> dict[str,
             "seconds": round(time.perf_counter() - start, 3),
             "images_per_second": round(asked.images / seconds, 2),
         }
+        description = _description(asked, recipe, work) | outcome
+        write_card(work, asked.run.name, description, metrics)
         folder.make_durable(work)
-        folder.write_json(work / folder.RUN, _description(asked, recipe, work) | outcome)
+        folder.write_json(work / folder.RUN, description)
         folder.finish(work, asked.run)
     return {"run": str(asked.run), "action": asked.action, **metrics, **outcome}
 
@@ -279,12 +285,15 @@ def _fit(
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
 
     def tell(row: Mapping[str, float]) -> None:
+        track(row)
         report(
             f"epoch {row['epoch']:.0f}/{recipe.epochs}: loss {row['train_loss']:.4f}, "
             f"val AUROC {row['val_auroc']:.4f}, val accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s"
         )
 
-    with progress("student", asked.images, len(state.history) * len(data.targets.splits["train"])) as advance:
+    done = len(state.history) * len(data.targets.splits["train"])
+    tracked = tracking(asked.track, asked.run, asked.request, report)
+    with tracked as track, progress("student", asked.images, done) as advance:
         train(state, data, recipe, checkpoint=checkpoint, report=tell, advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize
     folder.write_json(work / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
@@ -343,6 +352,7 @@ def _description(asked: Asked, recipe: Recipe, work: Path) -> dict[str, Any]:
         },
         "target": "none" if asked.settings.alpha == 0 else f"{asked.settings.targets} view",
         "resize": asked.preprocessing.resize,
+        "calibration": calibrate(folder.read_predictions(work), manifest.task).to_dict(),
         "precision": recipe.plan.to_dict()
         | {"images_per_second": plan["images_per_second"], "threads": torch.get_num_threads()},
         "device": asked.device,

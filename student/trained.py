@@ -24,7 +24,7 @@ from .images import PixelSource
 from .model import CONFIG, WEIGHTS, build_model, describe_model
 from .run import Predictions, read_predictions
 
-__all__ = ["NOTICE", "Temperature", "Trained", "open_run"]
+__all__ = ["NOTICE", "Temperature", "Trained", "calibrate", "open_run"]
 
 NOTICE = "Research software, not a medical device."
 _BATCH = 128
@@ -75,11 +75,7 @@ class Trained:
     @cached_property
     def temperature(self) -> Temperature:
         """The temperature with the least log-loss on the run's val predictions."""
-        val = self.recorded.get("val")
-        if val is None or not known(val.label, self.task).any():
-            return Temperature(1.0, 0)
-        labelled = known(val.label, self.task).reshape(len(val.label), -1).any(1)
-        return Temperature(round(fit_temperature(val.logits, val.label, self.task), 4), int(labelled.sum()))
+        return calibrate(self.recorded, self.task)
 
     @property
     def options(self) -> DatasetOptions:
@@ -98,6 +94,15 @@ class Trained:
         with torch.inference_mode():
             images = normalise(pixels.to(self.device), self.preprocessing.mean, self.preprocessing.std)
             return np.asarray(self.model(images).float().cpu().numpy())
+
+
+def calibrate(recorded: Mapping[str, Predictions], task: Task) -> Temperature:
+    """Fit the temperature on a run's recorded val predictions; test has no part in it."""
+    val = recorded.get("val")
+    if val is None or not known(val.label, task).any():
+        return Temperature(1.0, 0)
+    labelled = known(val.label, task).reshape(len(val.label), -1).any(1)
+    return Temperature(round(fit_temperature(val.logits, val.label, task), 4), int(labelled.sum()))
 
 
 def open_run(run: Path, device: str = "auto") -> Trained:
