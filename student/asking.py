@@ -54,6 +54,7 @@ class Asked:
     action: folder.Action
     overwrite: bool
     check_views: bool = False
+    track: str | None = None
 
     @property
     def rows(self) -> dict[str, int]:

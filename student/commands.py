@@ -17,6 +17,7 @@ from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
 from .settings import StudentSettings
+from .tracking import TRACKERS, require_tracker
 
 if TYPE_CHECKING:
     from ..cache.leftovers import Leftover, Outcome
@@ -148,6 +149,10 @@ _ADVICE = {
     "--labels", type=click.Choice(["cache", "dataset"]), default=_DEFAULT.labels,
     help="Whose labels count where they disagree (default: refuse).",
 )  # fmt: skip
+@click.option(
+    "--track", type=click.Choice(TRACKERS), default=None,
+    help="Send each epoch's figures to a tracker too; tensorboard's files go to 'tracking' beside RUN.",
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -160,6 +165,7 @@ def train_student(
     no_distill: bool,
     check_views: bool,
     also: tuple[str, ...],
+    track: str | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -181,6 +187,7 @@ def train_student(
     if no_distill:
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
+    require_tracker(track)
     from .distill import ask
     from .following import follow
     from .parallel import join_ranks
@@ -189,7 +196,7 @@ def train_student(
     ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
     with join_ranks(settings.device) as ranks:
         if ranks.leads:
-            asked = replace(ask_again(), check_views=check_views)
+            asked = replace(ask_again(), check_views=check_views, track=track)
             _lead(ranks, asked, dry_run=dry_run, as_json=as_json)
         else:
             follow(ranks, ask_again)

@@ -15,6 +15,7 @@ import torch
 
 from . import run as folder
 from .asking import Asked, ask
+from .card import write_card
 from .choice import Choice, choose_weight
 from .images import StudentImages, load_images
 from .members import (
@@ -33,6 +34,7 @@ from .parallel import ALONE, Ranks
 from .precision import Plan, choose_plan, threads_restored, wall_rate
 from .replay import check_replay
 from .settings import Alpha
+from .trained import calibrate
 from .training import Recipe, TrainingData
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
@@ -93,9 +95,10 @@ def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks
             "seconds": round(time.perf_counter() - start, 3),
             "images_per_second": round(len(members) * asked.images / _seconds(arms), 2),
         }
+        description = _description(asked, recipe, work, members[0].alpha) | outcome
+        write_card(work, asked.run.name, description, metrics)
         folder.make_durable(work)
-        description = _description(asked, recipe, work, members[0].alpha)
-        folder.write_json(work / folder.RUN, description | outcome)
+        folder.write_json(work / folder.RUN, description)
         folder.finish(work, asked.run)
     return {"run": str(asked.run), "action": asked.action, **metrics, **outcome}
 
@@ -229,6 +232,7 @@ def _description(asked: Asked, recipe: Recipe, work: Path, alpha: Alpha) -> dict
         },
         "target": "none" if alpha == 0 else f"{asked.settings.targets} view",
         "resize": asked.preprocessing.resize,
+        "calibration": calibrate(folder.read_predictions(work), manifest.task).to_dict(),
         "precision": recipe.plan.to_dict()
         | {"images_per_second": plan["images_per_second"], "threads": torch.get_num_threads()},
         "device": asked.device,

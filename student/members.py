@@ -27,6 +27,7 @@ from .model import CONFIG, WEIGHTS, build_model, model_config
 from .precision import Plan
 from .run import Predictions
 from .settings import Alpha, StudentSettings
+from .tracking import Track, tracking
 from .training import Recipe, TrainingData, begin, merit, predict, train
 
 __all__ = [
@@ -126,8 +127,11 @@ def train_member(
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
     announce(asked, recipe, state)
-    with progress(member.arm, asked.images, len(state.history) * asked.rows["train"]) as advance:
-        train(state, data, recipe, checkpoint=checkpoint, report=_telling(recipe, report), advance=advance)
+    done = len(state.history) * asked.rows["train"]
+    tracked = tracking(asked.track, _tracked_as(asked, member), asked.request, report)
+    with tracked as track, progress(member.arm, asked.images, done) as advance:
+        told = _telling(recipe, report, track)
+        train(state, data, recipe, checkpoint=checkpoint, report=told, advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
     write_tensors(place / WEIGHTS, state.best, {"format": "pt"})
@@ -150,8 +154,15 @@ def train_member(
     return record
 
 
-def _telling(recipe: Recipe, report: Report) -> Callable[[Mapping[str, float]], None]:
+def _tracked_as(asked: Asked, member: Member) -> Path:
+    """Return the run by whose name a tracker knows a member: of several, each has its own."""
+    several = asked.settings.seeds > 1 or asked.settings.baseline
+    return asked.run.with_name(f"{asked.run.name}-{member.arm}-{member.seed}") if several else asked.run
+
+
+def _telling(recipe: Recipe, report: Report, track: Track) -> Callable[[Mapping[str, float]], None]:
     def tell(row: Mapping[str, float]) -> None:
+        track(row)
         report(
             f"epoch {row['epoch']:.0f}/{recipe.epochs}: loss {row['train_loss']:.4f}, "
             f"val AUROC {row['val_auroc']:.4f}, val accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s"

@@ -2,6 +2,7 @@
 
 RUN/
 ├── config.json, model.safetensors   the student in timm's form: timm.create_model("local-dir:RUN", pretrained=True)
+├── README.md                        the model card
 ├── run.json                         every setting, the cache's digests, versions; its existence means finished
 ├── metrics.json                     student and teacher on val and test, with intervals
 ├── history.csv                      one line an epoch
@@ -213,6 +214,7 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 _PART = re.compile(
     r"(run|plan|config|metrics|member|choice)\.json|(history|predictions)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
+    r"|README\.md"
 )
 
 

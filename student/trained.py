@@ -1,0 +1,176 @@
+"""A finished run, opened for use: the student in float32, how it wants its images, and its calibration temperature."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from ..cache.errors import StudentError, TeacherError
+from ..pipeline.datasets.dataset import DatasetOptions, Task
+from ..pipeline.metrics import fit_temperature, known
+from ..pipeline.preprocessing import Preprocessing
+from ..pipeline.views import normalise
+from . import run as folder
+from .images import PixelSource
+from .model import CONFIG, WEIGHTS, build_model, describe_model
+from .run import Predictions, read_predictions
+
+__all__ = ["NOTICE", "Temperature", "Trained", "calibrate", "open_run"]
+
+NOTICE = "Research software, not a medical device."
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """What logits are divided by before they become probabilities.
+
+    Attributes
+    ----------
+    value : 1 where no val prediction of the run has a known label
+    images : val predictions of the run that it was fitted on
+    """
+
+    value: float
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the temperature and where it comes from, for JSON."""
+        origin = "val predictions recorded in the run" if self.images else "nothing: the run has no val labels"
+        return {"value": self.value, "images": self.images, "fitted_on": origin}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A student ready to answer.
+
+    Attributes
+    ----------
+    architecture : its name in timm
+    model : in float32, for evaluation
+    preprocessing : size, resize policy, intensity, window, mean and std that it was trained with
+    description : run.json
+    recorded : the run's own predictions, by split
+    """
+
+    run: Path
+    architecture: str
+    model: nn.Module
+    device: str
+    task: Task
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    description: Mapping[str, Any]
+    recorded: Mapping[str, Predictions]
+
+    @cached_property
+    def temperature(self) -> Temperature:
+        """The temperature with the least log-loss on the run's val predictions."""
+        return calibrate(self.recorded, self.task)
+
+    @property
+    def options(self) -> DatasetOptions:
+        """How images are to be read, as in training."""
+        return DatasetOptions(intensity=self.preprocessing.intensity, window=self.preprocessing.window)
+
+    def answer(self, source: PixelSource, count: int) -> npt.NDArray[np.float32]:
+        """Return the logits of `count` images, (N, C) float32."""
+        edges = range(0, count, _BATCH)
+        batches = [np.arange(start, min(start + _BATCH, count)) for start in edges]
+        found = [self.logits(pixels) for pixels in source.batches(batches)]
+        return np.concatenate(found) if found else np.zeros((0, len(self.classes)), np.float32)
+
+    def logits(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return the logits (B, C) float32 of pixels (B, 3, S, S) in 0…255."""
+        with torch.inference_mode():
+            images = normalise(pixels.to(self.device), self.preprocessing.mean, self.preprocessing.std)
+            return np.asarray(self.model(images).float().cpu().numpy())
+
+
+def calibrate(recorded: Mapping[str, Predictions], task: Task) -> Temperature:
+    """Fit the temperature on a run's recorded val predictions; test has no part in it."""
+    val = recorded.get("val")
+    if val is None or not known(val.label, task).any():
+        return Temperature(1.0, 0)
+    labelled = known(val.label, task).reshape(len(val.label), -1).any(1)
+    return Temperature(round(fit_temperature(val.logits, val.label, task), 4), int(labelled.sum()))
+
+
+def open_run(run: Path, device: str = "auto") -> Trained:
+    """Open a finished run; weights are read from safetensors and nothing in the folder is executed.
+
+    Raises
+    ------
+    StudentError
+        It is no finished run of medal, or its files do not fit together.
+    """
+    _require_finished(run)
+    description, config = _read(run / folder.RUN), _read(run / CONFIG)
+    try:
+        own = config["pretrained_cfg"]
+        request = description["request"]
+        classes, architecture = tuple(map(str, description["classes"])), str(config["architecture"])
+        preprocessing = Preprocessing(
+            image_size=own["input_size"][-1], resize=description["resize"], intensity=request["intensity"],
+            mean=own["mean"], std=own["std"], window=request["window"],
+        )  # fmt: skip
+        task, outputs = description["task"], config["num_classes"]
+    except (KeyError, TypeError, IndexError, TeacherError) as error:
+        raise StudentError(
+            f"'{run}' cannot be used: its {folder.RUN} and {CONFIG} are not those that medal writes ({error!r:.200}). "
+            "Train it again, or ask for a whole copy."
+        ) from error
+    if task not in get_args(Task) or outputs != len(classes):
+        raise StudentError(
+            f"'{run}' cannot be used: {folder.RUN} says {task} with {len(classes)} classes, {CONFIG} says {outputs} "
+            "outputs. Ask for a whole copy of the run."
+        )
+    # The size that the architecture is built for comes from timm, the size that the run is for from its own files.
+    spec = replace(describe_model(architecture, "random"), mean=preprocessing.mean, std=preprocessing.std)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = build_model(spec, str(run), len(classes), preprocessing.image_size)
+    return Trained(
+        run=run,
+        architecture=architecture,
+        model=model.eval().requires_grad_(False).to(device),
+        device=device,
+        task=task,
+        classes=classes,
+        preprocessing=preprocessing,
+        description=description,
+        recorded=read_predictions(run),
+    )
+
+
+def _require_finished(run: Path) -> None:
+    if not (run / folder.RUN).is_file():
+        work = folder.work_folder(run)
+        if work.is_dir():
+            raise StudentError(
+                f"'{run}' is not finished yet, '{work}' holds what there is of it; go on with the same train-student "
+                "command first."
+            )
+        there = "is no finished run of medal" if run.exists() else "is not there"
+        raise StudentError(f"'{run}' {there}; expected the folder that train-student made with --out.")
+    missing = [name for name in (CONFIG, WEIGHTS, folder.PREDICTIONS) if not (run / name).is_file()]
+    if missing:
+        raise StudentError(f"The run '{run}' has no {', '.join(missing)}; ask for a whole copy of it.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StudentError(f"'{path}' cannot be read: {error}. Ask for a whole copy of the run.") from error
+    if not isinstance(value, dict):
+        raise StudentError(f"'{path}' is not the JSON object that medal writes. Ask for a whole copy of the run.")
+    return value
