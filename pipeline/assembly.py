@@ -178,6 +178,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "precision_used": _precision_used(asked, how),
             "min_cosine_to_fp32": how["min_cosine_to_fp32"],
             "batch_size": how["batch_size"],
+            **({"smallest_forward": how["smallest_forward"]} if "smallest_forward" in how else {}),
             "computed_on": how["computed_on"],
         },
         "preprocessing": asked.preprocessing.to_dict(),

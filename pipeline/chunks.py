@@ -48,11 +48,13 @@ class ComputedChunk:
     ----------
     records : (G,) of `record_dtype`, the rows whose images can be used
     bad : why the images of the other rows of the split cannot
+    forwarded : most images that went through the teacher at once: fewer than a batch where memory ran out
     """
 
     plan: ChunkPlan
     records: npt.NDArray[Any]
     bad: Mapping[int, DataError] = field(default_factory=dict)
+    forwarded: int | None = None
 
 
 def plan_chunks(rows: Mapping[str, SplitRows], batch_size: int) -> list[ChunkPlan]:

@@ -60,9 +60,10 @@ def compute(
                 lock.check()
                 advance(count)
 
-            computed = compute_features(lambda plans: engine.run(plans, durable), mine, work, tell)
+            halved = partial(_note_halved, work, how, tell)
+            computed = compute_features(lambda plans: engine.run(plans, durable), mine, work, tell, halved)
     if team.others:
-        _gather(computed, team, work)
+        _gather(computed, team, work, halved)
     computed.chunks |= chunks
     # In the rows that were asked for, not in those that were left to compute.
     place = {split: np.flatnonzero(rows) for split, rows in fresh.items()}
@@ -116,6 +117,18 @@ def _note_machine(work: WorkDirectory, how: dict[str, Any], tell: Tell, machine:
     work.note(how)
 
 
+def _note_halved(work: WorkDirectory, how: dict[str, Any], tell: Tell, images: int) -> None:
+    """Write down, and tell, that memory ran out, and with how many images at once it went on."""
+    if images >= how.get("smallest_forward", how["batch_size"]):
+        return
+    tell(
+        f"warning: the device's memory ran out with {how['batch_size']} images at once, and sufficed with {images}: "
+        "the features of these may differ in the last bits from what they would have been, and the cache says so"
+    )
+    how["smallest_forward"] = images
+    work.note(how)
+
+
 def _take_over(asked: Plan, work: WorkDirectory) -> dict[str, Known]:
     views, dim = asked.settings.stored_views, feature_dim(asked.files.config, asked.settings.feature)
     return {
@@ -162,7 +175,7 @@ def follow(team: Team, spec: str, options: DatasetOptions, settings: CacheSettin
         team.say("done", {"failed": str(error) or type(error).__name__})
         raise
     bad = [(split, row, str(error), error.reason) for (split, row), error in computed.bad.items()]
-    team.say("done", {"images": computed.images, "bad": bad})
+    team.say("done", {"images": computed.images, "bad": bad, "halved": computed.halved})
 
 
 def _obey(order: Mapping[str, Any], asked: Plan, team: Team, tell: Tell) -> Computed:
@@ -183,7 +196,7 @@ def _obey(order: Mapping[str, Any], asked: Plan, team: Team, tell: Tell) -> Comp
     return compute_features(engine.run, mine, WorkDirectory(Path(order["work"])), tell)
 
 
-def _gather(computed: Computed, team: Team, work: WorkDirectory) -> None:
+def _gather(computed: Computed, team: Team, work: WorkDirectory, halved: Callable[[int], None]) -> None:
     """Wait until all ranks have done their shares and add what they did."""
     begun = time.monotonic()
     for rank in team.others:
@@ -191,6 +204,8 @@ def _gather(computed: Computed, team: Team, work: WorkDirectory) -> None:
         if "failed" in reply:
             raise ConnectionError(f"rank {rank} failed: {reply['failed']}")
         computed.images += reply["images"]
+        if reply["halved"] is not None:
+            halved(reply["halved"])
         computed.bad |= {(split, row): DataError(told, reason) for split, row, told, reason in reply["bad"]}
     computed.chunks = work.chunks()
     computed.seconds += time.monotonic() - begun

@@ -19,6 +19,7 @@ from .chunks import ChunkPlan, ComputedChunk, plan_chunks, record_dtype
 from .datasets.dataset import Dataset
 from .loading import Loaded, ahead_of_time, load_batch, read_image
 from .policies import Views
+from .precision import Halving
 from .preprocessing import Preprocessing
 from .rows import SplitRows
 from .teacher import Teacher
@@ -56,12 +57,19 @@ class FeatureTask:
 
 @dataclass
 class Computed:
-    """What a pass over the images did; `bad` says why some cannot be used, by split and row of the split."""
+    """What a pass over the images did.
+
+    Attributes
+    ----------
+    bad : why some images cannot be used, by split and row of the split
+    halved : fewest images that went through the teacher at once where a batch did not fit into memory; None = all did
+    """
 
     chunks: dict[tuple[str, int], Chunk]
     bad: dict[tuple[str, int], DataError] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
+    halved: int | None = None
 
 
 def compute_features(
@@ -69,6 +77,7 @@ def compute_features(
     todo: Sequence[ChunkPlan],
     work: WorkDirectory,
     tell: Tell = lambda _: None,
+    halved: Callable[[int], None] = lambda _: None,
 ) -> Computed:
     """Have chunks computed and make each durable, while the next is being computed.
 
@@ -76,6 +85,8 @@ def compute_features(
     ----------
     run : computes chunks, here or elsewhere, in whatever order
     tell : called with a sentence on each of the first few images that cannot be used
+    halved : called, before the chunk is durable, with how many images at once a chunk was forwarded in that ran out of
+        memory with more, where that is fewer than ever
     """
     result = Computed(chunks={})
     begun = time.monotonic()
@@ -88,6 +99,9 @@ def compute_features(
                     tell(f"warning: {error}")
                 result.bad[plan.split, row] = error
             result.images += len(done.records)
+            if done.forwarded is not None and done.forwarded < min(result.halved or plan.batch_size, plan.batch_size):
+                result.halved = done.forwarded
+                halved(done.forwarded)
             writing.append(writer.submit(_write, work, result.chunks, done))
             if len(writing) > _WRITES:
                 writing.popleft().result()
@@ -123,21 +137,25 @@ def compute_chunks(
         plan, rows = item
         part = task.rows[plan.split]
         loaded = load_batch(task.dataset, part.source[rows], task.preprocessing, readers)
-        return loaded, _views(task, plan, part.key[rows], loaded)
+        views = _views(task, plan, part.key[rows], loaded)
+        # Page-locked, a GPU fetches it by itself and several times faster.
+        return loaded, [view.pin_memory() for view in views] if teacher.device.type == "cuda" else views
 
     side = task.preprocessing.image_size
     batch_bytes = 4 * 3 * side * side * task.batch_size * task.views.count
     parts: list[npt.NDArray[Any]] = []
     bad: dict[int, DataError] = {}
+    forward = Halving(teacher, task.preprocessing, task.batch_size)
     for (plan, rows), (loaded, views) in ahead_of_time(batches, prepare, batch_bytes):
         bad |= {rows.start + place: error for place, error in loaded.bad.items()}
         if loaded.places:
-            parts.append(_forward(task, teacher, plan, task.rows[plan.split].key[rows][loaded.places], views))
+            parts.append(_forward(task, forward, plan, task.rows[plan.split].key[rows][loaded.places], views))
         advance(rows.stop - rows.start)
         if rows.stop == plan.stop:
             empty = np.empty(0, record_dtype(teacher.dim, task.views.of(plan.split)))
-            yield ComputedChunk(plan, np.concatenate([empty, *parts]), bad)
+            yield ComputedChunk(plan, np.concatenate([empty, *parts]), bad, forward.size)
             parts, bad = [], {}
+            forward = Halving(teacher, task.preprocessing, task.batch_size)
 
 
 def _views(task: FeatureTask, plan: ChunkPlan, keys: npt.NDArray[np.uint8], loaded: Loaded) -> list[torch.Tensor]:
@@ -152,13 +170,13 @@ def _views(task: FeatureTask, plan: ChunkPlan, keys: npt.NDArray[np.uint8], load
 
 
 def _forward(
-    task: FeatureTask, teacher: Teacher, plan: ChunkPlan, keys: npt.NDArray[np.uint8], views: Sequence[torch.Tensor]
+    task: FeatureTask, forward: Halving, plan: ChunkPlan, keys: npt.NDArray[np.uint8], views: Sequence[torch.Tensor]
 ) -> npt.NDArray[Any]:
-    record = np.zeros(len(keys), record_dtype(teacher.dim, task.views.of(plan.split)))
+    record = np.zeros(len(keys), record_dtype(forward.teacher.dim, task.views.of(plan.split)))
     record["key"] = keys
     record["view"] = task.views.draw(plan.split, keys)
     for view, pixels in enumerate(views):
-        record["feature"][:, view] = teacher.features(pixels, task.preprocessing)[: len(keys)]
+        record["feature"][:, view] = forward(pixels)[: len(keys)]
         record["view_check"][:, view] = quadrant_means(pixels[: len(keys)]).numpy()
     return record
 

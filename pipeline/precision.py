@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ..cache.errors import TeacherError
@@ -15,7 +16,7 @@ from .preprocessing import Preprocessing
 from .rows import SplitRows
 from .teacher import OutOfMemory, Teacher, agreement
 
-__all__ = ["MIN_COSINE", "default_batch_size", "fitting_batch_size", "trusted_precision"]
+__all__ = ["MIN_COSINE", "Halving", "default_batch_size", "fitting_batch_size", "trusted_precision"]
 
 # bf16 must say what fp32 says, on images of this very run, to be used for it.
 MIN_COSINE = 0.999
@@ -79,3 +80,40 @@ def fitting_batch_size(teacher: Teacher, preprocessing: Preprocessing, batch_siz
             batch_size //= 2
         else:
             return batch_size
+
+
+class Halving:
+    """A teacher's forward pass that goes on where memory runs out: from there batches are forwarded in halves.
+
+    Other programs may use the device too, so what fitted at the start need not fit for ever. The plan of chunks and
+    batches stays as it is, as other processes and a resumed run follow it; but the sums of a bf16 batch of another size
+    may have other last bits, so that it is told and written into the cache that it was done. It is for one chunk: the
+    next is tried in whole batches again.
+
+    Attributes
+    ----------
+    size : most images that are forwarded at once
+    """
+
+    def __init__(self, teacher: Teacher, preprocessing: Preprocessing, size: int) -> None:
+        self.teacher, self._preprocessing, self.size = teacher, preprocessing, size
+
+    def __call__(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
+        """Return features (B, F) float32 of (B, 3, S, S) float32 in 0…255.
+
+        Raises
+        ------
+        OutOfMemory
+            Not even one image fits.
+        """
+        while True:
+            try:
+                parts = [self.teacher.features(part, self._preprocessing) for part in torch.split(pixels, self.size)]
+                return np.concatenate(parts)
+            except OutOfMemory:
+                if self.size == 1:
+                    raise
+            # Out of the handler, whose traceback holds what was allocated.
+            self.size = max(1, min(self.size, len(pixels)) // 2)
+            if self.teacher.device.type == "cuda":
+                torch.cuda.empty_cache()

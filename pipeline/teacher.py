@@ -80,11 +80,14 @@ class Teacher:
         check_image_size(self.files.config, pixels.shape[-1])
         try:
             with torch.inference_mode(), _exact(self.device):
-                inputs = normalise(pixels.to(self.device), preprocessing.mean, preprocessing.std)
+                inputs = normalise(pixels.to(self.device, non_blocking=True), preprocessing.mean, preprocessing.std)
                 features = self._forward(inputs).cpu().numpy()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _ran_out(error):
+                raise
+            remedy = "--batch-size" if len(pixels) > 1 else "--image-size, or another --device"
             raise OutOfMemory(
-                f"The teacher ran out of memory on a batch of {len(pixels)} images; use a smaller --batch-size."
+                f"The teacher ran out of memory on a batch of {len(pixels)} images; use a smaller {remedy}."
             ) from error
         self._check(features)
         return cast(npt.NDArray[np.float32], features)
@@ -169,6 +172,17 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: torch's own allocator has an error of its own for that, the libraries have not."""
+    told = (
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "can't allocate memory",
+    )
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
 
 
 def _exact(device: torch.device) -> AbstractContextManager[Any]:

@@ -8,11 +8,14 @@ import torch
 import transformers
 
 from medal.cache.errors import TeacherError
+from medal.cache.reader import open_cache
 from medal.pipeline import fast_forward
+from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.fast_forward import hasten
-from medal.pipeline.precision import fitting_batch_size
+from medal.pipeline.precision import Halving, fitting_batch_size
 from medal.pipeline.preprocessing import Preprocessing
-from medal.pipeline.teacher import OutOfMemory
+from medal.pipeline.teacher import OutOfMemory, Teacher, agreement
+from medal.pipeline.teacher_files import locate_teacher
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 42}
@@ -86,3 +89,64 @@ def test_a_batch_is_halved_until_it_fits():
 def test_an_image_that_never_fits_is_told_with_a_remedy():
     with pytest.raises(TeacherError, match=r"One image of 14 px does not fit into the memory of cpu .* --image-size"):
         fitting_batch_size(SmallMemory(0), Preprocessing(image_size=14), 8)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_teacher(tmp_path_factory.mktemp("teachers"))
+
+
+class Crowded(Teacher):
+    """A real teacher on a device whose memory another program takes now and then: some passes find room for `holds`."""
+
+    holds, crowded, sizes = 5, range(2, 4), None
+
+    def _forward(self, inputs):
+        self.sizes = [*(self.sizes or []), len(inputs)]
+        if len(self.sizes) in self.crowded and len(inputs) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super()._forward(inputs)
+
+
+def test_a_batch_that_no_longer_fits_goes_on_in_halves(tiny):
+    load = {"feature": "cls+mean", "precision": "fp32", "device": "cpu"}
+    teacher = Crowded.load(locate_teacher(str(tiny)), **load)
+    pixels = torch.rand(16, 3, 28, 28, generator=torch.Generator().manual_seed(0)) * 255
+    forward = Halving(teacher, Preprocessing(image_size=28), 16)
+    whole, halves = forward(pixels), forward(pixels)
+    assert teacher.sizes == [16, 16, 8, 4, 4, 4, 4]
+    assert forward.size == 4
+    assert agreement(whole, halves) > 0.99999
+
+
+def test_one_image_that_does_not_fit_any_more_is_told_with_a_remedy(tiny):
+    teacher = Crowded.load(locate_teacher(str(tiny)), feature="cls+mean", precision="fp32", device="cpu")
+    teacher.holds, teacher.crowded = 0, range(100)
+    with pytest.raises(OutOfMemory, match="batch of 1 images; use a smaller --image-size, or another --device"):
+        Halving(teacher, Preprocessing(image_size=28), 4)(torch.zeros(4, 3, 28, 28))
+
+
+def test_an_error_of_another_kind_is_no_lack_of_memory(tiny, monkeypatch):
+    teacher = Teacher.load(locate_teacher(str(tiny)), feature="cls+mean", precision="fp32", device="cpu")
+
+    def fail(_inputs):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(teacher, "_forward", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        teacher.features(torch.zeros(1, 3, 28, 28), Preprocessing(image_size=28))
+
+
+def test_a_run_that_ran_out_of_memory_says_so_in_its_cache(medal, small_npz, tiny, tmp_path, monkeypatch, capfd):
+    words = ("--teacher", tiny, "--image-size", 28, "--batch-size", 8, "--precision", "fp32")
+    whole = medal("cache-teacher", small_npz, tmp_path / "whole.zarr", *words)
+    monkeypatch.setattr("medal.pipeline.teacher.Teacher", Crowded)
+    halved = medal("cache-teacher", small_npz, tmp_path / "halved.zarr", *words)
+    assert halved["cache_id"] == whole["cache_id"]
+    assert halved["computed"] == 300
+    assert "memory ran out with 8 images at once, and sufficed with 4" in capfd.readouterr().err
+    one, other = (open_cache(tmp_path / f"{name}.zarr") for name in ("whole", "halved"))
+    assert "smallest_forward" not in one.manifest.teacher
+    assert other.manifest.teacher["smallest_forward"] == 4
+    features = [cache.read("train", "feature")[:, 0] for cache in (one, other)]
+    assert agreement(*features) > 0.9999

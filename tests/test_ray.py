@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,7 +57,12 @@ def single(medal, small_npz, teacher, tmp_path_factory):
 
 def workers():
     """The processes that Ray has named after our actor, of this very instance."""
-    return [one for one in psutil.Process().children(recursive=True) if one.name().startswith("ray::RayWorker")]
+    found = []
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if one.name().startswith("ray::RayWorker"):
+                found.append(one)
+    return found
 
 
 def kill_one(out, killed, over):

@@ -31,6 +31,12 @@ def decode_picture(content: bytes, what: str, intensity: Intensity) -> Pixels:
     are scaled by the bits they are declared to have (PNG ``sBIT``, TIFF ``BitsPerSample`` and ``MaxSampleValue``)
     where all fit into these, else by the full range of their type. Pillow reduces 16-bit colour to 8 bits.
 
+    JPEG is decoded whole, however small the target, and not at reduced scale (Pillow's draft mode). Measured on mosaics
+    of blood smears, 1280 × 960 px, brought to 224: decoded at twice the target or more, pixels differed by up to 4/255
+    from full decode and resize, at once the target by up to 11/255 (mean 0.2 and 0.5; cosine of features at least
+    0.99997 and 0.9996), for 3 to 5 ms saved of 7. Stored views are compared to 0.5/255, and what an image is would
+    depend on the size asked for.
+
     Parameters
     ----------
     what : the image's name, for messages
