@@ -278,7 +278,8 @@ class Predictions:
 def write_predictions(path: Path, splits: Mapping[str, Predictions], classes: Sequence[str]) -> None:
     """Write predictions as a table: ``key`` in hex, ``split``, ``label`` (or one column a label), ``logit:CLASS`` …
 
-    Where patients are known, ``group`` stands before the label. Logits are written with the digits that give the same float32 back.
+    Where patients are known, ``group`` stands before the label. Logits are written with the digits that give the same
+    float32 back.
     """
     several = any(part.label.ndim == 2 for part in splits.values())
     grouped = any(part.group is not None for part in splits.values())

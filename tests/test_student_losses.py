@@ -66,6 +66,36 @@ def test_extreme_logits_stay_finite(task):
     assert torch.isfinite(logits.grad).all()
 
 
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_alpha_by_class_is_that_of_each_label(task):
+    random = np.random.default_rng(3)
+    logits, teacher = random.normal(0, 2, (2, 8, 3))
+    alpha, temperature = (0.1, 0.5, 0.9), 2.0
+    if task == "multiclass":
+        labels = np.array([0, 1, 2, -1, 2, 1, 0, -1])
+        own = [np.mean(alpha) if label < 0 else alpha[label] for label in labels]
+        each = [
+            (row[None], np.array([label]), other[None], one)
+            for row, label, other, one in zip(logits, labels, teacher, own, strict=True)
+        ]
+        slow, entries = _slow_multiclass, (labels >= 0).sum()
+    else:
+        labels = random.integers(0, 2, (8, 3)).astype(np.uint8)
+        labels[2, 1] = labels[5, 0] = 255
+        places = list(np.ndindex(8, 3))
+        each = [
+            (logits[p].reshape(1, 1), labels[p].reshape(1, 1), teacher[p].reshape(1, 1), alpha[p[1]]) for p in places
+        ]
+        slow, entries = _slow_multilabel, (labels != 255).sum()
+    hard = sum((1 - one) * slow(row, label, other, 0.0, temperature) for row, label, other, one in each) / entries
+    soft = sum(one * slow(row, label, other, 1.0, temperature) for row, label, other, one in each) / len(each)
+    given = [torch.from_numpy(array) for array in (logits, labels, teacher)]
+    found = kd(*given, Objective(task, temperature, alpha))
+    assert float(found) == pytest.approx(hard + soft, rel=1e-9)
+    same = kd(*given, Objective(task, temperature, (0.3, 0.3, 0.3)))
+    assert float(same) == pytest.approx(float(kd(*given, Objective(task, temperature, 0.3))), rel=1e-9)
+
+
 def test_unknown_rows_give_no_hard_gradient():
     logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
     kd(logits, torch.tensor([-1, 1, -1]), torch.zeros(3, 2), Objective("multiclass", 2.0, 0.0)).backward()
