@@ -31,29 +31,33 @@ def bad_cache(medal, chest, small_request, tmp_path_factory):
     medal("cache-teacher", chest, folder / "good.zarr", *small_request)
     good = open_cache(folder / "good.zarr")
     arrays = {path: good.read(*path.split("/")) for path in good.manifest.arrays if not path.startswith("probe/")}
-    random = np.random.default_rng(0)
     features = {split: arrays[f"{split}/feature"][:, 0] for split in SIZES}
-    probe = fit_probe(
-        features,
-        {split: random.permutation(arrays[f"{split}/label"]) for split in SIZES},
-        keys=arrays["train/key"],
-        groups=arrays["train/group"],
-        task="multiclass",
-        n_classes=2,
-        settings=ProbeSettings(folds=5, seed=0),
-    )
-    for split in SIZES:
-        fold = probe.fold if split == "train" else np.full(SIZES[split], -1, np.int8)
-        arrays[f"{split}/fold"] = fold
-        arrays[f"{split}/logits"] = fold_logits(features[split], fold, probe.weight, probe.bias)[:, None]
+    true = {split: arrays[f"{split}/label"] for split in SIZES}
+    # Features vary most between sick and healthy: a probe of noise may rank them well by luck. This one does not.
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        probe = fit_probe(
+            features,
+            {split: random.permutation(labels) for split, labels in true.items()},
+            keys=arrays["train/key"],
+            groups=arrays["train/group"],
+            task="multiclass",
+            n_classes=2,
+            settings=ProbeSettings(folds=5, seed=0),
+        )
+        folds = {split: np.full(count, -1, np.int8) for split, count in SIZES.items()} | {"train": probe.fold}
+        logits = {split: fold_logits(features[split], folds[split], probe.weight, probe.bias) for split in SIZES}
+        worth = {split: score(logits[split], true[split], "multiclass", ("0", "1")).auroc for split in SIZES}
+        if max(worth.values()) < 0.6:
+            break
+    assert max(worth.values()) < 0.6
     # As sure of itself as a good one, or nobody would be misled.
-    spread = np.std(good.read("train", "logits")) / np.std(arrays["train/logits"])
-    arrays |= {f"{split}/logits": (arrays[f"{split}/logits"] * spread).astype(np.float32) for split in SIZES}
-    arrays |= {"probe/weight": probe.weight * np.float32(spread), "probe/bias": probe.bias * np.float32(spread)}
+    louder = np.float32(np.std(good.read("train", "logits")) / np.std(logits["train"]))
+    for split, fold in folds.items():
+        arrays |= {f"{split}/fold": fold, f"{split}/logits": (logits[split] * louder)[:, None].astype(np.float32)}
+    arrays |= {"probe/weight": probe.weight * louder, "probe/bias": probe.bias * louder}
     manifest = {name: value for name, value in good.manifest.raw.items() if name != "arrays"}
     write_cache(folder / "bad.zarr", arrays, manifest)
-    found = score(arrays["test/logits"][:, 0], arrays["test/label"], "multiclass", ("0", "1"))
-    assert found.auroc < 0.75
     return folder / "bad.zarr"
 
 
