@@ -3,6 +3,9 @@
 A few settings are trained for a tenth of the epochs; labels alone and the two best others go on to three tenths, and
 the best of those is trained to the end as the run's first student, from where it stands (Jamieson and Talwalkar,
 AISTATS 2016; here in two rungs). Nothing is trained twice, and all of it together costs at most what two students do.
+
+Labels alone are taken unless the best other one is ahead of them by more than one standard error of the difference on
+val (the rule of Breiman et al. 1984, for trees): the winner of several trials is partly the luckiest.
 """
 
 from __future__ import annotations
@@ -15,13 +18,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..cache.writer import remove
+from ..pipeline.metrics import bootstrap
 from . import run as folder
 from .asking import Asked
 from .checkpoint import Checkpoint
 from .following import announce
 from .members import initial_model
-from .training import Recipe, TrainingData, begin, merit, train
+from .training import Recipe, TrainingData, begin, merit, predict, train
 
 __all__ = ["GRID", "Choice", "Rungs", "choose_weight", "plan_rungs"]
 
@@ -89,8 +96,7 @@ def choose_weight(
         rungs = plan_rungs(recipe.epochs)
         climb = _Climb(asked, recipe, data, work, tried, progress, report)
         finalists = _best(climb.to(rungs.first, GRID[: rungs.settings]), _FINALISTS)
-        rows = climb.to(rungs.last, finalists)
-        alpha, temperature = _best(rows, 1)[0]
+        alpha, temperature = climb.judge(_best(climb.to(rungs.last, finalists), len(finalists)))
         spent = rungs.settings * rungs.first + len(finalists) * (rungs.last - rungs.first) + recipe.epochs - rungs.last
         written = Choice(alpha, temperature, tried, spent / recipe.epochs).to_dict()
         folder.write_json(path, written)
@@ -134,6 +140,37 @@ class _Climb:
             if place.name not in kept:
                 remove(place)
         return rows
+
+    def judge(self, finalists: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        """Return the best finalist that is clearly ahead of the labels alone, which are the first of them, or those."""
+        plain, *others = finalists
+        if not others:
+            return plain
+        part, task = self.data.targets.splits["val"], self.data.targets.task
+        groups = part.group if (part.group >= 0).any() else None
+        one, other = (
+            bootstrap(self._answer(*settings), part.label, task, groups=groups).auroc for settings in (others[0], plain)
+        )
+        ahead, behind = (self._row(*settings) for settings in (others[0], plain))
+        error = float(np.nanstd(one - other)) if not np.isnan(one - other).all() else math.inf
+        if ahead["val_auroc"] is None or behind["val_auroc"] is None:
+            return plain
+        gain = ahead["val_auroc"] - behind["val_auroc"]
+        ahead |= {"gain": gain, "standard_error": error}
+        name = f"alpha {others[0][0]:g}, T {others[0][1]:g}"
+        self.report(f"{name} against the labels alone: val AUROC {gain:+.4f}, standard error {error:.4f}")
+        return others[0] if gain > error else plain
+
+    def _row(self, alpha: float, temperature: float) -> dict[str, Any]:
+        """Return the last row of a setting."""
+        return [row for row in self.tried if (row["alpha"], row["temperature"]) == (alpha, temperature)][-1]
+
+    def _answer(self, alpha: float, temperature: float) -> npt.NDArray[np.float32]:
+        """Return the logits on val of the best epoch of a trial, from where it stands."""
+        state = begin(initial_model(self.asked, self.recipe.settings.seed), self.recipe)
+        Checkpoint(self.work / folder.TRIALS / _name(alpha, temperature) / folder.CHECKPOINT).load(state)
+        state.model.load_state_dict(state.best)
+        return predict(state.model, self.data, "val", self.recipe.plan, self.recipe.device)
 
     def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
         settings = replace(self.recipe.settings, alpha=alpha, temperature=temperature)

@@ -123,7 +123,9 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    assert ran == ["--version", "doctor", "cache-teacher", "train-student", "show", "verify", "convert"]
+    assert ran == [
+        "--version", "doctor", "cache-teacher", "train-student", "train-student", "compare", "show", "verify", "convert",
+    ]  # fmt: skip
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 

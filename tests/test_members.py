@@ -1,0 +1,323 @@
+"""Several seeds, baselines, and adding both to a run: nothing is trained twice, and a kill changes no bit."""
+
+import json
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+
+from medal.cache.errors import CacheMismatch, StudentError
+from medal.pipeline.metrics import score
+from medal.student.checkpoint import Checkpoint
+from medal.student.choice import GRID, plan_rungs
+from medal.student.run import RUN_KIND, read_predictions
+
+SQUARES = str(Path(__file__).parent / "student_squares.py")
+squares = SimpleNamespace(**runpy.run_path(SQUARES))
+train, ask_for, same_bits = squares.train, squares.ask_for, squares.same_bits
+QUICK = {"epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a dataset, its cache in both forms, and one finished run."""
+    return squares.furnish(tmp_path_factory.mktemp("members"))
+
+
+@pytest.fixture(scope="module")
+def three(place):
+    """A run of two seeds with a baseline, and its result."""
+    result = train(place, place / "three", seeds=2, baseline=True, **QUICK)
+    return place / "three", result
+
+
+def members(run):
+    """Every member of a run: (arm, seed) → its folder."""
+    found = {}
+    for path in run.rglob("member.json"):
+        record = json.loads(path.read_text())
+        found[record["arm"], record["seed"]] = path.parent
+    return found
+
+
+# ── Seeds and baseline ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_best_seed_on_val_lies_on_top_and_the_others_beside_it(three):
+    run, result = three
+    found = members(run)
+    assert set(found) == {(arm, seed) for arm in ("student", "baseline") for seed in (0, 1)}
+    for arm, top in (("student", run), ("baseline", run / "baseline")):
+        merits = {seed: json.loads((found[arm, seed] / "member.json").read_text())["val_auroc"] for seed in (0, 1)}
+        best = max(merits, key=merits.get)
+        assert found[arm, best] == top
+        assert found[arm, 1 - best] == top / f"seed-{1 - best}"
+    for folder in found.values():
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert [one["seed"] for one in result["seeds"]] == [0, 1]
+    assert RUN_KIND.is_part(run)
+    assert not [path for path in run.rglob("*") if path.name in ("checkpoint.safetensors", "plan.json")]
+
+
+def test_each_seed_is_the_run_of_that_seed_to_the_bit(three, place, tmp_path):
+    run, _ = three
+    for seed, alpha, arm in ((1, 0.5, "student"), (1, 0.0, "baseline")):
+        train(place, tmp_path / arm, seed=seed, alpha=alpha, **QUICK)
+        assert same_bits(tmp_path / arm, members(run)[arm, seed])
+
+
+def test_figures_are_means_over_seeds_with_their_spread(three):
+    run, result = three
+    found = members(run)
+    each = []
+    for seed in (0, 1):
+        part = read_predictions(found["student", seed])["test"]
+        each.append(score(part.logits, part.label, "multiclass", ("0", "1", "2")).auroc)
+    assert [one["test"]["auroc"] for one in result["seeds"]] == each
+    assert result["test"]["auroc"] == pytest.approx(np.mean(each))
+    assert result["test"]["spread"]["auroc"] == pytest.approx(np.std(each, ddof=1))
+    difference = result["comparison"]["test"]["student_minus_baseline"]["auroc"]
+    assert difference["difference"] == pytest.approx(result["test"]["auroc"] - result["baseline"]["test"]["auroc"])
+    assert difference["ci95"][0] <= difference["ci95"][1]
+    assert set(result["comparison"]["test"]["student_minus_baseline"]["mcnemar"]) == {"only_first", "only_second", "p"}
+    assert "mean of 2 seeds" in result["verdict"]
+    on_disk = json.loads((run / "metrics.json").read_text())
+    assert on_disk["verdict"] == result["verdict"]
+    assert on_disk["test"]["classes"]["0"]["sensitivity"] is not None
+    assert on_disk["test"]["rarity"]["rare"]["classes"] == ["0"]
+
+
+def test_without_a_baseline_the_verdict_asks_for_one(place):
+    metrics = json.loads((place / "run/metrics.json").read_text())
+    assert metrics["baseline"] is None
+    assert metrics["gate"]["fires"] is None
+    assert "--baseline" in metrics["verdict"]
+
+
+def test_baseline_and_seeds_are_added_without_training_the_students_again(three, place, tmp_path):
+    run, result = three
+    train(place, tmp_path / "run", **QUICK)
+    assert ask_for(place, tmp_path / "run", baseline=True, **QUICK).action == "extend"
+    heard = []
+    train(place, tmp_path / "run", heard.append, baseline=True, **QUICK)
+    assert sum(text.startswith("epoch") for text in heard) == 2
+    heard.clear()
+    added = train(place, tmp_path / "run", heard.append, baseline=True, seeds=2, **QUICK)
+    assert sum(text.startswith("epoch") for text in heard) == 4
+    assert added["action"] == "extend"
+    assert added["test"] == result["test"]
+    assert added["verdict"] == result["verdict"]
+    assert {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*")} == {
+        str(path.relative_to(run)) for path in run.rglob("*")
+    }
+    assert all(same_bits(folder, members(tmp_path / "run")[name]) for name, folder in members(run).items())
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("asked", [{"seeds": 1}, {"baseline": False}, {"alpha": 0.25}, {}])
+def test_what_adds_nothing_to_a_finished_run_is_refused(three, place, asked):
+    run, _ = three
+    with pytest.raises(StudentError, match=r"holds a finished run.*--baseline or more --seeds add to it"):
+        ask_for(place, run, **{"seeds": 2, "baseline": True, **QUICK, **asked})
+
+
+def test_files_of_ones_own_stop_the_adding(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run/notes.md").write_text("mine")
+    with pytest.raises(StudentError, match="files that are not medal's, which adding to it would lose"):
+        ask_for(place, tmp_path / "run", baseline=True)
+
+
+def test_a_baseline_of_labels_alone_is_its_student(place, tmp_path):
+    heard = []
+    result = train(place, tmp_path / "run", heard.append, alpha=0.0, baseline=True, **QUICK)
+    assert sum(text.startswith("epoch") for text in heard) == 2
+    assert result["comparison"]["test"]["student_minus_baseline"]["auroc"]["p"] == 1
+    assert result["verdict"].startswith("The student was trained on the labels alone")
+
+
+def stopping_at(start):
+    """A listener that presses Ctrl-C at the first sentence with this start."""
+
+    def stop(text):
+        if text.startswith(start):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Checkpoints after every epoch, however quick."""
+    monkeypatch.setattr(Checkpoint.__init__, "__defaults__", (0.0,))
+
+
+# ── Killed ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def kill_at(place, run, sentence, **settings):
+    """Train in a process that is killed when it says a sentence with this start; return what it had said."""
+    script = textwrap.dedent(
+        f"""
+        import os, runpy, signal
+        from pathlib import Path
+        import medal.student.checkpoint as checkpoint
+        checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
+        train = runpy.run_path({SQUARES!r})["train"]
+
+        def report(text):
+            print(text, flush=True)
+            if text.startswith({sentence!r}):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        train(Path({str(place)!r}), Path({str(run)!r}), report, **{settings!r})
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_killed_run_goes_on_at_its_seed_and_epoch(three, place, tmp_path):
+    run, result = three
+    said = kill_at(place, tmp_path / "run", "student of seed 1", seeds=2, baseline=True, **QUICK)
+    assert "epoch 2/2" in said
+    heard = []
+
+    def stop(text):
+        heard.append(text)
+        if text.startswith("epoch 1/2") and any(one.startswith("baseline of seed 0") for one in heard):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(place, tmp_path / "run", stop, seeds=2, baseline=True, **QUICK)
+    assert "student of seed 0 is trained: best epoch" in " ".join(heard)
+    heard.clear()
+    again = train(place, tmp_path / "run", heard.append, seeds=2, baseline=True, **QUICK)
+    assert "resuming after epoch 1 of 2" in heard
+    assert sum(text.startswith("epoch") for text in heard) == 3
+    assert again["test"] == result["test"]
+    assert all(same_bits(folder, members(tmp_path / "run")[name]) for name, folder in members(run).items())
+
+
+def test_killed_while_adding_the_old_run_stays_and_nothing_is_trained_twice(three, place, tmp_path):
+    run, _ = three
+    train(place, tmp_path / "run", **QUICK)
+    kill_at(place, tmp_path / "run", "baseline of seed 0", baseline=True, seeds=2, **QUICK)
+    assert same_bits(tmp_path / "run", members(run)["student", 0])
+    heard = []
+    result = train(place, tmp_path / "run", heard.append, baseline=True, seeds=2, **QUICK)
+    assert result["action"] == "resume"
+    assert sum(text.startswith("epoch") for text in heard) == 4
+    assert all(same_bits(folder, members(tmp_path / "run")[name]) for name, folder in members(run).items())
+
+
+@pytest.mark.usefixtures("eager")
+def test_more_seeds_may_be_asked_of_an_unfinished_run(three, place, tmp_path):
+    run, _ = three
+    with pytest.raises(KeyboardInterrupt):
+        train(place, tmp_path / "run", stopping_at("epoch 1/2"), **QUICK)
+    heard = []
+    result = train(place, tmp_path / "run", heard.append, baseline=True, seeds=2, **QUICK)
+    assert "resuming after epoch 1 of 2" in heard
+    assert result["action"] == "resume"
+    assert all(same_bits(folder, members(tmp_path / "run")[name]) for name, folder in members(run).items())
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_killed_while_the_best_seed_is_moved_up(three, tmp_path, after):
+    """Whichever of its files have gone up when the kill comes, the next try finds each seed whole again."""
+    from medal.student import members as rooms
+
+    run, _ = three
+    shutil.copytree(run, tmp_path / "work")
+    rooms.spread(tmp_path / "work", (0, 1))
+    torn = tmp_path / "work/seed-1"
+    for name in rooms._FILES[1:after]:
+        (torn / name).replace(tmp_path / "work" / name)
+    rooms.spread(tmp_path / "work", (0, 1))
+    for seed in (0, 1):
+        assert same_bits(tmp_path / f"work/seed-{seed}", members(run)["student", seed])
+        assert json.loads((tmp_path / f"work/seed-{seed}/member.json").read_text())["seed"] == seed
+
+
+# ── Alpha ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("epochs", [*range(1, 40), 60, 100])
+def test_choosing_alpha_costs_at_most_two_full_runs(epochs):
+    rungs = plan_rungs(epochs)
+    assert 2 <= rungs.settings <= len(GRID)
+    finalists = min(3, rungs.settings)
+    assert rungs.settings * rungs.first + finalists * (rungs.last - rungs.first) + epochs - rungs.last <= 2 * epochs
+    assert GRID[0][0] == 0
+
+
+@pytest.fixture(scope="module")
+def chosen(place):
+    heard = []
+    result = train(place, place / "chosen", heard.append, alpha="auto", epochs=4)
+    return place / "chosen", result, heard
+
+
+def test_the_chosen_alpha_is_trained_as_if_it_had_been_given(chosen, place, tmp_path):
+    run, result, heard = chosen
+    choice = result["choice"]
+    assert choice == json.loads((run / "choice.json").read_text())
+    assert choice["full_runs"] <= 2
+    assert [(row["alpha"], row["temperature"]) for row in choice["tried"][:2]] == list(GRID[:2])
+    assert "resuming after epoch 1 of 4" in heard
+    assert not (run / "choice").exists()
+    train(place, tmp_path / "run", alpha=choice["alpha"], temperature=choice["temperature"], epochs=4)
+    assert same_bits(run, tmp_path / "run")
+
+
+@pytest.mark.parametrize("how", ["stopped", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("eager")
+def test_a_choice_that_was_interrupted_is_the_same_choice(chosen, place, tmp_path, how):
+    run, result, _ = chosen
+    if how == "killed":
+        kill_at(place, tmp_path / "run", "tried alpha 0.5, T 2", alpha="auto", epochs=4)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(place, tmp_path / "run", stopping_at("tried alpha 0.5, T 2"), alpha="auto", epochs=4)
+    heard = []
+    again = train(place, tmp_path / "run", heard.append, alpha="auto", epochs=4)
+    assert not any(text.startswith("tried alpha 0, T 2 for 1 ") for text in heard)
+    assert again["choice"] == result["choice"]
+    assert same_bits(run, tmp_path / "run")
+
+
+def test_a_teacher_that_knows_nothing_is_not_heeded(place, tmp_path):
+    """Logits of shuffled rows, loud ones: the gate fires, and --alpha auto leaves them alone."""
+    dataset = squares.hold(squares.draw_arrays())
+    shuffled = squares.teach(dataset)[np.random.default_rng(0).permutation(len(dataset))]
+    squares.seal(tmp_path / "bad.zarr", dataset, shuffled * 3)
+    heard = []
+    asked = {"cache": str(tmp_path / "bad.zarr"), "epochs": 6, "alpha": "auto", "baseline": True, "lr": 3e-3}
+    result = train(place, tmp_path / "run", heard.append, **asked)
+    assert result["gate"]["fires"]
+    assert any(text.startswith("warning: The teacher is significantly worse") for text in heard)
+    assert any("not clearly better than chance" in text for text in heard)
+    assert result["alpha"] == 0
+    assert result["verdict"].startswith("Distillation did not help here")
+
+
+def test_alpha_per_class_is_refused_where_recall_would_be_in_sample(place, tmp_path):
+    with pytest.raises(CacheMismatch, match=r"out-of-fold recall.*--folds 0"):
+        ask_for(place, tmp_path / "run", alpha="per-class")
+
+
+@pytest.mark.parametrize("changed", [{"alpha": 1.5}, {"alpha": "some"}, {"seeds": 0}, {"at_sensitivity": 0.0}])
+def test_settings_out_of_range_are_refused(place, tmp_path, changed):
+    with pytest.raises(StudentError, match="must be"):
+        ask_for(place, tmp_path / "run", **changed)
