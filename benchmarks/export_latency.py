@@ -3,7 +3,7 @@
     python benchmarks/export_latency.py [--students resnet18,mobilenetv3_small_100] [--image-size 224] [--batch-size 1]
 
 Three things take turns in every round on the same pixels, with the same number of threads: PyTorch eager in float32,
-the ONNX file of `medal export` in onnxruntime, and its int8 form. A ratio is the median of the ratios inside the rounds.
+the ONNX file of `medal export` in onnxruntime, and its int8 form. A ratio is the median of those inside the rounds.
 Weights are random, since no time depends on them; what int8 costs in accuracy does, and is printed by `medal export`.
 """
 

@@ -120,10 +120,10 @@ def test_calibration_sees_no_image_that_the_student_is_measured_on(squares):
     from medal.student.quantisation import calibration_rows
 
     dataset = open_dataset(str(squares / "squares.npz"))
-    rows = calibration_rows(open_run(squares / "run", "cpu"), dataset)
+    rows = calibration_rows(open_run(squares / "run", "cpu"), dataset, dataset.keys())
     assert (dataset.split[rows] == 0).all()
     # Nor where nothing is said of splits: what the run recorded is left out.
-    rows = calibration_rows(open_run(squares / "run", "cpu"), replace(dataset, split=None))
+    rows = calibration_rows(open_run(squares / "run", "cpu"), replace(dataset, split=None), dataset.keys())
     assert (dataset.split[rows] == 0).all()
 
 

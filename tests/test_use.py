@@ -102,7 +102,7 @@ def test_bad_images_are_all_listed_and_the_good_ones_written(squares, pictures, 
     assert "broken.png" in done.stderr
     assert "gone.png" in done.stderr
     assert "Traceback" not in done.stderr
-    assert "1 files in these folders are no images" in done.stderr
+    assert "1 file in these folders is no image" in done.stderr
     assert [row.split(",")[0] for row in (tmp_path / "preds.csv").read_text().splitlines()[1:]] == [
         f"new/deeper/{good[0].name}",
         str(good[1]),
@@ -128,6 +128,11 @@ def test_what_is_no_run_is_refused_with_the_remedy(squares, pictures, medal, tmp
         medal("predict", squares / "run", tmp_path)
     with pytest.raises(StudentError, match="There is no folder"):
         medal("predict", squares / "run", pictures, "--out", tmp_path / "no/where.csv")
+    (tmp_path / "labels.csv").write_text("not to be lost")
+    for command, what in (("predict", pictures), ("evaluate", squares / "squares.npz")):
+        with pytest.raises(StudentError, match="is there already; give --overwrite"):
+            medal(command, squares / "run", what, "--out", tmp_path / "labels.csv")
+    assert (tmp_path / "labels.csv").read_text() == "not to be lost"
 
 
 @pytest.mark.parametrize(
