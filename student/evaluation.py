@@ -16,6 +16,7 @@ from ..pipeline.datasets import dataset_kind, open_dataset
 from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
 from ..pipeline.metrics import bootstrap, known, reliability, score
 from . import run as folder
+from .exported import drafted
 from .images import StudentImages, load_images
 from .run import Predictions
 from .trained import Trained
@@ -75,7 +76,9 @@ def _as_trained(trained: Trained, spec: str, options: DatasetOptions) -> Dataset
     return options
 
 
-def choose_rows(trained: Trained, dataset: Dataset, split: str | None) -> Chosen:
+def choose_rows(
+    trained: Trained, dataset: Dataset, split: str | None, key: npt.NDArray[np.uint8] | None = None
+) -> Chosen:
     """Choose what to measure a student on.
 
     A split is the dataset's own; where it has none of that name, the images that the run recorded for it, since stage
@@ -85,13 +88,14 @@ def choose_rows(trained: Trained, dataset: Dataset, split: str | None) -> Chosen
     Parameters
     ----------
     split : ``train``, ``val``, ``test``, ``all``, or None
+    key : (N, 16) the dataset's keys, where they are at hand; None = one pass over its bytes
 
     Raises
     ------
     DataError
         Images cannot be read, there are no such rows, or it cannot be told which rows the student was not trained on.
     """
-    key = dataset.keys()
+    key = dataset.keys() if key is None else key
     recorded = {name: image_members(key, part.key) for name, part in trained.recorded.items()}
     own = {name: np.zeros(len(dataset), bool) for name in SPLITS}
     if dataset.split is not None:
@@ -141,7 +145,8 @@ def evaluate(
     logits = answer_rows(trained, dataset, chosen.rows, workers)
     label, group, domain = dataset.label[chosen.rows], dataset.group[chosen.rows], dataset.domain[chosen.rows]
     if out is not None:
-        folder.write_predictions(out, {chosen.split: Predictions(chosen.key, label, logits)}, trained.classes)
+        with drafted(out) as draft:
+            folder.write_predictions(draft, {chosen.split: Predictions(chosen.key, label, logits)}, trained.classes)
     domains = {}
     for number, name in enumerate(dataset.domains):
         rows = domain == number

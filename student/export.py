@@ -13,7 +13,7 @@ from ..cache.errors import DataError
 from ..pipeline.datasets.dataset import Dataset, DatasetOptions
 from .evaluation import choose_rows, open_for
 from .exported import CHECKED, Format, Pixels, describe, drafted, require_packages, write_export
-from .quantisation import calibration_rows, pixels_of, price, quantise
+from .quantisation import Keys, calibration_rows, pixels_of, price, quantise
 from .trained import Trained, open_run
 
 __all__ = ["export_run"]
@@ -42,16 +42,17 @@ def export_run(
     require_packages(form)
     trained = open_run(run, "cpu")
     opened = None if dataset is None else open_for(trained, dataset, options)
-    pixels = None if opened is None else _sample(trained, opened)
+    key = None if opened is None else opened.keys()
+    pixels = None if opened is None else _sample(trained, opened, key)
     cost = None
     with drafted(out) as draft, tempfile.TemporaryDirectory(prefix="medal-") as place:
         whole = Path(place, f"whole{out.suffix}") if int8 else draft
         difference = write_export(trained, whole, form, pixels)
-        if int8 and opened is not None:
-            rows = calibration_rows(trained, opened)
+        if int8 and opened is not None and key is not None:
+            rows = calibration_rows(trained, opened, key)
             said = describe(trained) | {"quantised": {"to": "int8", "calibrated_on": len(rows)}}
             quantise(whole, draft, list(pixels_of(trained, opened, rows)), said)
-            cost = price(trained, opened, whole, draft)
+            cost = price(trained, opened, key, exact=whole, int8=draft)
         size = draft.stat().st_size
     return {
         "run": str(run),
@@ -65,10 +66,10 @@ def export_run(
     }
 
 
-def _sample(trained: Trained, dataset: Dataset) -> Pixels:
+def _sample(trained: Trained, dataset: Dataset, key: Keys | None) -> Pixels:
     """Return up to 64 images (N, 3, S, S) in 0…1: of those that the student would be measured on, if there are any."""
     try:
-        rows = choose_rows(trained, dataset, None).rows
+        rows = choose_rows(trained, dataset, None, key).rows
     except DataError:
-        rows = choose_rows(trained, dataset, "all").rows
+        rows = choose_rows(trained, dataset, "all", key).rows
     return np.concatenate(list(islice(pixels_of(trained, dataset, rows[:CHECKED]), CHECKED)))

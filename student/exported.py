@@ -27,8 +27,8 @@ from ..cache.forms import sync_folder
 from .trained import NOTICE, Trained
 
 __all__ = [
-    "CHECKED", "METADATA", "Classifier", "Format", "describe", "drafted", "open_exported", "require_packages",
-    "write_export",
+    "CHECKED", "METADATA", "Classifier", "Format", "compare", "describe", "drafted", "open_exported",
+    "require_packages", "write_export",
 ]  # fmt: skip
 
 Format = Literal["onnx", "exported-program"]
@@ -147,7 +147,7 @@ def write_export(trained: Trained, draft: Path, form: Format, pixels: Pixels | N
         ) from error
     if pixels is None:
         pixels = np.random.default_rng(0).random((CHECKED, 3, size, size), np.float32)
-    return _compare(model, open_exported(draft, form), pixels[:CHECKED], trained, form)
+    return compare(model, open_exported(draft, form), pixels[:CHECKED], trained, form)
 
 
 def open_exported(path: Path, form: Format, threads: int | None = None) -> Run:
@@ -170,7 +170,14 @@ def open_exported(path: Path, form: Format, threads: int | None = None) -> Run:
     return lambda pixels: np.asarray(session.run(["logits"], {"pixels": pixels})[0])
 
 
-def _compare(model: Classifier, run: Run, pixels: Pixels, trained: Trained, form: Format) -> float:
+def compare(model: Classifier, run: Run, pixels: Pixels, trained: Trained, form: Format) -> float:
+    """Return the largest difference between a file's logits and the student's on some pixels (N, 3, S, S) in 0…1.
+
+    Raises
+    ------
+    StudentError
+        It is larger than 1e-4 and not for the size of the logits.
+    """
     with torch.inference_mode():
         expected = model(torch.from_numpy(pixels)).numpy()
     # One image, then the others: a batch of another size than the example's must do as well.

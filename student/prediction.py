@@ -23,7 +23,7 @@ from ..pipeline.metrics import probabilities
 from .images import StudentImages
 from .trained import Trained
 
-__all__ = ["Answers", "find_images", "predict_images", "write_answers"]
+__all__ = ["Answers", "find_images", "list_frames", "predict_images", "write_answers"]
 
 # Images that are decoded at a time, and seen by the student at a time.
 _BATCH = 64
@@ -102,16 +102,20 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
     return list(dict.fromkeys(found)), others
 
 
-def predict_images(trained: Trained, files: Sequence[str], advance: Callable[[int], None]) -> Answers:
-    """Ask the student about every frame of some files, prepared as in training; bad ones are listed, not raised.
+def list_frames(trained: Trained, files: Sequence[str]) -> FileImages:
+    """Return every frame of some files as images that are read as in training; of DICOM the headers are read now."""
+    images = list_images(Path(), files, replace(trained.options, window=None), "the images named").images
+    # Not all files need be DICOM for the run's window to be right for those that are.
+    return replace(images, window=trained.preprocessing.window)
+
+
+def predict_images(trained: Trained, images: FileImages, advance: Callable[[int], None]) -> Answers:
+    """Ask the student about images; bad ones are listed, not raised.
 
     Parameters
     ----------
     advance : given the number of images done since the last call
     """
-    images = list_images(Path(), files, replace(trained.options, window=None), "the images named").images
-    # Not all files need be DICOM for the run's window to be right for those that are.
-    images = replace(images, window=trained.preprocessing.window)
     reader = StudentImages(images, trained.preprocessing.image_size, trained.preprocessing.resize)
     places: list[Place] = []
     logits = [np.zeros((0, len(trained.classes)), np.float32)]

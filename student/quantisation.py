@@ -27,18 +27,22 @@ _CALIBRATION_IMAGES = 256
 _BATCH = 32
 
 Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.uint8]
 Pixels = npt.NDArray[np.float32]
 
 
-def calibration_rows(trained: Trained, dataset: Dataset) -> Rows:
+def calibration_rows(trained: Trained, dataset: Dataset, key: Keys) -> Rows:
     """Return up to 256 rows of train, spread over the order of keys: never an image that the run is measured on.
+
+    Parameters
+    ----------
+    key : (N, 16) the dataset's keys
 
     Raises
     ------
     DataError
         There is none.
     """
-    key = dataset.keys()
     free = np.ones(len(dataset), bool)
     for part in trained.recorded.values():
         free &= ~image_members(key, part.key)
@@ -91,7 +95,7 @@ def quantise(source: Path, target: Path, batches: Sequence[Pixels], metadata: Ma
     onnx.save(model, str(target))
 
 
-def price(trained: Trained, dataset: Dataset, exact: Path, int8: Path) -> dict[str, dict[str, Any]]:
+def price(trained: Trained, dataset: Dataset, key: Keys, *, exact: Path, int8: Path) -> dict[str, dict[str, Any]]:
     """Return what int8 costs on val and test, where there are any: scores of both files, how often they agree.
 
     Raises
@@ -103,7 +107,7 @@ def price(trained: Trained, dataset: Dataset, exact: Path, int8: Path) -> dict[s
     found = {}
     for split in ("val", "test"):
         try:
-            chosen = choose_rows(trained, dataset, split)
+            chosen = choose_rows(trained, dataset, split, key)
         except DataError:
             continue
         label = dataset.label[chosen.rows]

@@ -136,6 +136,8 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         )
     # The size that the architecture is built for comes from timm, the size that the run is for from its own files.
     spec = replace(describe_model(architecture, "random"), mean=preprocessing.mean, std=preprocessing.std)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     model = build_model(spec, str(run), len(classes), preprocessing.image_size)
     return Trained(

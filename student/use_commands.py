@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "predict"]
 
-_LISTED = 20
-
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE, once the new one is finished.")
 workers_option = click.option(
     "--workers", type=click.IntRange(min=0), default=None,
     help="Processes that decode images, 0 = none but this one (default: decode all at once, if they fit).",
@@ -35,9 +34,12 @@ workers_option = click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
     help="Write a table with probabilities and logits there, instead of showing one.",
 )  # fmt: skip
+@overwrite_option
 @device_option
 @json_option
-def predict(run: Path, images: tuple[Path, ...], out: Path | None, device: str, as_json: bool) -> None:
+def predict(
+    run: Path, images: tuple[Path, ...], *, out: Path | None, overwrite: bool, device: str, as_json: bool
+) -> None:
     """Say what the student in RUN makes of each IMAGE: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
 
     Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
@@ -48,16 +50,17 @@ def predict(run: Path, images: tuple[Path, ...], out: Path | None, device: str, 
     medal predict runs/chest new.png more/
     medal predict runs/chest study/ --out preds.csv
     """
-    from .prediction import find_images, predict_images, write_answers
+    from .prediction import find_images, list_frames, predict_images, write_answers
     from .trained import open_run
 
-    _require_folder(out)
+    _require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     files, others = find_images(images)
     if others:
-        note(f"{others} files in these folders are no images and are left out")
-    with progress("predict", len(files)) as advance:
-        answers = predict_images(trained, files, advance)
+        note(f"{others} file{'s' * (others > 1)} in these folders {'are' if others > 1 else 'is'} no image: left out")
+    frames = list_frames(trained, files)
+    with progress("predict", len(frames)) as advance:
+        answers = predict_images(trained, frames, advance)
     count = len(answers.places)
     if out is not None and count:
         write_answers(out, answers)
@@ -103,12 +106,16 @@ def _show(answers: Answers) -> None:
         click.echo("  ".join([*first, *(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))]))
 
 
-def _require_folder(out: Path | None) -> None:
-    """Refuse a place that cannot be written, before anything is computed."""
-    if out is not None and not out.parent.is_dir():
+def _require_place(out: Path | None, *, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, or where something stands, before anything is computed."""
+    if out is None:
+        return
+    if not out.parent.is_dir():
         raise StudentError(
             f"There is no folder '{out.parent}' to write '{out.name}' into; make it, or give another --out."
         )
+    if out.exists() and not overwrite:
+        raise StudentError(f"'{out}' is there already; give --overwrite to replace it, or another --out.")
 
 
 @click.command(short_help="Measure a student on a dataset.")
@@ -122,6 +129,7 @@ def _require_folder(out: Path | None) -> None:
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
     help="Write the predictions there, in the form of a run's predictions.csv.",
 )  # fmt: skip
+@overwrite_option
 @device_option
 @workers_option
 @json_option
@@ -132,6 +140,7 @@ def evaluate(
     *,
     split: str | None,
     out: Path | None,
+    overwrite: bool,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -152,7 +161,7 @@ def evaluate(
     from .evaluation import evaluate as measure
     from .trained import open_run
 
-    _require_folder(out)
+    _require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     opened = open_for(trained, dataset, options)
     result = measure(trained, opened, choose_rows(trained, opened, split), out=out, workers=workers)
@@ -199,7 +208,7 @@ def _figures(scores: dict[str, Any]) -> str:
     "--quantize", type=click.Choice(["int8"]), default=None,
     help="Eight bits, calibrated on train images of DATASET; what it costs on val and test is printed.",
 )  # fmt: skip
-@click.option("--overwrite", is_flag=True, help="Replace FILE, once the new one is checked.")
+@overwrite_option
 @json_option
 @dataset_options
 def export(
@@ -226,9 +235,7 @@ def export(
     options = take_dataset_options(chosen)
     from .export import export_run
 
-    _require_folder(out)
-    if out.exists() and not overwrite:
-        raise StudentError(f"'{out}' is there already; give --overwrite to replace it, or another --out.")
+    _require_place(out, overwrite=overwrite)
     if quantize and (form != "onnx" or dataset is None):
         raise StudentError("--quantize int8 needs --format onnx, and a DATASET to be calibrated and measured on.")
     result = export_run(run, out, form, dataset=dataset, options=options, int8=quantize is not None)

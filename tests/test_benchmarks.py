@@ -67,3 +67,14 @@ def test_teacher_throughput(quick, shared):
     assert set(figures["images_per_second"]) == {"bare", "forward", "npz", "jpeg", "common", "common_jpeg"}
     assert all(rate > 0 for rate in figures["images_per_second"].values())
     assert set(figures["holds"]) == {"npz_over_bare", "jpeg_over_bare", "npz_over_common"}
+
+
+def test_export_latency(quick):
+    pytest.importorskip("onnxscript", reason="ONNX needs the extra [export]")
+    pytest.importorskip("onnxruntime", reason="ONNX needs the extra [export]")
+    figures = quick("export_latency.py")
+    assert set(figures) == {"image_size", "batch_size", "threads", "rounds", "students"}
+    for found in figures["students"].values():
+        assert set(found) == {"eager", "onnx", "int8", "bytes", "difference", "eager_over_onnx", "eager_over_int8"}
+        assert 0 < found["bytes"]["int8"] < found["bytes"]["onnx"]
+        assert found["difference"] <= 1e-4

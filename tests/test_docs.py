@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from PIL import Image
 
 from medal.cli import COMMANDS, group
 
@@ -107,6 +108,9 @@ def reader_of_the_readme(tmp_path, monkeypatch):
         arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
     np.savez(tmp_path / "chest.npz", **arrays)
     tiny_teacher(tmp_path).rename(tmp_path / "tiny")
+    (tmp_path / "scans").mkdir()
+    for name in ("new.png", "scans/first.png"):
+        Image.fromarray(arrays["test_images"][0]).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
 
 
@@ -123,9 +127,8 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    assert ran == [
-        "--version", "doctor", "cache-teacher", "train-student", "train-student", "compare", "show", "verify", "convert",
-    ]  # fmt: skip
+    first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare"]
+    assert ran == [*first, "predict", "predict", "evaluate", "export", "show", "verify", "convert"]
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 
