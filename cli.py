@@ -20,6 +20,7 @@ COMMANDS = {
     "show": ("medal.cache.commands", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
+    "audit": ("medal.pipeline.audit.commands", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
     "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }

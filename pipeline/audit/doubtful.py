@@ -91,7 +91,9 @@ def find_doubtful(subject: Subject) -> Finding:
     else:
         advice, errors = _of_labels(subject, rows, probability)
     advice.sort(key=lambda one: (-one.score, one.row))
-    number = int(np.unique(known(subject.label[rows], subject.task).reshape(len(rows), -1).any(1), return_counts=True)[1].sum())
+    number = int(
+        np.unique(known(subject.label[rows], subject.task).reshape(len(rows), -1).any(1), return_counts=True)[1].sum()
+    )
     train = ""
     if in_sample.any():
         train = "; train is left out, as its logits are in-sample (--folds 0)"

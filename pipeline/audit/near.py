@@ -92,7 +92,9 @@ def _finding(
     where = ", ".join(f"{count:,} in {' and '.join(pair.split('-'))}" for pair, count in sorted(between.items()))
     more = f", {unlike:,} of them with different labels" if unlike else ""
     kept = "" if pairs.all_kept else " (the most alike; there are more)"
-    sentence = f"{count_of(len(places), 'pair')} of near-duplicates{kept}: {where}{more}" if len(places) else "none found"
+    sentence = (
+        f"{count_of(len(places), 'pair')} of near-duplicates{kept}: {where}{more}" if len(places) else "none found"
+    )
     return Finding(
         check=_CHECKS[0] if across else _CHECKS[1],
         severity="fine" if not len(places) else "serious" if across else "look",

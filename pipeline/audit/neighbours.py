@@ -121,7 +121,7 @@ def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
         cosine[here, rows[here] - start] = -1.0
         np.maximum(nearest, cosine.max(1), out=nearest)
     low, quarter, half = np.quantile(nearest, (0.05, 0.25, 0.5))
-    bulk = float(np.clip(quarter + 6 * (quarter - low), _LOWEST, _HIGHEST))
+    bulk = min(max(float(quarter + 6 * (quarter - low)), _LOWEST), _HIGHEST)
     if of_views is not None and len(of_views):
         seen = float(min(np.quantile(of_views, 0.05), _HIGHEST))
         if seen > bulk:
@@ -158,6 +158,7 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
                 if kept > 2 * _MOST_PAIRS:
                     found, threshold = _thin(found, threshold)
                     kept, all_kept = len(found[0][0]), False
+            advance(min(_BLOCK, len(rows) - start))
     if kept > _MOST_PAIRS:
         found, _ = _thin(found, threshold)
         all_kept = False

@@ -55,7 +55,7 @@ def held_out(subject: Subject, rows: Rows) -> Rows:
     """
     here = subject.split[rows]
     keep = 0 if (here == 0).any() else 2 if (here == 2).any() else 1
-    return rows[here != keep]
+    return np.asarray(rows[here != keep])
 
 
 def find_repeats_across(subject: Subject) -> Finding:

@@ -52,9 +52,7 @@ class Separation:
         return f"{self.auroc:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def separate(
-    values: npt.NDArray[Any], side: npt.NDArray[Any], unit: Rows, *, trees: bool = False
-) -> Separation | None:
+def separate(values: npt.NDArray[Any], side: npt.NDArray[Any], unit: Rows, *, trees: bool = False) -> Separation | None:
     """Fit a probe for `side` on `values`, in folds that keep units together; None where there are too few units.
 
     Parameters
@@ -116,7 +114,9 @@ def find_domain_gap(subject: Subject) -> Finding:
     for name in names:
         here = subject.domain == subject.domains.index(name)
         found[name] = _by_features(subject, here, (subject.domain >= 0) & ~here)
-    return _gap(check, found, "is told from", "a student can learn the source in place of the disease where they go together")
+    return _gap(
+        check, found, "is told from", "a student can learn the source in place of the disease where they go together"
+    )
 
 
 def find_shortcut(subject: Subject, progress: Progress) -> Finding:
@@ -153,7 +153,8 @@ def _judge_shortcut(
     if severity == "fine":
         said = f"{words} do not give a class away: AUROC {known[worst]} at most ({worst})"
     else:
-        said = f"{worst} can be told from {words} alone: AUROC {known[worst]}; a student can learn that in place of the disease"
+        meaning = "a student can learn that in place of the disease"
+        said = f"{worst} can be told from {words} alone: AUROC {known[worst]}; {meaning}"
     return Finding(check=check, severity=severity, sentence=said, figures=figures)
 
 

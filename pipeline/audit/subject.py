@@ -101,8 +101,8 @@ def load_subject(cache: Cache, spec: str, options: DatasetOptions) -> Subject:
     dataset = open_dataset(spec, recorded_options(options, manifest, spec), manifest.classes)
     if dataset.task != manifest.task:
         raise CacheMismatch(
-            f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {manifest.task}; give the dataset, and the "
-            "label columns, that the cache was made from."
+            f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {manifest.task}; give the dataset, and "
+            "the label columns, that the cache was made from."
         )
     key, unreadable = dataset.find_keys()
     joined = join(cache, key, dataset.label, dataset.split)
