@@ -91,7 +91,7 @@ def test_the_page_stands_alone(medal, planted, tmp_path):
     assert all(check in page for check in CHECKS)
 
 
-def test_names_are_escaped_on_the_page(medal, tmp_path, small_request, teacher):
+def test_names_are_escaped_on_the_page(medal, tmp_path, small_request):
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -226,7 +226,7 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():
     assert separate(values, side, side) is None
 
 
-def test_a_class_that_the_size_gives_away_is_found(medal, teacher, small_request, tmp_path):
+def test_a_class_that_the_size_gives_away_is_found(medal, small_request, tmp_path):
     from PIL import Image
 
     random = np.random.default_rng(0)
