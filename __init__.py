@@ -10,10 +10,13 @@ from typing import Any
 # Looked up on first use, so that `import medal` stays as cheap as `medal --help` needs it.
 _PUBLIC = {
     "MedalError": "medal.cache.errors",
+    "SoftTargets": "medal.student.soft_targets",
+    "cache_teacher": "medal.pipeline.api",
     "open_cache": "medal.cache.reader",
+    "train_student": "medal.student.api",
 }
 
-__all__ = ["MedalError", "__version__", "open_cache"]
+__all__ = ["MedalError", "SoftTargets", "__version__", "cache_teacher", "open_cache", "train_student"]
 
 
 def __getattr__(name: str) -> Any:

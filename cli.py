@@ -26,6 +26,7 @@ COMMANDS = {
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),
+    "audit": ("medal.pipeline.audit.commands", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
     "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
     "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),

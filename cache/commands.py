@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from .console import json_option, plain, print_json
@@ -21,38 +19,17 @@ def show(cache: str, as_json: bool) -> None:
     medal show chest.zarr
     medal show chest.zarr --json
     """
+    from .describe import describe
     from .reader import open_cache
 
     opened = open_cache(cache)
     if as_json:
         print_json({**opened.manifest.raw, "content_digest": opened.content_digest})
         return
-    manifest = opened.manifest
-    probe = manifest.probe.get("metrics", {})
-    lines = {
-        "cache": cache,
-        "dataset": f"{manifest.dataset.get('name')} ({manifest.task}, {len(manifest.classes)} classes)",
-        "classes": ", ".join(manifest.classes),
-        "domains": ", ".join(manifest.domains) or "none",
-        "rows": ", ".join(f"{split} {count}" for split, count in manifest.rows.items()),
-        "teacher": f"{manifest.teacher.get('name')}, {manifest.teacher.get('feature')}, "
-        f"{manifest.teacher.get('precision_used')}",
-        "images": f"{manifest.preprocessing.get('image_size')} px, {manifest.preprocessing.get('resize')}",
-        **({"left out": f"{skipped} images that cannot be used"} if (skipped := manifest.skipped.images) else {}),
-        "features": "kept" if manifest.size.features_kept else "not kept",
-        **{f"probe on {split}": _figures(probe[split]) for split in manifest.rows if split in probe},
-        "cache_id": opened.cache_id,
-        "content_digest": opened.content_digest,
-    }
+    lines = {"cache": cache, **describe(opened.manifest)}
     width = max(map(len, lines))
     for name, value in lines.items():
         click.echo(f"{name:<{width}}  {plain(value)}")
-
-
-def _figures(figures: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.4f}" for name in ("auroc", "accuracy") if isinstance(value := figures.get(name), float)
-    )
 
 
 @click.command(short_help="Change a cache between Zarr and HDF5.")

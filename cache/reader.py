@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .describe import describe_html
 from .digest import Rows, array_sha256
 from .errors import CacheCorrupt, CacheError, CacheNotFound
 from .forms import SUFFIXES, Survey, form_of, reading
@@ -26,7 +27,7 @@ __all__ = ["Cache", "open_cache"]
 _WORK, _WORK_RECORD, _RUN_RECORD = ".work", "work.json", "run.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cache:
     """A sealed cache whose manifest has been checked; arrays are read, and checked, when asked for."""
 
@@ -48,6 +49,14 @@ class Cache:
     def splits(self) -> tuple[str, ...]:
         """The splits that have rows."""
         return tuple(self.manifest.rows)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{split} {count}" for split, count in self.manifest.rows.items())
+        return f"<Cache '{self.path}': {self.manifest.dataset.get('name')}, {rows}, {self.content_digest[:12]}>"
+
+    def _repr_html_(self) -> str:
+        """Show a table in notebooks."""
+        return describe_html(f"Cache {self.path}", self.manifest)
 
     def read(self, split: str, name: str) -> npt.NDArray[Any]:
         """Read one array of a split into memory, for instance ``read("train", "logits")``.

@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     path
-    for folder in ("", "cache", "pipeline", "pipeline/datasets", "student")
+    for folder in ("", "cache", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
@@ -128,7 +128,7 @@ def test_what_the_readme_says_runs():
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
     first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare"]
-    assert ran == [*first, "predict", "predict", "evaluate", "export", "show", "verify", "convert"]
+    assert ran == [*first, "predict", "predict", "evaluate", "export", "show", "verify", "convert", "audit"]
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 

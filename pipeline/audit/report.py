@@ -1,0 +1,118 @@
+"""All checks over one cache and its dataset, and their result as plain values."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...cache.reader import Cache
+from ..datasets.dataset import DatasetOptions
+from .doubtful import find_doubtful
+from .findings import Finding
+from .near import find_near_duplicates
+from .repeats import find_absent, find_contrary, find_repeats_across, find_repeats_within, find_torn_groups
+from .shortcuts import find_domain_gap, find_shortcut, find_split_gap
+from .subject import Subject, load_subject
+
+__all__ = ["Audit", "audit", "examine"]
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What was found in a dataset, one finding a check, in a fixed order."""
+
+    subject: Subject
+    findings: tuple[Finding, ...]
+
+    @property
+    def serious(self) -> tuple[Finding, ...]:
+        """The findings that make figures from this dataset mislead."""
+        return tuple(one for one in self.findings if one.severity == "serious")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result for JSON: no row is named, only counted."""
+        return {
+            "dataset": self.subject.name,
+            "rows": {name: int((self.subject.split == index).sum()) for index, name in self._splits()},
+            "serious": len(self.serious),
+            "notes": list(self.subject.notes),
+            "checks": {
+                one.check: {"severity": one.severity, "sentence": one.sentence, "advice": len(one.advice),
+                            **one.figures}
+                for one in self.findings
+            },
+        }  # fmt: skip
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows with advice, by check and urgency, as columns of text."""
+        subject = self.subject
+        return [
+            {
+                "check": one.check,
+                "severity": one.severity,
+                "key": subject.key[advice.row].tobytes().hex(),
+                "split": subject.split_name(advice.row),
+                "image": subject.describe(advice.row),
+                "label": subject.label_name(advice.row),
+                "advice": advice.say,
+                "score": f"{advice.score:.4f}",
+                "related": "; ".join(f"{subject.describe(row)} ({subject.split_name(row)})" for row in advice.related),
+                "related_keys": " ".join(subject.key[row].tobytes().hex() for row in advice.related),
+            }
+            for one in self.findings
+            for advice in one.advice
+        ]
+
+    def write_csv(self, path: Path) -> int:
+        """Write the rows with advice as a table, and return how many there are."""
+        rows = self.rows()
+        names = ["check", "severity", "key", "split", "image", "label", "advice", "score", "related", "related_keys"]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        return len(rows)
+
+    def _splits(self) -> list[tuple[int, str]]:
+        return [(index, name) for index, name in enumerate(("train", "val", "test")) if name in self.subject.splits]
+
+
+def audit(
+    cache: Cache, spec: str, options: DatasetOptions, progress: Progress, *, threshold: float | None = None
+) -> Audit:
+    """Audit the dataset that a cache was made from; the teacher is not needed, and nothing is changed.
+
+    Parameters
+    ----------
+    spec : the dataset
+    threshold : cosine of whitened features from which on images are near-duplicates; None = calibrated
+
+    Raises
+    ------
+    CacheMismatch, CacheCorrupt, DataError
+        As `load_subject`.
+    """
+    return examine(load_subject(cache, spec, options), progress, threshold=threshold)
+
+
+def examine(subject: Subject, progress: Progress, *, threshold: float | None = None) -> Audit:
+    """Run every check on what has been read."""
+    findings = (
+        find_repeats_across(subject),
+        find_contrary(subject),
+        find_torn_groups(subject),
+        *find_near_duplicates(subject, threshold, progress),
+        find_shortcut(subject, progress),
+        find_repeats_within(subject),
+        find_doubtful(subject),
+        find_absent(subject),
+        find_split_gap(subject),
+        find_domain_gap(subject),
+    )
+    return Audit(subject=subject, findings=findings)

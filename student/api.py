@@ -1,0 +1,100 @@
+"""Stage two from Python: `medal.train_student`, which reads like the command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from ..cache.reader import Cache
+from ..pipeline.datasets.dataset import DatasetOptions
+from .distill import ask
+from .distill import train_student as train
+from .settings import StudentSettings
+
+__all__ = ["Trained", "train_student"]
+
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What stage two did.
+
+    Attributes
+    ----------
+    run : the run's folder, which timm loads
+    test, val : AUROC, accuracy and their intervals; None where there are no rows
+    teacher : the same of the teacher, by split
+    result : all that the command prints as JSON
+    """
+
+    run: Path
+    test: Mapping[str, Any] | None
+    val: Mapping[str, Any] | None
+    teacher: Mapping[str, Any]
+    seconds: float
+    result: Mapping[str, Any]
+
+    def load(self) -> Any:
+        """Return the trained student, a timm model in evaluation mode."""
+        import timm
+
+        return timm.create_model(f"local-dir:{self.run}", pretrained=True).eval()
+
+
+@contextmanager
+def silent(_what: str, _total: int, _done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _: None
+
+
+def train_student(
+    cache: Cache | str | PathLike[str],
+    dataset: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    options: DatasetOptions | None = None,
+    overwrite: bool = False,
+    check_views: bool = False,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda _: None,
+    **settings: Any,
+) -> Trained:
+    """Train a light CNN on a dataset's images and a cache's soft targets, as `medal train-student` does.
+
+    Parameters
+    ----------
+    cache : open, or its path
+    dataset : what the cache was made from
+    out : folder of the run
+    progress : as `medal.cache.console.progress`, to see how far it is
+    tell : given one sentence at a time: warnings, what was chosen, how each epoch went
+    settings : fields of `StudentSettings`, for instance ``student="mobilenetv3_small_100", epochs=5``
+
+    Raises
+    ------
+    MedalError
+        As the command says it.
+    TypeError
+        There is no setting of that name.
+    """
+    place = cache.path if isinstance(cache, Cache) else cache
+    asked = ask(
+        fspath(place), fspath(dataset), options or DatasetOptions(), StudentSettings(**settings), Path(out),
+        overwrite=overwrite,
+    )  # fmt: skip
+    for warning in asked.warnings:
+        tell(f"warning: {warning}")
+    result = train(replace(asked, check_views=check_views), progress, tell)
+    return Trained(
+        run=Path(result["run"]),
+        test=result["test"],
+        val=result["val"],
+        teacher=result["teacher"],
+        seconds=float(result["seconds"]),
+        result=result,
+    )
