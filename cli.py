@@ -20,6 +20,11 @@ COMMANDS = {
     "show": ("medal.cache.commands", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
+    "push": ("medal.cache.store.commands", "push", "Offer a cache to others."),
+    "pull": ("medal.cache.store.commands", "pull", "Get a cache from others, verified."),
+    "list": ("medal.cache.store.commands", "list_store", "Say what a store has."),
+    "remove": ("medal.cache.store.commands", "remove", "Take a cache out of a store."),
+    "gc": ("medal.cache.store.commands", "gc", "Remove what no cache of a store needs."),
     "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }

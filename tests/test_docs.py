@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     path
-    for folder in ("", "cache", "pipeline", "pipeline/datasets", "student")
+    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/datasets", "student")
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 

@@ -33,7 +33,7 @@ def import_all(package):
 
 MODULES = [
     path
-    for folder in ("", "cache", "pipeline", "pipeline/datasets", "student")
+    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/datasets", "student")
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
