@@ -222,7 +222,7 @@ def estimate(asked: Plan) -> tuple[int, float]:
         features_kept=asked.settings.features_kept,
     )
     total = sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in expected_arrays(size).values())
-    if asked.action == "reuse":
+    if asked.action in ("reuse", "pulled"):
         return total, 0.0
     import torch
 

@@ -21,7 +21,12 @@ MODULES = [
 ]
 
 # What the README's commands run with here: a tiny teacher and a set that need no network, and a short training.
-STAND_INS = {"medmnist:pneumoniamnist": "chest.npz", "facebook/dinov2-small": "tiny"}
+STAND_INS = {
+    "medmnist:pneumoniamnist": "chest.npz",
+    "facebook/dinov2-small": "tiny",
+    "pneumoniamnist": "chest",
+    "/mnt/lab/caches": "lab",
+}
 SHORTER = {"train-student": ["--epochs", "1", "--image-size", "32"]}
 
 
@@ -123,7 +128,10 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    assert ran == ["--version", "cache-teacher", "train-student", "show", "verify", "convert"]
+    assert ran == [
+        "--version", "cache-teacher", "train-student", "show", "verify", "convert", "push", "list", "pull",
+        "cache-teacher", "remove", "gc",
+    ]  # fmt: skip
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 

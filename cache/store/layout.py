@@ -6,6 +6,7 @@ STORE/medal-store.json                             says that the folder is a sto
       sets/CONTENT.TOKEN/{manifest,listing}.json   what the entry vouches for
       sets/CONTENT.TOKEN/SHA256.part               its arrays' bytes, cut into parts
       leases/CONTENT.TOKEN.HOLDER.json             somebody reads or writes this set now
+      computing/CACHE_ID.HOLDER.json               somebody computes this cache now
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from ..errors import CacheCorrupt, CacheMismatch
 from ..manifest import Manifest, parse_json
 
 __all__ = [
-    "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS", "SIGNATURE",
-    "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry", "parse_entry_name",
+    "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",
+    "SIGNATURE", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry", "parse_entry_name",
     "parse_listing", "parse_marker", "rows_address", "set_of_lease", "sha256_hex", "summarize",
 ]  # fmt: skip
 
 VERSION = 1
 MARKER = "medal-store.json"
 INDEX = "index.jsonl"
-ENTRIES, SETS, LEASES = "entries", "sets", "leases"
+ENTRIES, SETS, LEASES, COMPUTING = "entries", "sets", "leases", "computing"
 MANIFEST, LISTING, SIGNATURE = "manifest.json", "listing.json", "seal.sig"
 # Stands in a set that is about to be removed, and goes last.
 CONDEMNED = "condemned"

@@ -20,7 +20,7 @@ _OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 _PAGES = ("http", "https")
 _SERVERS = ("sftp", "ssh")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "sftp": "sftp",
-           "ssh": "sftp", "http": "https", "https": "https", "hf": "hf"}  # fmt: skip
+           "ssh": "sftp", "http": "https", "https": "https"}  # fmt: skip
 _MARKER_BYTES = 1 << 12
 
 
