@@ -30,8 +30,13 @@ __all__ = [
 VERSION = 1
 MARKER = "medal-store.json"
 INDEX = "index.jsonl"
-ENTRIES, SETS, LEASES, COMPUTING = "entries", "sets", "leases", "computing"
-MANIFEST, LISTING, SIGNATURE = "manifest.json", "listing.json", "seal.sig"
+ENTRIES = "entries"
+SETS = "sets"
+LEASES = "leases"
+COMPUTING = "computing"
+MANIFEST = "manifest.json"
+LISTING = "listing.json"
+SIGNATURE = "seal.sig"
 # Stands in a set that is about to be removed, and goes last.
 CONDEMNED = "condemned"
 # Small enough that a few fit into memory at once, large enough that the way there does not count.
