@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import json_option, note, plain, print_json, progress
+from ..cache.console import copies_option, json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team
@@ -119,10 +119,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
 )
-@click.option(
-    "--max-cache-size", default="20GB", show_default=True, metavar="SIZE",
-    help="Bound of local copies of a store's caches, the least recently used out first.",
-)  # fmt: skip
+@copies_option
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option

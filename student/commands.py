@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import json_option, note, plain, print_json, progress
+from ..cache.console import copies_option, json_option, note, plain, print_json, progress, resolve_cache
 from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
@@ -100,6 +100,7 @@ _ADVICE = {
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@copies_option
 @json_option
 @dataset_options
 def train_student(
@@ -110,6 +111,7 @@ def train_student(
     no_distill: bool,
     check_views: bool,
     overwrite: bool,
+    max_cache_size: str,
     dry_run: bool,
     as_json: bool,
     **chosen: Any,
@@ -117,7 +119,7 @@ def train_student(
     """Train a light CNN on the images of DATASET and the soft targets of CACHE; the teacher is not needed.
 
     Splits, classes and label columns come from the cache. The same command again resumes what was interrupted; a
-    finished run is refused without --overwrite.
+    finished run is refused without --overwrite. CACHE may be STORE#NAME-OR-ID: a verified copy of it is used.
 
     \b
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
@@ -132,7 +134,10 @@ def train_student(
     from .distill import ask, estimate
     from .distill import train_student as train
 
-    asked = replace(ask(cache, dataset, options, settings, out, overwrite=overwrite), check_views=check_views)
+    asked = replace(
+        ask(resolve_cache(cache, max_cache_size), dataset, options, settings, out, overwrite=overwrite),
+        check_views=check_views,
+    )
     for warning in asked.warnings:
         note(f"warning: {warning}")
     if dry_run:

@@ -1,10 +1,11 @@
 """Stage one with a store: what one member computed, another has in seconds, under whatever names."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from store_cases import member, whole
+from store_cases import make_cache, member, whole
 
 from medal.cache.errors import CacheError
 
@@ -85,3 +86,30 @@ def test_sizes_are_read_as_they_are_written():
     assert [parse_size(text) for text in ("20GB", "500 M", "1.5k", "7")] == [20 * 10**9, 5 * 10**8, 1500, 7]
     with pytest.raises(CacheError, match="'much' is no size"):
         parse_size("much")
+
+
+def test_a_student_learns_straight_from_a_store(renamed, store, small_cache, medal, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
+    name = f"{store}#{whole(small_cache).cache_id[:10]}"
+    assert medal("show", name)["content_digest"] == whole(small_cache).content_digest
+    quick = ("--student", "test_resnet", "--epochs", 1, "--image-size", 32)
+    assert medal("train-student", name, renamed, "--out", tmp_path / "run", *quick)["test"]["auroc"] > 0
+    assert len(list((tmp_path / "home/copies").glob("*.zarr"))) == 1
+    with pytest.raises(CacheError, match=r"has no cache 'nothing'"):
+        medal("show", f"{store}#nothing")
+
+
+def test_copies_used_longest_ago_make_room(tmp_path, medal, monkeypatch):
+    monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
+    copies = tmp_path / "home/copies"
+    for seed in range(3):
+        cache = make_cache(tmp_path / f"{seed}.zarr", seed, name=f"set{seed}")
+        medal("push", cache.path, tmp_path / "store")
+        medal("show", f"{tmp_path / 'store'}#set{seed}")
+        for path in copies.iterdir():
+            age = path.stat().st_mtime - 7200  # as if used two hours ago, and each two hours after the one before
+            os.utime(path, (age, age))
+    assert len(list(copies.glob("*.zarr"))) == 3
+    medal("show", f"{tmp_path / 'store'}#set0", "--max-cache-size", "1k")
+    (left,) = copies.glob("*.zarr")
+    assert whole(left).seal == whole(tmp_path / "0.zarr").seal
