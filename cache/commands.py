@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import click
 
-from .console import json_option, plain, print_json
+from .console import copies_option, json_option, plain, print_json, resolve_cache
 
 __all__ = ["convert", "show"]
 
 
 @click.command(short_help="Describe a cache.")
 @click.argument("cache")
+@copies_option
 @json_option
-def show(cache: str, as_json: bool) -> None:
-    """Describe CACHE from its manifest: dataset, teacher, probe, digests.
+def show(cache: str, max_cache_size: str, as_json: bool) -> None:
+    """Describe CACHE from its manifest: dataset, teacher, probe, digests. CACHE may be STORE#NAME-OR-ID.
 
     \b
     medal show chest.zarr
     medal show chest.zarr --json
+    medal show /mnt/lab/caches#pneumoniamnist
     """
     from .describe import describe
     from .reader import open_cache
 
-    opened = open_cache(cache)
+    opened = open_cache(resolve_cache(cache, max_cache_size))
     if as_json:
         print_json({**opened.manifest.raw, "content_digest": opened.content_digest})
         return

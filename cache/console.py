@@ -8,15 +8,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
 
-__all__ = ["json_option", "note", "plain", "print_json", "progress"]
+__all__ = ["copies_option", "json_option", "note", "plain", "print_json", "progress", "resolve_cache"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
+
+
+copies_option = click.option(
+    "--max-cache-size", default="20GB", show_default=True, metavar="SIZE",
+    help="Bound of local copies of a store's caches, the least recently used out first.",
+)  # fmt: skip
+
+
+def resolve_cache(text: str, max_cache_size: str) -> str:
+    """Return the path of what a user gives as CACHE: a path, or STORE#NAME, of which a verified copy is fetched."""
+    if "#" not in text:
+        return text
+    from .store.local_copies import resolve
+
+    return resolve(text, partial(progress, unit="bytes"), most=max_cache_size)
 
 
 def note(text: str) -> None:

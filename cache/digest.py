@@ -10,7 +10,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Rows", "array_line", "array_sha256", "cache_id", "canonical_json", "content_digest", "shape_text"]
+__all__ = [
+    "Rows",
+    "array_line",
+    "array_sha256",
+    "blake2b_json",
+    "cache_id",
+    "canonical_json",
+    "content_digest",
+    "shape_text",
+]
 
 _BLOCK_BYTES = 1 << 24
 
@@ -34,7 +43,12 @@ def canonical_json(value: Any) -> bytes:
 
 def cache_id(request: Mapping[str, Any]) -> str:
     """Return the address of what was asked for: BLAKE2b-128 over its canonical JSON, as 32 hex digits."""
-    return blake2b(canonical_json(request), digest_size=16).hexdigest()
+    return blake2b_json(request)
+
+
+def blake2b_json(value: Any) -> str:
+    """Return BLAKE2b-128 over a value's canonical JSON, as 32 hex digits."""
+    return blake2b(canonical_json(value), digest_size=16).hexdigest()
 
 
 def rows_per_block(rows: Rows, block_bytes: int = _BLOCK_BYTES) -> int:

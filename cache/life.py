@@ -16,7 +16,7 @@ from .work import WorkDirectory, work_path
 
 __all__ = ["Action", "Found", "decide", "differences", "holds_others", "look", "refuse_others"]
 
-Action = Literal["create", "resume", "extend", "reuse"]
+Action = Literal["create", "resume", "extend", "reuse", "pulled"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,12 @@ from ..cache.errors import CacheIncomplete, TeacherError
 from ..cache.life import Action
 from ..cache.lock import Lock, locked
 from ..cache.reader import Cache
+from ..cache.store.publish import Pushed
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
 from .planning import Plan, count_kept, decide_again
 from .ranks import ALONE, Team
+from .sharing import Lab, announced
 from .skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Made:
     kept: int
     images_per_second: float | None
     seconds: float
+    pushed: Pushed | None = None
 
 
 def cache_teacher(
@@ -47,6 +50,7 @@ def cache_teacher(
     tell: Tell = lambda _: None,
     again: str = "the same command",
     team: Team = ALONE,
+    lab: Lab | None = None,
 ) -> Made:
     """Carry out a plan: compute what is missing, fit the probe, seal.
 
@@ -57,6 +61,7 @@ def cache_teacher(
     tell : called with what the user should know while it happens
     again : what to run to go on after an interruption, for messages
     team : the processes that share the work, of which this one leads
+    lab : the store to look into first
 
     Raises
     ------
@@ -76,7 +81,15 @@ def cache_teacher(
             # Another process may have finished it while this one waited, or died between two renames.
             put_back(asked.target)
             asked = decide_again(asked)
-            made = _reused(asked) or _make(asked, lock, team, progress, tell, again)
+            made = _reused(asked) or _pulled(asked, lab, tell)
+            if made is not None and made.action == "pulled":
+                asked = replace(asked, existing=made.cache)
+            if made is None:
+                if lab is not None and not asked.sources:
+                    asked = decide_again(lab.with_features(asked, tell))
+                with announced(lab, asked.cache_id, asked.images, progress) as shown:
+                    made = _make(asked, lock, team, shown, tell, again)
+                    made = replace(made, pushed=lab.offer(made.cache) if lab else None)
             if _is_left(asked):
                 WorkDirectory(work_path(asked.target)).remove()
     return replace(made, seconds=time.monotonic() - begun)
@@ -93,6 +106,15 @@ def _reused(asked: Plan) -> Made | None:
         images_per_second=None,
         seconds=0.0,
     )
+
+
+def _pulled(asked: Plan, lab: Lab | None, tell: Tell) -> Made | None:
+    """Take the very cache over from the store, if it is there."""
+    cache = None if lab is None else lab.obtain(asked, tell)
+    if cache is None:
+        return None
+    rows = sum(cache.manifest.rows.values())
+    return Made(cache=cache, action="pulled", computed=0, kept=rows, images_per_second=None, seconds=0.0)
 
 
 def _is_left(asked: Plan) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import json_option, note, plain, print_json, progress
+from ..cache.console import copies_option, json_option, note, plain, print_json, progress
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
@@ -18,6 +20,7 @@ from .request import CacheSettings
 if TYPE_CHECKING:
     from .caching import Made
     from .datasets.dataset import DatasetOptions
+    from .sharing import Lab
 
 __all__ = ["cache_teacher", "verify"]
 
@@ -115,6 +118,16 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     is_flag=True,
     help="Replace another cache at OUT, once the new one is sealed; one that fits is reused.",
 )
+@click.option(
+    "--store", envvar="MEDAL_STORE", show_envvar=True,
+    help="Take the cache over from there if somebody has computed it: a folder, s3://, sftp://, https:// …",
+)  # fmt: skip
+@click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
+@click.option("--wait", "wait_for_others", is_flag=True, help="If others compute it for --store just now, wait for it.")
+@click.option(
+    "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
+)
+@copies_option
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -127,6 +140,11 @@ def cache_teacher(
     no_wait: bool,
     dry_run: bool,
     as_json: bool,
+    store: str | None,
+    push: bool,
+    wait_for_others: bool,
+    by: str | None,
+    max_cache_size: str,
     **chosen: Any,
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
@@ -140,6 +158,8 @@ def cache_teacher(
     medal cache-teacher medmnist:pneumoniamnist chest.zarr --teacher facebook/dinov2-small
     medal cache-teacher labels.csv scans.h5 --label-columns edema,effusion --group-column patient
     """
+    if push and not store:
+        raise click.UsageError("--push goes with --store URL (or MEDAL_STORE)")
     options = take_dataset_options(chosen)
     settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
     if settings.address is not None and settings.engine != "ray":
@@ -151,11 +171,23 @@ def cache_teacher(
             _lead(
                 team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
                 dry_run=dry_run, as_json=as_json,
+                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size),
             )  # fmt: skip
         else:
             from .computing import follow
 
             follow(team, dataset, options, settings, note)
+
+
+def _open_lab(store: str | None, *, push: bool, wait: bool, by: str | None, most: str) -> Lab | None:
+    if not store:
+        return None
+    from ..cache.store.local_copies import parse_size
+    from ..cache.store.store import open_store
+    from .sharing import Lab
+
+    shown = partial(progress, unit="bytes")
+    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most))
 
 
 def _lead(
@@ -170,6 +202,7 @@ def _lead(
     wait: bool,
     dry_run: bool,
     as_json: bool,
+    lab: Lab | None,
 ) -> None:
     from .caching import cache_teacher as make
     from .planning import decide_again, estimate, prepare
@@ -187,6 +220,8 @@ def _lead(
         counts = ", ".join(f"{count} {split}" for split, count in rows.items())
         note(f"{asked.drawing}; now {counts}")
     if dry_run:
+        if lab is not None and asked.action != "reuse" and lab.find(asked.cache_id, note) is not None:
+            asked = replace(asked, action="pulled")
         size, seconds = estimate(asked)
         result = {
             "cache": str(asked.target), "action": asked.action, "cache_id": asked.cache_id, "rows": rows,
@@ -200,7 +235,7 @@ def _lead(
                 f"{seconds or 0:.0f} s of teacher."
             )
         return
-    made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team)
+    made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
     _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
 
 
@@ -224,12 +259,17 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
                 "seconds": made.seconds,
                 "teacher": {split: metrics.get(split) for split in ("val", "test")},
                 "tuned": manifest.raw.get("tuned"),
+                "pushed": None if made.pushed is None else made.pushed.action,
             }
         )
         return
-    verb = {"create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found"}[made.action]
+    verb = {
+        "create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found", "pulled": "Pulled",
+    }[made.action]  # fmt: skip
     target = made.cache.path
     click.echo(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
+    if made.pushed is not None:
+        click.echo(f"  others get it by: medal pull {made.cache.cache_id} STORE")
     for split in ("val", "test"):
         if split in metrics:
             click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")

@@ -228,7 +228,7 @@ def estimate_bytes(asked: Plan) -> int:
 def estimate(asked: Plan) -> tuple[int, float]:
     """Return the bytes that the sealed cache will take and the seconds that the teacher needs, from one real batch."""
     total = estimate_bytes(asked)
-    if asked.action == "reuse":
+    if asked.action in ("reuse", "pulled"):
         return total, 0.0
     import torch
 

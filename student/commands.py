@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import json_option, note, plain, print_json, progress
+from ..cache.console import copies_option, json_option, note, plain, print_json, progress, resolve_cache
 from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
@@ -155,6 +155,7 @@ _ADVICE = {
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@copies_option
 @json_option
 @dataset_options
 def train_student(
@@ -167,6 +168,7 @@ def train_student(
     also: tuple[str, ...],
     track: str | None,
     overwrite: bool,
+    max_cache_size: str,
     dry_run: bool,
     as_json: bool,
     **chosen: Any,
@@ -174,7 +176,8 @@ def train_student(
     """Train a light CNN on the images of DATASET and the soft targets of CACHE; the teacher is not needed.
 
     Splits, classes and label columns come from the cache. The same command again resumes what was interrupted; a
-    finished run is refused without --overwrite, but for --baseline or more --seeds, which add to it.
+    finished run is refused without --overwrite, but for --baseline or more --seeds, which add to it. CACHE may be
+    STORE#NAME-OR-ID: a verified copy of it is used.
 
     \b
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
@@ -192,7 +195,8 @@ def train_student(
     from .following import follow
     from .parallel import join_ranks
 
-    teachers = [_read_weight(words) for words in also]
+    cache = resolve_cache(cache, max_cache_size)
+    teachers = [(resolve_cache(path, max_cache_size), weight) for path, weight in map(_read_weight, also)]
     ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
     with join_ranks(settings.device) as ranks:
         if ranks.leads:

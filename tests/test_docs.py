@@ -17,12 +17,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     path
-    for folder in ("", "cache", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
+    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
 # What the README's commands run with here: a tiny teacher and a set that need no network, and a short training.
-STAND_INS = {"medmnist:pneumoniamnist": "chest.npz", "facebook/dinov2-small": "tiny"}
+STAND_INS = {
+    "medmnist:pneumoniamnist": "chest.npz",
+    "facebook/dinov2-small": "tiny",
+    "pneumoniamnist": "chest",
+    "/mnt/lab/caches": "lab",
+}
 SHORTER = {"train-student": ["--epochs", "1", "--image-size", "32"]}
 
 
@@ -128,7 +133,9 @@ def test_what_the_readme_says_runs():
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
     first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare"]
-    assert ran == [*first, "predict", "predict", "evaluate", "export", "show", "verify", "convert", "audit"]
+    use = ["predict", "predict", "evaluate", "export", "show", "verify", "convert", "audit"]
+    share = ["push", "list", "pull", "cache-teacher", "remove", "gc"]
+    assert ran == [*first, *use, *share]
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - our own page
 

@@ -33,7 +33,7 @@ def import_all(package):
 
 MODULES = [
     path
-    for folder in ("", "cache", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
+    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 

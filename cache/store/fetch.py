@@ -1,0 +1,222 @@
+"""Pulling: everything is checked before it counts, and half of a transfer is never visible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..digest import cache_id, canonical_json
+from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ..forms import form_of
+from ..life import holds_others, refuse_others
+from ..lock import locked
+from ..manifest import MAX_BYTES, Manifest, parse_manifest
+from ..reader import Cache, open_cache
+from ..verify import verify
+from ..writer import beside, put_back, remove, write_cache, write_file
+from .entries import read_entries
+from .layout import LISTING, MANIFEST, PART_BYTES, SETS, Entry, Listing, parse_listing, sha256_hex
+from .leases import Lease, Withdrawn
+from .parts import PartFiles, array_bytes
+from .store import Store
+
+__all__ = ["Pulled", "fetch", "pull"]
+
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What a pull did: pulled it, or found the very same there."""
+
+    cache: Cache
+    action: Literal["pulled", "reuse"]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A set whose manifest and listing have been checked against the entry, and against each other."""
+
+    entry: Entry
+    manifest: Manifest
+    raw: dict[str, Any]
+    listing: Listing
+
+
+def pull(
+    store: Store,
+    entry: Entry,
+    target: Path,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Pulled:
+    """Pull a cache to a target, or leave it if the very same is there.
+
+    Raises
+    ------
+    CacheMismatch
+        Something else is there, and `overwrite` is not set.
+    CacheCorrupt, CacheNotFound, CacheError
+        As `fetch`.
+    """
+    form_of(target)
+    with locked(target, wait=True, tell=tell):
+        put_back(target)
+        if os.path.lexists(target):
+            there = _same(target, entry)
+            if there is not None:
+                return Pulled(cache=there, action="reuse")
+            if not overwrite:
+                raise CacheMismatch(
+                    f"'{target}' is there already and is another cache; give another OUT, or --overwrite to replace it "
+                    "once the new one is whole."
+                )
+            if holds_others(target):
+                raise refuse_others(target)
+        return Pulled(cache=fetch(store, entry, target, progress), action="pulled")
+
+
+def _same(target: Path, entry: Entry) -> Cache | None:
+    """Return the cache at a target if it is the one of an entry, and every byte of it is right."""
+    with suppress(CacheError):
+        cache = open_cache(target)
+        if cache.seal.manifest_sha256 == entry.manifest_sha256 and not verify(cache):
+            return cache
+    return None
+
+
+def fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache:
+    """Pull a cache to a target whose lock is held, in the form that its suffix names.
+
+    Raises
+    ------
+    CacheCorrupt
+        Something is not what was published; nothing of it is kept.
+    CacheNotFound
+        It was withdrawn meanwhile.
+    """
+    form_of(target)
+    try:
+        return _fetch(store, entry, target, progress)
+    except Withdrawn:
+        pass
+    except CacheNotFound:
+        if store.can_list and entry.name in {other.name for other in read_entries(store)[0]}:
+            raise CacheCorrupt(
+                f"Store '{store.url}' lacks parts of cache '{entry.cache_id}', which it lists; nothing was taken over. "
+                "Tell whoever keeps the store, or push it again from a copy."
+            ) from None
+    again = next((other for other in read_entries(store)[0] if other.content == entry.content and other != entry), None)
+    if again is None:
+        remove(_folder(target))
+        raise CacheNotFound(
+            f"Cache '{entry.cache_id}' was withdrawn from store '{store.url}' while it was pulled; nothing was "
+            "taken over."
+        )
+    return _fetch(store, again, target, progress)
+
+
+def _folder(target: Path) -> Path:
+    return beside(target, "pulling").with_suffix(".parts")
+
+
+def _fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache:
+    with Lease(store, entry.set):
+        wanted = _describe(store, entry)
+        folder = _folder(target)
+        files = _fetch_parts(store, wanted, folder, progress)
+    sizes = [size for _, size in wanted.listing.parts]
+    try:
+        return write_cache(target, PartFiles(files, sizes, wanted.manifest.arrays).arrays(), wanted.raw)
+    except CacheCorrupt as error:
+        raise CacheCorrupt(
+            f"Cache '{entry.cache_id}' of store '{store.url}' is not what its manifest says; nothing was taken over: "
+            f"{error}"
+        ) from error
+    finally:
+        remove(folder)
+
+
+def _describe(store: Store, entry: Entry) -> _Wanted:
+    """Read manifest and listing, and refuse them before anything large is fetched if they do not fit."""
+    where = f"Cache '{entry.cache_id}' of store '{store.url}'"
+    folder = f"{SETS}/{entry.set}"
+    data = store.read_checked(f"{folder}/{MANIFEST}", entry.manifest_sha256, MAX_BYTES)
+    listing_bytes = store.read_checked(f"{folder}/{LISTING}", entry.listing_sha256, MAX_BYTES)
+    try:
+        manifest = parse_manifest(data)
+        listing = parse_listing(listing_bytes, "listing")
+    except CacheCorrupt as error:
+        raise CacheCorrupt(f"{where}: {error}") from error
+    raw = dict(manifest.raw)
+    if (manifest.cache_id, manifest.content_digest) != (entry.cache_id, entry.content_digest):
+        raise CacheCorrupt(
+            f"{where} was redirected: its entry leads to cache '{manifest.cache_id}' with content "
+            f"'{manifest.content_digest[:12]}…'. Nothing was taken over; tell whoever keeps the store."
+        )
+    request = raw.get("request")
+    if not isinstance(request, dict) or cache_id(request) != entry.cache_id:
+        raise CacheCorrupt(f"{where} was not made for what its id stands for: its request gives another one.")
+    if canonical_json(raw) != data:
+        raise CacheCorrupt(f"{where} has a manifest that is no canonical JSON; it cannot be taken over.")
+    expected = sum(map(array_bytes, manifest.arrays.values()))
+    short = [size for _, size in listing.parts[:-1] if size != PART_BYTES]
+    if listing.size != expected or short or entry.size != expected:
+        raise CacheCorrupt(
+            f"{where} announces parts of {listing.size} bytes, and its arrays have {expected}; nothing was fetched."
+        )
+    return _Wanted(entry, manifest, raw, listing)
+
+
+def _fetch_parts(store: Store, wanted: _Wanted, folder: Path, progress: Progress) -> list[Path]:
+    """Fetch what is not there from an earlier try, several at once; a name that is there is a part that is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = dict(wanted.listing.parts)
+    files = {digest: folder / f"{digest}.part" for digest in parts}
+    for other in folder.iterdir():
+        if other not in files.values():
+            remove(other)
+    done = {digest for digest, size in parts.items() if _is_there(files[digest], digest, size)}
+    _check_room(folder, sum(size for digest, size in parts.items() if digest not in done) + wanted.listing.size)
+    total, kept = sum(parts.values()), sum(parts[digest] for digest in done)
+    with progress("pulling", total, kept) as advance, ThreadPoolExecutor(_THREADS) as pool:
+
+        def one(digest: str) -> int:
+            data = store.read_checked(f"{SETS}/{wanted.entry.set}/{digest}.part", digest, parts[digest])
+            write_file(files[digest], data)
+            return len(data)
+
+        try:
+            for count in pool.map(one, [digest for digest in parts if digest not in done]):
+                advance(count)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [files[digest] for digest, _ in wanted.listing.parts]
+
+
+def _is_there(file: Path, digest: str, size: int) -> bool:
+    with suppress(OSError):
+        return not file.is_symlink() and file.stat().st_size == size and sha256_hex(file.read_bytes()) == digest
+    return False
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    """Refuse what cannot fit before it is fetched: somebody else says how large it is."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        with suppress(OSError):
+            folder.rmdir()  # only if empty
+        raise CacheError(
+            f"The pull needs {needed / 1e9:.2f} GB, and '{folder.parent}' has {free / 1e9:.2f} GB free; make room or "
+            "give another OUT."
+        )

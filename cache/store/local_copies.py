@@ -1,0 +1,97 @@
+"""Verified copies of what stores have, in medal's own folder: bounded, the least recently used out first."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from ..errors import CacheBusy, CacheError
+from ..home import home_folder
+from ..lock import locked
+from ..reader import Cache
+from ..writer import remove
+from .entries import find_entry
+from .fetch import pull
+from .layout import Entry
+from .store import Store, open_store
+
+__all__ = ["DEFAULT_BYTES", "local_copy", "parse_size", "resolve"]
+
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+DEFAULT_BYTES = 20 * 10**9
+# What was used within the last hour may be in use still.
+_IN_USE_SECONDS = 3600.0
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``20GB`` or ``500M``.
+
+    Raises
+    ------
+    CacheError
+        It is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise CacheError(f"'{text}' is no size; expected a number with k, M, G or T, for instance 20GB.")
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+
+
+def local_copy(store: Store, entry: Entry, progress: Progress, *, most: int = DEFAULT_BYTES) -> Cache:
+    """Return a verified copy of a store's cache, pulled if it is not there yet.
+
+    Parameters
+    ----------
+    most : bytes that all copies may take, if that can be kept to
+    """
+    target = _folder() / f"{entry.content_digest[:32]}-{entry.manifest_sha256[:16]}.zarr"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    cache = pull(store, entry, target, progress, overwrite=True).cache
+    os.utime(target)
+    _make_room(target, most)
+    return cache
+
+
+def _folder() -> Path:
+    return home_folder() / "copies"
+
+
+def _make_room(keep: Path, most: int) -> None:
+    """Remove the copies used longest ago until the rest fits."""
+    copies = []
+    for path in _folder().glob("*.zarr"):
+        if not path.name.startswith("."):
+            with suppress(FileNotFoundError):
+                size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                copies.append((path.stat().st_mtime, path, size))
+    total = sum(size for _, _, size in copies)
+    for used, path, size in sorted(copies):
+        if total <= most:
+            return
+        if path != keep and time.time() - used > _IN_USE_SECONDS:
+            # Whoever is pulling it just now keeps it.
+            with suppress(CacheBusy), locked(path, wait=False, tell=lambda _: None):
+                remove(path)
+                total -= size
+
+
+def resolve(text: str, progress: Progress, *, most: str | None = None) -> str:
+    """Return the path of a cache: of ``STORE#NAME`` a verified local copy, of anything else what it says.
+
+    Raises
+    ------
+    CacheNotFound, CacheError, CacheCorrupt
+        The store does not have it, or not as it was published.
+    """
+    url, hash_sign, name = text.rpartition("#")
+    if not hash_sign or not url or not name or Path(text).exists():
+        return text
+    store = open_store(url)
+    store.check()
+    limit = DEFAULT_BYTES if most is None else parse_size(most)
+    return str(local_copy(store, find_entry(store, name), progress, most=limit).path)

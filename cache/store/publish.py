@@ -1,0 +1,237 @@
+"""Pushing: data first, the entry last; what is there already is not sent again."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Literal
+
+from ..digest import cache_id, canonical_json
+from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ..home import home_folder
+from ..manifest import MAX_BYTES
+from ..reader import Cache
+from ..verify import verify
+from ..writer import write_file
+from .entries import read_entries, refresh_index
+from .layout import ENTRIES, LISTING, MANIFEST, SETS, SIGNATURE, Entry, Listing, parse_listing, sha256_hex, summarize
+from .leases import Lease, Withdrawn, has_condemned
+from .parts import array_bytes, cut_parts
+from .store import Store
+
+__all__ = ["Pushed", "push"]
+
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+_THREADS = 4
+# A set is removed under a push only if this process slept for a quarter of an hour.
+_TRIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """What a push did.
+
+    Attributes
+    ----------
+    action : pushed, or there: the same was published before
+    served : whether this is what the id is served from; else other content was published first
+    sent, kept : bytes sent now, and found from an earlier try
+    """
+
+    entry: Entry
+    action: Literal["pushed", "there"]
+    served: bool
+    sent: int = 0
+    kept: int = 0
+
+
+def push(
+    store: Store, cache: Cache, progress: Progress, *, by: str | None = None, signature: bytes | None = None
+) -> Pushed:
+    """Publish a cache.
+
+    Parameters
+    ----------
+    by : name to be shown as the one who pushed it
+    signature : of its seal, to be published with it
+
+    Raises
+    ------
+    CacheCorrupt
+        The cache is damaged; nothing was sent.
+    CacheError
+        The store cannot be used.
+    """
+    _check(cache)
+    store.begin()
+    for _ in range(_TRIES):
+        entries, _problems = read_entries(store)
+        there = _published(entries, cache)
+        if there is not None and _is_sound(store, there):
+            refresh_index(store)
+            return Pushed(entry=there, action="there", served=_is_served(entries, there))
+        if there is not None:
+            # Its parts are gone, by a disk or by hand: what is listed must be there.
+            store.remove(f"{ENTRIES}/{there.name}")
+        try:
+            return _push(store, cache, entries, progress, by, signature)
+        except Withdrawn:
+            continue
+    raise CacheError(
+        f"Store '{store.url}' removed what was pushed while it was pushed, {_TRIES} times; run the same command again."
+    )
+
+
+def _check(cache: Cache) -> None:
+    problems = verify(cache)
+    if problems:
+        raise CacheCorrupt(f"Cache '{cache.path}' is damaged and was not pushed: {problems[0]}")
+    request = cache.manifest.raw.get("request")
+    if not isinstance(request, dict) or cache_id(request) != cache.cache_id:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' has a cache id that its request does not give; it was made by something else than "
+            "medal and cannot be found by others. It was not pushed."
+        )
+    if sha256_hex(canonical_json(cache.manifest.raw)) != cache.seal.manifest_sha256:
+        raise CacheMismatch(
+            f"The manifest of cache '{cache.path}' is no canonical JSON, so that nobody could make it again; it was "
+            "not pushed. Convert it first: medal convert CACHE OUT"
+        )
+
+
+def _published(entries: Iterable[Entry], cache: Cache) -> Entry | None:
+    content = (cache.cache_id, cache.content_digest, cache.seal.manifest_sha256)
+    return next((entry for entry in entries if entry.content == content), None)
+
+
+def _is_served(entries: Iterable[Entry], entry: Entry) -> bool:
+    first = next((other for other in entries if other.cache_id == entry.cache_id), entry)
+    return first.content == entry.content
+
+
+def _push(
+    store: Store, cache: Cache, entries: list[Entry], progress: Progress, by: str | None, signature: bytes | None
+) -> Pushed:
+    token = _token(cache)
+    try:
+        with Lease(store, f"{cache.content_digest}.{token}") as lease:
+            return _fill(store, cache, lease, token, entries, progress, by, signature)
+    except Withdrawn:
+        # What an earlier try left there is being removed.
+        token = secrets.token_hex(8)
+        with Lease(store, f"{cache.content_digest}.{token}") as lease:
+            return _fill(store, cache, lease, token, entries, progress, by, signature)
+
+
+def _fill(
+    store: Store, cache: Cache, lease: Lease, token: str, entries: list[Entry], progress: Progress,
+    by: str | None, signature: bytes | None,
+) -> Pushed:  # fmt: skip
+    folder = f"{SETS}/{lease.set}"
+    there = {name: status.bytes for name, status in store.names(folder).items() if status.kind == "file"}
+    listing, sent = _send_parts(store, cache, folder, there, progress)
+    listing_bytes = listing.to_bytes()
+    store.write(f"{folder}/{MANIFEST}", cache.manifest.to_bytes())
+    store.write(f"{folder}/{LISTING}", listing_bytes)
+    if signature is not None:
+        store.write(f"{folder}/{SIGNATURE}", signature)
+    # Whoever's clock is behind does not come before what was there when they looked.
+    latest = max((other.published for other in entries if other.cache_id == cache.cache_id), default=0)
+    entry = Entry(
+        cache_id=cache.cache_id,
+        content_digest=cache.content_digest,
+        manifest_sha256=cache.seal.manifest_sha256,
+        listing_sha256=sha256_hex(listing_bytes),
+        token=token,
+        published=max(time.time_ns() // 1_000_000, latest + 1),
+        by=by,
+        size=listing.size,
+        summary=summarize(cache.manifest),
+    )
+    store.write(f"{ENTRIES}/{entry.name}", entry.to_bytes())
+    if not _is_whole(store, folder, listing):
+        store.remove(f"{ENTRIES}/{entry.name}")
+        raise Withdrawn(f"Store '{store.url}' removed parts while they were pushed.")
+    refresh_index(store)
+    return Pushed(
+        entry=entry, action="pushed", served=_is_served([*entries, entry], entry), sent=sent, kept=listing.size - sent
+    )
+
+
+def _is_whole(store: Store, folder: str, listing: Listing) -> bool:
+    names = store.names(folder)
+    parts = {f"{digest}.part": size for digest, size in listing.parts}
+    whole = all(name in names and names[name].bytes == size for name, size in parts.items())
+    return whole and {MANIFEST, LISTING} <= set(names) and not has_condemned(names)
+
+
+def _is_sound(store: Store, entry: Entry) -> bool:
+    """Tell whether all that an entry vouches for is there, of its length."""
+    folder = f"{SETS}/{entry.set}"
+    try:
+        data = store.read_checked(f"{folder}/{LISTING}", entry.listing_sha256, MAX_BYTES)
+        return _is_whole(store, folder, parse_listing(data, "listing"))
+    except (CacheNotFound, CacheCorrupt):
+        return False
+
+
+def _send_parts(
+    store: Store, cache: Cache, folder: str, there: dict[str, int], progress: Progress
+) -> tuple[Listing, int]:
+    """Send the parts that are not there yet, several at once; reading stays ahead by as many as are sent at once."""
+    total = sum(map(array_bytes, cache.manifest.arrays.values()))
+    parts: list[tuple[str, int]] = []
+    pending: set[Future[int]] = set()
+    sent = 0
+    with (
+        progress("pushing", total, 0) as advance,
+        cache.open_arrays() as arrays,
+        ThreadPoolExecutor(_THREADS) as pool,
+    ):
+
+        def settle(leave: int) -> None:
+            nonlocal pending
+            while len(pending) > leave:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for one in done:
+                    advance(one.result())
+
+        for data in cut_parts(arrays):
+            digest = sha256_hex(data)
+            parts.append((digest, len(data)))
+            if there.get(f"{digest}.part") == len(data):
+                advance(len(data))
+                continue
+            settle(_THREADS - 1)
+            pending.add(pool.submit(_send, store, f"{folder}/{digest}.part", data))
+            there[f"{digest}.part"] = len(data)
+            sent += len(data)
+        settle(0)
+    return Listing(parts=tuple(parts)), sent
+
+
+def _send(store: Store, name: str, data: bytes) -> int:
+    store.write(name, data)
+    return len(data)
+
+
+def _token(cache: Cache) -> str:
+    """Return the same token for the same cache and home folder, so that a push that was killed can go on."""
+    try:
+        file = home_folder() / "identity"
+        with suppress(FileNotFoundError):
+            return _mix(file.read_bytes(), cache)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(file, secrets.token_bytes(16))
+        return _mix(file.read_bytes(), cache)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home to be found
+        return secrets.token_hex(8)
+
+
+def _mix(identity: bytes, cache: Cache) -> str:
+    return blake2b(cache.seal.to_bytes(), key=identity[:64], digest_size=8).hexdigest()

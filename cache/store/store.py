@@ -1,0 +1,212 @@
+"""Opening a store by its address, and the one place where a driver's errors become ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from ..errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
+from .files import Files, Folder, Objects, Server, Stat
+from .layout import MARKER, marker_bytes, parse_marker
+
+__all__ = ["Store", "open_store"]
+
+_PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
+_PAGES = ("http", "https")
+_SERVERS = ("sftp", "ssh")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "sftp": "sftp",
+           "ssh": "sftp", "http": "https", "https": "https"}  # fmt: skip
+_MARKER_BYTES = 1 << 12
+
+
+class Store:
+    """A store that is open. Every object is bounded when it is read, and none is trusted."""
+
+    def __init__(self, url: str, files: Files) -> None:
+        self.url, self._files = url, files
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be written, and so nothing be leased or removed."""
+        return self._files.read_only
+
+    @property
+    def can_list(self) -> bool:
+        """Whether names can be listed; else the index has to do."""
+        return self._files.can_list
+
+    def names(self, folder: str) -> Mapping[str, Stat]:
+        """Return what stands in a folder of the store."""
+        with self._speaking(folder):
+            return self._files.names(folder)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return an object of at most `limit` bytes.
+
+        Raises
+        ------
+        CacheNotFound
+            It is not there.
+        CacheCorrupt
+            It is longer, or is no plain file.
+        """
+        with self._speaking(name):
+            data = self._files.read(name, limit)
+        if len(data) > limit:
+            raise CacheCorrupt(
+                f"Object '{name}' of store '{self.url}' is longer than the {limit} bytes it may have; nothing of it "
+                "was used. Tell whoever keeps the store."
+            )
+        return data
+
+    def read_checked(self, name: str, digest: str, limit: int) -> bytes:
+        """Return an object whose SHA-256 is known.
+
+        Raises
+        ------
+        CacheCorrupt
+            It has another one.
+        """
+        data = self.read(name, limit)
+        if sha256(data).hexdigest() != digest:
+            raise CacheCorrupt(
+                f"Object '{name}' of store '{self.url}' does not have the SHA-256 that was published: it was damaged "
+                "or exchanged. Nothing of it was used; tell whoever keeps the store."
+            )
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object in one step."""
+        if self.read_only:
+            raise CacheError(f"Store '{self.url}' is read only; give the address at which it can be written.")
+        with self._speaking(name):
+            self._files.write(name, data)
+
+    def remove(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        with self._speaking(name):
+            self._files.remove(name)
+
+    def remove_folder(self, name: str) -> None:
+        """Remove an empty folder."""
+        with self._speaking(name):
+            self._files.remove_folder(name)
+
+    def check(self) -> None:
+        """Refuse a place that is no store.
+
+        Raises
+        ------
+        CacheNotFound
+            Nothing says that it is one.
+        CacheMismatch
+            A newer medal made it.
+        """
+        try:
+            parse_marker(self.read(MARKER, _MARKER_BYTES), f"store '{self.url}'")
+        except CacheNotFound as error:
+            raise CacheNotFound(
+                f"There is no store at '{self.url}' ('{MARKER}' is missing); check the address, or make one with the "
+                f"first push: medal push CACHE {self.url}"
+            ) from error
+
+    def begin(self) -> None:
+        """Make a place a store, if it is none yet.
+
+        Raises
+        ------
+        CacheError
+            Other things are there, which a store could get mixed up with.
+        """
+        try:
+            self.check()
+        except CacheNotFound:
+            others = sorted(name for name in self.names("") if not name.startswith("."))
+            if others:
+                raise CacheError(
+                    f"'{self.url}' holds other things ('{others[0][:60]}') and no store; give an empty or new folder."
+                ) from None
+            self.write(MARKER, marker_bytes())
+
+    @contextmanager
+    def _speaking(self, name: str) -> Iterator[None]:
+        """Turn whatever a driver raises into errors of our tree; drivers are many, and each has its own."""
+        try:
+            yield
+        except MedalError as error:
+            if isinstance(error, CacheCorrupt):
+                raise CacheCorrupt(f"Store '{self.url}': {error}") from error
+            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CacheNotFound(f"Store '{self.url}' has no object '{name}'.") from error
+        except PermissionError as error:
+            raise CacheError(
+                f"Store '{self.url}' does not let you at '{name}' ({_sentence(error)}); ask whoever keeps it for "
+                "access."
+            ) from error
+        except Exception as error:
+            raise _unreachable(self.url, error) from error
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _unreachable(url: str, error: BaseException) -> CacheError:
+    return CacheError(
+        f"Store '{url}' could not be used ({_sentence(error)}); nothing half done is left visible. Check address, "
+        "network and credentials, then run the same command again."
+    )
+
+
+def open_store(url: str) -> Store:
+    """Open a store by its address: a folder, or PROTOCOL://… of a driver that fsspec has.
+
+    Raises
+    ------
+    CacheError
+        There is no such protocol, its driver is not installed, or the server cannot be reached.
+    """
+    match = _PROTOCOL.match(url)
+    protocol = match[1].lower() if match else "file"
+    if protocol == "file":
+        path = Path(url[7:] if match else url).expanduser()
+        return Store(url, Folder(path))
+    if protocol not in (*_OBJECTS, *_PAGES, *_SERVERS):
+        known = ", ".join(f"{name}://" for name in ("s3", "gs", "az", "sftp", "https", "hf"))
+        raise CacheError(f"Store '{url}' has an unknown protocol '{protocol}'; expected a folder, or one of {known}.")
+    try:
+        return Store(url, _open_remote(url, protocol))
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol, protocol)
+        raise CacheError(
+            f"Store '{url}' needs a driver that is not installed ({error}): pip install 'medalmighty[{extra}]'"
+        ) from error
+    except MedalError:
+        raise
+    except Exception as error:
+        raise _unreachable(url, error) from error
+
+
+def _open_remote(url: str, protocol: str) -> Files:
+    if protocol in _SERVERS:
+        from .sftp import KnownHostsFileSystem
+
+        options = KnownHostsFileSystem._get_kwargs_from_urls(url)
+        return Server(lambda: KnownHostsFileSystem(**options), KnownHostsFileSystem._strip_protocol(url))
+    import fsspec
+
+    if protocol in _PAGES:
+        filesystem = fsspec.filesystem(protocol, use_listings_cache=False, skip_instance_cache=True)
+        return Objects(filesystem, url, read_only=True)
+    settings: dict[str, Any] = (
+        {} if protocol == "memory" else {"use_listings_cache": False, "skip_instance_cache": True}
+    )
+    filesystem, root = fsspec.url_to_fs(url, **settings)
+    return Objects(filesystem, root, read_only=False)

@@ -1,0 +1,151 @@
+"""Stage one and a store: what somebody else has computed is taken over, and offered to others if that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..cache.errors import CacheCorrupt, CacheError, CacheNotFound
+from ..cache.reader import Cache
+from ..cache.store.announcements import Announcement, wait_for, who_computes
+from ..cache.store.entries import read_entries, served
+from ..cache.store.fetch import fetch
+from ..cache.store.layout import Entry, features_address, rows_address
+from ..cache.store.local_copies import local_copy
+from ..cache.store.publish import Pushed
+from ..cache.store.publish import push as publish
+from ..cache.store.store import Store
+
+if TYPE_CHECKING:
+    from .planning import Plan
+
+__all__ = ["Lab"]
+
+Tell = Callable[[str], None]
+Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """A store that stage one looks into, and how.
+
+    Attributes
+    ----------
+    push : offer what is computed to others
+    wait : wait for somebody who computes the very cache that is asked for
+    by : how to be called there
+    progress : of what is pulled and pushed, in bytes
+    most : bytes that local copies of other caches may take
+    """
+
+    store: Store
+    progress: Progress
+    push: bool = False
+    wait: bool = False
+    by: str | None = None
+    most: int
+
+    def find(self, cache_id: str, tell: Tell) -> Entry | None:
+        """Return the entry that has what is asked for; a store that cannot be asked has none, and that is told."""
+        return served(self._entries(tell), cache_id)
+
+    def _entries(self, tell: Tell) -> list[Entry]:
+        try:
+            self.store.check()
+            entries, problems = read_entries(self.store)
+        except CacheNotFound as error:
+            if not self.push:
+                tell(f"warning: {error}")
+            return []
+        except CacheCorrupt:
+            raise
+        except CacheError as error:
+            tell(f"warning: {error} Going on without it.")
+            return []
+        for problem in problems:
+            tell(f"warning: {problem}")
+        return entries
+
+    def await_others(self, cache_id: str, tell: Tell) -> Entry | None:
+        """Return the entry once whoever computes it has published it; say who they are if they are not waited for."""
+        if self.wait:
+            return wait_for(self.store, cache_id, tell)
+        for one in who_computes(self.store, cache_id)[:1]:
+            tell(f"this cache is being computed by {one}; going on all the same (--wait waits for it)")
+        return None
+
+    def obtain(self, asked: Plan, tell: Tell) -> Cache | None:
+        """Pull what is asked for to its target, whose lock is held, if the store has it or comes to have it."""
+        entry = self.find(asked.cache_id, tell)
+        if entry is None:
+            entry = self._await(asked.cache_id, tell)
+        return None if entry is None else fetch(self.store, entry, asked.target, self.progress)
+
+    def _await(self, cache_id: str, tell: Tell) -> Entry | None:
+        try:
+            return self.await_others(cache_id, tell)
+        except CacheCorrupt:
+            raise
+        except CacheError as error:
+            tell(f"warning: {error} Going on without it.")
+            return None
+
+    def with_features(self, asked: Plan, tell: Tell) -> Plan:
+        """Return the plan with a source of features for the same images, if only splits or probe differ."""
+        features, rows = features_address(asked.request), rows_address(asked.request)
+        for entry in self._entries(lambda _: None):
+            summary = entry.summary
+            if (
+                summary.get("features_kept") is True
+                and summary.get("features_address") == features
+                and summary.get("rows_address") == rows
+            ):
+                cache = local_copy(self.store, entry, self.progress, most=self.most)
+                tell(f"features are taken over from cache '{entry.cache_id}' of store '{self.store.url}'")
+                return replace(asked, sources=(*asked.sources, cache))
+        return asked
+
+    def offer(self, cache: Cache) -> Pushed | None:
+        """Publish a cache if that was asked for.
+
+        Raises
+        ------
+        CacheError
+            It could not be published; it is sealed all the same.
+        """
+        if not self.push:
+            return None
+        try:
+            return publish(self.store, cache, self.progress, by=self.by)
+        except CacheError as error:
+            raise type(error)(
+                f"'{cache.path}' is sealed, and was not pushed: {error} Then: medal push {cache.path} {self.store.url}"
+            ) from error
+
+    @contextmanager
+    def announced(self, cache_id: str, total: int, progress: Progress) -> Iterator[Progress]:
+        """Say in the store that this process computes, if others will get it; yields the progress to be called."""
+        if not self.push or self.store.read_only:
+            yield progress
+            return
+        with Announcement(self.store, cache_id, total, self.by) as announcement:
+
+            @contextmanager
+            def counted(what: str, count: int, done: int) -> Iterator[Callable[[int], None]]:
+                announcement.done = done
+                with progress(what, count, done) as advance:
+
+                    def both(more: int) -> None:
+                        announcement.done += more
+                        advance(more)
+
+                    yield both
+
+            yield counted
+
+
+def announced(lab: Lab | None, cache_id: str, total: int, progress: Progress) -> AbstractContextManager[Progress]:
+    """Return the context in which a cache is computed."""
+    return nullcontext(progress) if lab is None else lab.announced(cache_id, total, progress)
