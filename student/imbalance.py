@@ -36,7 +36,7 @@ def check_imbalance(settings: StudentSettings, task: Task) -> None:
 
 
 def balanced_weights(label: npt.NDArray[Any], task: Task, classes: int) -> npt.NDArray[np.float32]:
-    """Return the weight of each class, n / (C · n_c) as scikit-learn's ``balanced``, (C,); their mean over samples is 1.
+    """Return the weight of each class, n / (C · n_c) as scikit-learn's ``balanced``, (C,); their mean over rows is 1.
 
     Multi-label: of each label where it is 0 and where it is 1, n / (2 · n_0) and n / (2 · n_1), (2, C), n the number of
     rows where it is known. What does not occur has weight 1, and never counts.
@@ -47,13 +47,14 @@ def balanced_weights(label: npt.NDArray[Any], task: Task, classes: int) -> npt.N
     else:
         count = np.stack([(label == 0).sum(0), (label == 1).sum(0)])
         kinds = (count > 0).sum(0)
-    return np.where(count > 0, count.sum(0) / (kinds * np.maximum(count, 1)), 1.0).astype(np.float32)
+    weights = count.sum(0) / (np.maximum(kinds, 1) * np.maximum(count, 1))
+    return np.asarray(np.where(count > 0, weights, 1.0), np.float32)
 
 
 def log_priors(label: npt.NDArray[Any], classes: int) -> npt.NDArray[np.float32]:
     """Return log(n_c / n) of each class, (C,); one without a sample counts as half of one."""
     count = np.bincount(label[label != UNKNOWN_CLASS], minlength=classes)
-    return np.log(np.maximum(count, 0.5) / max(1, count.sum())).astype(np.float32)
+    return np.asarray(np.log(np.maximum(count, 0.5) / max(1, count.sum())), np.float32)
 
 
 def balanced_order(
@@ -79,9 +80,8 @@ def balanced_order(
     positions, copies = [np.flatnonzero(label == UNKNOWN_CLASS)], [np.zeros((label == UNKNOWN_CLASS).sum(), np.int64)]
     for rank, name in enumerate(present[np.argsort(count, kind="stable")]):
         rows = np.flatnonzero(label == name)
-        rows = rows[
-            np.argsort(_hashes(key[rows], np.zeros(len(rows), np.int64), f"draw {seed} {epoch}"), kind="stable")
-        ]
+        drawn = _hashes(key[rows], np.zeros(len(rows), np.int64), f"draw {seed} {epoch}")
+        rows = rows[np.argsort(drawn, kind="stable")]
         places = np.arange(share + (rank < over))
         positions.append(rows[places % len(rows)])
         copies.append(places // len(rows))

@@ -129,8 +129,8 @@ def check_terms(terms: Mapping[str, float], task: Task) -> None:
     """
     if task == "multilabel" and "dkd" in terms:
         raise StudentError(
-            "--loss dkd sets the right class apart from all others, and where several labels are judged one by one there "
-            "are no others; give --loss kd, which is all of it there."
+            "--loss dkd sets the right class apart from all others, and where labels are judged one by one there are "
+            "no others; give --loss kd, which is all of it there."
         )
 
 

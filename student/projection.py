@@ -18,7 +18,7 @@ class Projection(nn.Module):
     It is no part of the model: that is saved, averaged and used as if there were none.
     """
 
-    def __init__(self, model: nn.Module, width: int, seed: int) -> None:
+    def __init__(self, model: Any, width: int, seed: int) -> None:
         """Listen to a timm model; the map's first values depend on the seed alone.
 
         Raises

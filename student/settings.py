@@ -105,8 +105,11 @@ class StudentSettings:
         _check(0 < self.at_sensitivity <= 1, "--at-sensitivity", "above 0 and at most 1", self.at_sensitivity)
         _check(0 < self.label_fraction <= 1, "--label-fraction", "a share above 0, up to 1", self.label_fraction)
         against = (self.class_weight == "balanced", self.sampler == "balanced", self.logit_adjustment)
-        remedies = "one at most of --class-weight, --sampler and --logit-adjustment, as each corrects all of it"
-        _check(sum(against) <= 1, "class imbalance", remedies, f"{sum(against)} of them")
+        if sum(against) > 1:
+            raise StudentError(
+                "Each of --class-weight balanced, --sampler balanced and --logit-adjustment corrects all of a class "
+                f"imbalance, and {sum(against)} of them are asked for; give one."
+            )
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 

@@ -119,10 +119,10 @@ def silent(_what, _total, _done):
     yield lambda _count: None
 
 
-def ask_for(place, run, dataset=None, cache="squares.zarr", overwrite=False, **changed):
+def ask_for(place, run, dataset=None, cache="squares.zarr", overwrite=False, also=(), **changed):
     settings = StudentSettings(**{**SETTINGS, **changed})
     path = str(dataset or place / "squares.npz")
-    return ask(str(place / cache), path, DatasetOptions(), settings, run, overwrite=overwrite)
+    return ask(str(place / cache), path, DatasetOptions(), settings, run, overwrite=overwrite, also=also)
 
 
 def train(place, run, report=lambda _text: None, **asked):

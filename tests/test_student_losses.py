@@ -30,25 +30,25 @@ def _pearson(one, other):
     return sum(a * b) / np.sqrt((sum(a * a) + 1e-8) * (sum(b * b) + 1e-8))
 
 
-def _slow(name, task, logits, labels, teacher, T, embedding, feature):  # noqa: PLR0911 - a formula each
+def _slow(name, task, logits, labels, teacher, temperature, embedding, feature):  # noqa: PLR0911 - a formula each
     """Return a term of each sample (B,), or of each sample and label (B, C)."""
     rows = range(len(logits))
     if name == "feature":
         cosine = [e @ f / np.linalg.norm(e) / np.linalg.norm(f) for e, f in zip(embedding, feature, strict=True)]
         return 1 - np.array(cosine)
     if task == "multilabel":
-        p, q = _sigmoid(teacher, T), _sigmoid(logits, T)
+        p, q = _sigmoid(teacher, temperature), _sigmoid(logits, temperature)
         if name == "kd":
-            return T**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+            return temperature**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
         if name == "mse":
             return (logits - teacher) ** 2
     else:
-        p, q = (np.array([_softmax(row, T) for row in of]) for of in (teacher, logits))
+        p, q = (np.array([_softmax(row, temperature) for row in of]) for of in (teacher, logits))
     if name == "dist":
         intra = np.mean([1 - _pearson(p[:, c], q[:, c]) for c in range(p.shape[1])])
-        return T**2 * np.array([1 - _pearson(p[b], q[b]) + intra for b in rows])
+        return temperature**2 * np.array([1 - _pearson(p[b], q[b]) + intra for b in rows])
     if name == "kd":
-        return np.array([T**2 * _kl(p[b], q[b]) for b in rows])
+        return np.array([temperature**2 * _kl(p[b], q[b]) for b in rows])
     if name == "mse":
         z = [[(row - row.mean()) / (row.std() if len(row) > 2 else 1) for row in of] for of in (logits, teacher)]
         return np.mean((np.array(z[0]) - np.array(z[1])) ** 2, 1)
@@ -56,11 +56,11 @@ def _slow(name, task, logits, labels, teacher, T, embedding, feature):  # noqa: 
     for b in rows:
         y = labels[b]
         if y == -1:
-            found.append(T**2 * _kl(p[b], q[b]))
+            found.append(temperature**2 * _kl(p[b], q[b]))
             continue
         tckd = _kl([p[b, y], 1 - p[b, y]], [q[b, y], 1 - q[b, y]])
         p_others, q_others = (np.delete(row, y) / np.delete(row, y).sum() for row in (p[b], q[b]))
-        found.append(T**2 * (tckd + 8 * _kl(p_others, q_others)))
+        found.append(temperature**2 * (tckd + 8 * _kl(p_others, q_others)))
     return np.array(found)
 
 
@@ -177,7 +177,7 @@ def test_what_can_be_asked_for():
         with pytest.raises(StudentError, match=r"no sum of losses; expected each name once"):
             parse_terms(wrong)
     check_terms({"dkd": 1.0}, "multiclass")
-    with pytest.raises(StudentError, match="--loss dkd sets the right class apart.* give --loss kd"):
+    with pytest.raises(StudentError, match=r"--loss dkd sets the right class apart.* give --loss kd"):
         check_terms({"dkd": 1.0}, "multilabel")
 
 
