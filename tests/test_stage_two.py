@@ -159,7 +159,16 @@ def test_a_table_with_domains_through_both_stages(shared, medal, small_request, 
     assert set(cache.manifest.domains) == {"tecom", "cellavision"}
     assert sum(cache.manifest.rows.values()) == 396
     # Splits, classes and what was left out come from the cache: nothing has to be said again.
-    assert medal("train-student", tmp_path / "w.zarr", table, "--out", tmp_path / "run", *QUICK)["test"]["n"] > 30
+    result = medal("train-student", tmp_path / "w.zarr", table, "--out", tmp_path / "run", *QUICK)
+    assert result["test"]["n"] > 30
+    # Figures by domain and by how rare a class is, for the student and for its teacher.
+    for arm in (result, result["teacher"]):
+        domains = arm["test"]["domains"]
+        assert sum(part["n"] for part in domains.values()) == arm["test"]["n"]
+        assert set(domains) == {"tecom", "cellavision"}
+        tiers = arm["test"]["rarity"]
+        assert sorted(name for part in tiers.values() for name in part["classes"]) == sorted(cache.manifest.classes)
+        assert tiers["rare"]["train_images"] < tiers["common"]["train_images"]
 
 
 def test_the_label_column_comes_from_the_cache(shared, medal, small_request, tmp_path):

@@ -1,0 +1,61 @@
+"""The sentences of a run: what its comparisons come to, said no more surely than they are."""
+
+import pytest
+
+from medal.pipeline.metrics import Difference
+from medal.student.verdict import judge_teacher, word
+
+BETTER, WORSE, UNCLEAR = (
+    Difference(value, interval, p)
+    for value, interval, p in ((0.03, (0.01, 0.05), 0.004), (-0.03, (-0.05, -0.01), 0.02), (0.01, (-0.02, 0.04), 0.5))
+)
+
+
+def verdict(found, by_seed=((0.9, 0.8), (0.9, 0.95), (0.9, 0.8)), **changed):
+    asked = {"teacher": {"auroc": WORSE}, "images": 624, "seeds": len(by_seed), "alpha": 0.5, "chosen": False}
+    return word("test", baseline=None if found is None else {"auroc": found}, by_seed=by_seed, **(asked | changed))
+
+
+@pytest.mark.parametrize(
+    ("found", "start"),
+    [
+        (BETTER, "Distilling helped: test AUROC +0.0300 (95 % +0.0100 to +0.0500, p < 0.01) against the labels alone"),
+        (WORSE, "Distilling hurt: test AUROC -0.0300 (95 % -0.0500 to -0.0100, p = 0.02)"),
+        (UNCLEAR, "Distilling made no difference that could be shown: test AUROC +0.0100"),
+        (None, "Whether distilling helped is not known"),
+    ],
+)
+def test_the_verdict_follows_the_interval(found, start):
+    said = verdict(found)
+    assert said.startswith(start)
+    assert "624 test images, mean of 3 seeds" in said
+
+
+def test_one_seed_is_said_to_be_one():
+    said = verdict(BETTER, by_seed=[(0.9, 0.8)])
+    assert "one seed" in said
+    assert "another seed may say otherwise, and --seeds 3 asks it" in said
+    assert "higher one with 2 of 3 seeds" in verdict(BETTER)
+
+
+def test_labels_alone_are_no_distillation():
+    assert verdict(UNCLEAR, alpha=0, chosen=True).startswith("Distillation did not help here")
+    assert verdict(UNCLEAR, alpha=0).startswith("The student was trained on the labels alone")
+
+
+def test_where_auroc_is_undefined_accuracy_decides():
+    compared = {"accuracy": BETTER}
+    said = word("val", baseline=compared, teacher=compared, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False)
+    assert said.startswith("Distilling helped: val accuracy")
+    assert "undefined on val" in word(
+        "val", baseline={}, teacher={}, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False
+    )
+
+
+def test_the_gate_fires_for_a_teacher_that_is_significantly_worse():
+    gate = judge_teacher({"auroc": WORSE}, "test")
+    assert gate["fires"] is True
+    assert "--alpha auto or --no-distill" in gate["message"]
+    assert judge_teacher({"auroc": UNCLEAR}, "test")["fires"] is False
+    assert judge_teacher({"auroc": BETTER}, "test")["fires"] is False
+    assert judge_teacher(None, "test")["fires"] is None
