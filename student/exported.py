@@ -27,8 +27,8 @@ from ..cache.forms import sync_folder
 from .trained import NOTICE, Trained
 
 __all__ = [
-    "CHECKED", "METADATA", "Classifier", "Format", "compare", "describe", "drafted", "open_exported",
-    "require_packages", "write_export",
+    "CHECKED", "METADATA", "Classifier", "Format", "compare", "describe", "drafted", "foresee_bytes",
+    "open_exported",     "require_packages", "write_export",
 ]  # fmt: skip
 
 Format = Literal["onnx", "exported-program"]
@@ -107,6 +107,12 @@ def require_packages(form: Format) -> None:
             f"--format onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
             'pip install "medalmighty[export]", or give --format exported-program.'
         )
+
+
+def foresee_bytes(trained: Trained, *, int8: bool) -> int:
+    """Return about how large a file will be: four bytes a weight, or one."""
+    weights = sum(int(value.numel()) for value in trained.model.state_dict().values())
+    return weights * (1 if int8 else 4)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,6 +29,7 @@ __all__ = ["NOTICE", "Temperature", "Trained", "calibrate", "open_run"]
 
 NOTICE = "Research software, not a medical device."
 _BATCH = 128
+_TIMED = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,15 @@ class Trained:
         batches = [np.arange(start, min(start + _BATCH, count)) for start in edges]
         found = [self.logits(pixels) for pixels in source.batches(batches)]
         return np.concatenate(found) if found else np.zeros((0, len(self.classes)), np.float32)
+
+    def seconds(self, count: int) -> float:
+        """Return about how long `count` images take, from a short measurement; decoding is not in it."""
+        size = self.preprocessing.image_size
+        pixels = torch.zeros(min(_TIMED, max(1, count)), 3, size, size)
+        self.logits(pixels)  # kernels are chosen, memory is got
+        start = time.perf_counter()
+        self.logits(pixels)
+        return (time.perf_counter() - start) / len(pixels) * count
 
     def logits(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return the logits (B, C) float32 of pixels (B, 3, S, S) in 0…255."""

@@ -13,6 +13,7 @@ from ..pipeline.datasets.options import dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
     from .prediction import Answers
+    from .trained import Trained
 
 __all__ = ["evaluate", "export", "predict"]
 
@@ -21,6 +22,9 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
 )
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE, once the new one is finished.")
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes."
+)
 workers_option = click.option(
     "--workers", type=click.IntRange(min=0), default=None,
     help="Processes that decode images, 0 = none but this one (default: decode all at once, if they fit).",
@@ -36,9 +40,10 @@ workers_option = click.option(
 )  # fmt: skip
 @overwrite_option
 @device_option
+@dry_run_option
 @json_option
 def predict(
-    run: Path, images: tuple[Path, ...], *, out: Path | None, overwrite: bool, device: str, as_json: bool
+    run: Path, images: tuple[Path, ...], *, out: Path | None, overwrite: bool, device: str, dry_run: bool, as_json: bool
 ) -> None:
     """Say what the student in RUN makes of each IMAGE: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
 
@@ -59,6 +64,9 @@ def predict(
     if others:
         note(f"{others} file{'s' * (others > 1)} in these folders {'are' if others > 1 else 'is'} no image: left out")
     frames = list_frames(trained, files)
+    if dry_run:
+        _foresee(trained, len(frames), out, as_json=as_json, what=f"answer {_images(len(frames))} with")
+        return
     with progress("predict", len(frames)) as advance:
         answers = predict_images(trained, frames, advance)
     count = len(answers.places)
@@ -87,6 +95,22 @@ def predict(
             f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Mend them or leave them "
             f"out:\n  {listed}"
         )
+
+
+def _foresee(
+    trained: Trained, count: int, out: Path | None, *, as_json: bool, what: str, size: int | None = None
+) -> None:
+    """Say what a command would do with `count` images."""
+    if size is None:
+        # Name or key, and per class one or two numbers.
+        size = 0 if out is None else count * (80 + 24 * len(trained.classes))
+    seconds = trained.seconds(count)
+    if as_json:
+        told = {"run": str(trained.run), "out": None if out is None else str(out), "images": count}
+        print_json({**told, "bytes": size, "seconds": round(seconds, 3)})
+        return
+    wrote = "" if out is None else f", into '{out}', about {size / 1e6:.2f} MB"
+    click.echo(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s and the reading of images."))
 
 
 def _images(count: int) -> str:
@@ -132,6 +156,7 @@ def _require_place(out: Path | None, *, overwrite: bool) -> None:
 @overwrite_option
 @device_option
 @workers_option
+@dry_run_option
 @json_option
 @dataset_options
 def evaluate(
@@ -143,6 +168,7 @@ def evaluate(
     overwrite: bool,
     device: str,
     workers: int | None,
+    dry_run: bool,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -164,7 +190,12 @@ def evaluate(
     _require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     opened = open_for(trained, dataset, options)
-    result = measure(trained, opened, choose_rows(trained, opened, split), out=out, workers=workers)
+    rows = choose_rows(trained, opened, split)
+    if dry_run:
+        what = f"measure on {_images(len(rows.rows))} ({rows.split}) of '{opened.name}'"
+        _foresee(trained, len(rows.rows), out, as_json=as_json, what=what)
+        return
+    result = measure(trained, opened, rows, out=out, workers=workers)
     for warning in result["warnings"]:
         note(f"warning: {warning}")
     if as_json:
@@ -209,6 +240,7 @@ def _figures(scores: dict[str, Any]) -> str:
     help="Eight bits, calibrated on train images of DATASET; what it costs on val and test is printed.",
 )  # fmt: skip
 @overwrite_option
+@dry_run_option
 @json_option
 @dataset_options
 def export(
@@ -219,6 +251,7 @@ def export(
     out: Path,
     quantize: str | None,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -238,6 +271,15 @@ def export(
     _require_place(out, overwrite=overwrite)
     if quantize and (form != "onnx" or dataset is None):
         raise StudentError("--quantize int8 needs --format onnx, and a DATASET to be calibrated and measured on.")
+    if dry_run:
+        from .exported import foresee_bytes, require_packages
+        from .trained import open_run
+
+        require_packages(form)
+        trained = open_run(run, "cpu")
+        size = foresee_bytes(trained, int8=quantize is not None)
+        _foresee(trained, 64, out, as_json=as_json, what=f"write {form} and check", size=size)
+        return
     result = export_run(run, out, form, dataset=dataset, options=options, int8=quantize is not None)
     if as_json:
         print_json(result)

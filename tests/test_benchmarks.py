@@ -75,6 +75,7 @@ def test_export_latency(quick):
     figures = quick("export_latency.py")
     assert set(figures) == {"image_size", "batch_size", "threads", "rounds", "students"}
     for found in figures["students"].values():
-        assert set(found) == {"eager", "onnx", "int8", "bytes", "difference", "eager_over_onnx", "eager_over_int8"}
+        assert set(found) == {"eager", "onnx", "int8", "bytes", "difference", "ratios_wall", "ratios_cpu"}
+        assert set(found["ratios_cpu"]) == {"eager_over_onnx", "eager_over_int8"}
         assert 0 < found["bytes"]["int8"] < found["bytes"]["onnx"]
         assert found["difference"] <= 1e-4

@@ -161,6 +161,18 @@ def test_several_labels_an_image_are_all_named():
     assert answers.decisions == ["a;c", ""]
 
 
+def test_dry_run_says_what_would_be_done_and_does_nothing(squares, pictures, medal, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    told = medal("predict", squares / "run", pictures, "--out", out, "--dry-run")
+    assert (told["images"], told["out"]) == (48, str(out))
+    assert medal("evaluate", squares / "run", squares / "squares.npz", "--out", out, "--dry-run")["images"] == 24
+    words = ("export", squares / "run", "--format", "exported-program", "--out", tmp_path / "student.pt2", "--dry-run")
+    assert medal(*words)["bytes"] == pytest.approx((squares / "run/model.safetensors").stat().st_size, rel=0.05)
+    say("predict", squares / "run", pictures, "--dry-run")
+    assert "Would answer 48 images with" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
 # ── DICOM and deep images, without splits of their own ───────────────────────────────────────────────────────────
 
 
