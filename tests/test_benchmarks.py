@@ -67,3 +67,10 @@ def test_teacher_throughput(quick, shared):
     assert set(figures["images_per_second"]) == {"bare", "forward", "npz", "jpeg", "common", "common_jpeg"}
     assert all(rate > 0 for rate in figures["images_per_second"].values())
     assert set(figures["holds"]) == {"npz_over_bare", "jpeg_over_bare", "npz_over_common"}
+
+
+def test_audit(quick):
+    figures = quick("audit.py")
+    what = {"rows", "features", "threads", "planted", "pairs", "recall", "precision"}
+    assert set(figures) == what | {"seconds", "cpu_seconds", "peak_bytes", "holds"}
+    assert figures["recall"] == figures["precision"] == 1

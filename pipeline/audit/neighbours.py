@@ -120,13 +120,13 @@ def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
         here = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
         cosine[here, rows[here] - start] = -1.0
         np.maximum(nearest, cosine.max(1), out=nearest)
-    low, quarter, half = np.quantile(nearest, (0.05, 0.25, 0.5))
-    bulk = min(max(float(quarter + 6 * (quarter - low)), _LOWEST), _HIGHEST)
+    low, quarter, half = (float(one) for one in np.quantile(nearest, (0.05, 0.25, 0.5)))
+    bulk = min(max(quarter + 6 * (quarter - low), _LOWEST), _HIGHEST)
     if of_views is not None and len(of_views):
         seen = float(min(np.quantile(of_views, 0.05), _HIGHEST))
         if seen > bulk:
-            return Calibration(seen, "views", float(half))
-    return Calibration(bulk, "neighbours", float(half))
+            return Calibration(seen, "views", half)
+    return Calibration(bulk, "neighbours", half)
 
 
 def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = lambda _: None) -> Pairs:
