@@ -1,4 +1,4 @@
-"""Soft targets for people who have a training loop of their own: any PyTorch dataset, paired with a cache by content."""
+"""Soft targets for a training loop of one's own: any PyTorch dataset, paired with a cache by content."""
 
 from __future__ import annotations
 
@@ -74,15 +74,15 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
         key = _content(files, arrays, keys)
         if len(key) != len(dataset):
             raise DataError(
-                f"The dataset has {len(dataset)} items and {len(key)} contents were given; expected one an item, in the "
-                "dataset's order."
+                f"The dataset has {len(dataset)} items and {len(key)} contents were given; expected one an item, in "
+                "the dataset's order."
             )
         row = find_keys(key, opened.read(split, "key"))
         missing = int((row < 0).sum())
         if missing and (on_missing == "refuse" or missing == len(row)):
             raise CacheMismatch(
-                f"{missing} of {len(row)} images are not in '{split}' of cache '{opened.path}'; give the images that it "
-                "was made from, byte for byte, or on_missing='drop' to leave out those it lacks."
+                f"{missing} of {len(row)} images are not in '{split}' of cache '{opened.path}'; give the images "
+                "that it was made from, byte for byte, or on_missing='drop' to leave out those it lacks."
             )
         self.dataset = dataset
         self.rows = np.flatnonzero(row >= 0)

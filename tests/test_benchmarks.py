@@ -79,3 +79,10 @@ def test_export_latency(quick):
         assert set(found["ratios_cpu"]) == {"eager_over_onnx", "eager_over_int8"}
         assert 0 < found["bytes"]["int8"] < found["bytes"]["onnx"]
         assert found["difference"] <= 1e-4
+
+
+def test_audit(quick):
+    figures = quick("audit.py")
+    what = {"rows", "features", "threads", "planted", "pairs", "recall", "precision"}
+    assert set(figures) == what | {"seconds", "cpu_seconds", "peak_bytes", "holds"}
+    assert figures["recall"] == figures["precision"] == 1

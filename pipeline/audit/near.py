@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..datasets.dataset import SPLITS
 from .findings import Advice, Finding, count_of
-from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, search
+from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, search, select
 from .repeats import label_numbers
 from .subject import Subject
 
@@ -46,9 +46,9 @@ def near_pairs(subject: Subject, threshold: float | None, progress: Progress) ->
     of_views = None if subject.views is None else cosines_of_views(whitening, subject.views)
     calibration = calibrate(whitened, of_views)
     if threshold is not None:
-        calibration = Calibration(threshold, "asked", calibration.typical)
+        calibration = Calibration(threshold, threshold, "asked", calibration.typical)
     with progress("near-duplicates", len(first)) as advance:
-        pairs = search(whitened, calibration.threshold, advance)
+        pairs = select(search(whitened, calibration.lone, advance), calibration)
     return Pairs(first[pairs.left], first[pairs.right], pairs.cosine, pairs.all_kept), calibration
 
 

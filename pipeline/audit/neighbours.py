@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Calibration", "Pairs", "calibrate", "cosines_of_views", "fit_whitening", "search"]
+__all__ = ["Calibration", "Pairs", "calibrate", "cosines_of_views", "fit_whitening", "search", "select"]
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -30,6 +30,9 @@ _BLOCK = 2048
 _MOST_PAIRS = 1_000_000
 # Bounds of the calibrated threshold: below, pairs are alike and no copies; above, no JPEG of quality 60 would be found.
 _LOWEST, _HIGHEST = 0.55, 0.85
+# By how much the cosine of two images must stand above that of any third to either, if it is below the threshold. Of 0.1
+# to 0.15 the middle: on ultrasounds all find the same copies, on X-rays of 28 px each step trades one for two mistakes.
+_LEAD = 0.12
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +57,14 @@ class Calibration:
 
     Attributes
     ----------
+    lone : a pair below the threshold counts too where it is above this and nothing else is as near, see `select`
     source : ``views``: stored views of the same image; ``neighbours``: how alike the nearest neighbours of most images
         are
     typical : median cosine of an image to its nearest neighbour
     """
 
     threshold: float
+    lone: float
     source: str
     typical: float
 
@@ -120,13 +125,14 @@ def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
         here = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
         cosine[here, rows[here] - start] = -1.0
         np.maximum(nearest, cosine.max(1), out=nearest)
-    low, quarter, half = np.quantile(nearest, (0.05, 0.25, 0.5))
-    bulk = min(max(float(quarter + 6 * (quarter - low)), _LOWEST), _HIGHEST)
+    low, quarter, half = (float(one) for one in np.quantile(nearest, (0.05, 0.25, 0.5)))
+    lone = quarter + 2 * (quarter - low)
+    bulk = min(max(quarter + 6 * (quarter - low), _LOWEST), _HIGHEST)
     if of_views is not None and len(of_views):
         seen = float(min(np.quantile(of_views, 0.05), _HIGHEST))
         if seen > bulk:
-            return Calibration(seen, "views", float(half))
-    return Calibration(bulk, "neighbours", float(half))
+            return Calibration(seen, min(lone, seen), "views", half)
+    return Calibration(bulk, min(lone, bulk), "neighbours", half)
 
 
 def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = lambda _: None) -> Pairs:
@@ -145,9 +151,6 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
         for start in range(0, len(rows), _BLOCK):
             for other in range(start, len(rows), _BLOCK):
                 cosine = rows[start : start + _BLOCK] @ rows[other : other + _BLOCK].T  # (B, B)
-                # One pass over the block, and a second over the few that have something.
-                if float(cosine.max()) < threshold and other != start:
-                    continue
                 if other == start:
                     cosine = cosine.triu(1)
                 left, right = (cosine >= threshold).nonzero(as_tuple=True)
@@ -167,6 +170,32 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
     left_rows, right_rows, cosines = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.lexsort((right_rows, left_rows, -cosines))
     return Pairs(left_rows[order], right_rows[order], cosines[order], all_kept)
+
+
+def select(pairs: Pairs, calibration: Calibration) -> Pairs:
+    """Keep the near-duplicates among pairs that `search` found above `calibration.lone`.
+
+    Those are the pairs from the threshold on; and below it those who are each other's nearest and stand clear of every
+    third image that is no near-duplicate itself. A crop loses more likeness than two patients have in common, but then
+    nothing else is like it.
+    """
+    sure = pairs.cosine >= calibration.threshold
+    row = np.concatenate([pairs.left, pairs.right])
+    order = np.argsort(-np.concatenate([pairs.cosine, pairs.cosine]), kind="stable")
+    count = int(row.max(initial=-1)) + 1
+    pair = np.tile(np.arange(len(pairs.left)), 2)[order]
+    row = row[order]
+    _, first = np.unique(row, return_index=True)
+    best = np.full(count, -1, np.int64)
+    best[row[first]] = pair[first]
+    others = ~sure[pair] & (best[row] != pair)
+    second = np.full(count, calibration.lone, np.float32)
+    np.maximum.at(second, row[others], pairs.cosine[pair[others]])
+    mine = np.arange(len(pairs.left))
+    mutual = (best[pairs.left] == mine) & (best[pairs.right] == mine)
+    lead = pairs.cosine - np.maximum(second[pairs.left], second[pairs.right])
+    kept = sure | (mutual & (lead >= _LEAD))
+    return Pairs(pairs.left[kept], pairs.right[kept], pairs.cosine[kept], pairs.all_kept)
 
 
 def _thin(found: list[tuple[Rows, Rows, Floats]], threshold: float) -> tuple[list[tuple[Rows, Rows, Floats]], float]:
