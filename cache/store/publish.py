@@ -67,6 +67,7 @@ def push(
     CacheError
         The store cannot be used.
     """
+    store.require_writable()
     _check(cache)
     store.begin()
     for _ in range(_TRIES):
