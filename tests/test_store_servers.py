@@ -30,8 +30,8 @@ def ask(shell):
 
 def check_life(cache, url, env, ask, shell, tmp_path):
     """All five commands, from two home folders."""
-    assert ask("push", cache.path, url, "--as", "Ana", env=env)["action"] == "pushed"
-    assert ask("push", cache.path, url, env=env)["action"] == "there"
+    assert ask("push", "--yes", cache.path, url, "--as", "Ana", env=env)["action"] == "pushed"
+    assert ask("push", "--yes", cache.path, url, env=env)["action"] == "there"
     other = {**env, "MEDAL_HOME": str(tmp_path / "other home")}
     assert [one["by"] for one in ask("list", url, env=other)["caches"]] == ["Ana"]
     assert ask("pull", "chest", url, tmp_path / "got.h5", env=other)["action"] == "pulled"
@@ -64,14 +64,14 @@ def test_s3(cache, ask, shell, tmp_path):
 
 def test_https_is_read_only(cache, ask, shell, medal, tmp_path):
     env = member(tmp_path / "ana")
-    medal("push", cache.path, tmp_path / "www/store")
+    medal("push", "--yes", cache.path, tmp_path / "www/store")
     with https_server(tmp_path, tmp_path / "www") as (url, trust):
         env = {**env, **trust}
         assert [one["dataset"] for one in ask("list", url, env=env)["caches"]] == ["chest"]
         assert ask("pull", cache.cache_id[:8], url, tmp_path / "got.zarr", env=env)["action"] == "pulled"
         assert whole(tmp_path / "got.zarr").seal == cache.seal
         assert ask("show", f"{url}#chest", env=env)["content_digest"] == cache.content_digest
-        for words in (("push", cache.path, url), ("remove", "chest", url), ("gc", url)):
+        for words in (("push", "--yes", cache.path, url), ("remove", "chest", url), ("gc", url)):
             refused = shell(*words, env=env)
             assert (refused.returncode, "is read only" in refused.stderr) == (1, True), words
         # Tampered with on the server.
@@ -104,7 +104,7 @@ def test_ten_thousand_entries_in_a_folder_are_listed_from_the_index(cache, tmp_p
     from medal.cache.store import entries as module
     from medal.cache.store.files import Folder
 
-    medal("push", cache.path, tmp_path / "store")
+    medal("push", "--yes", cache.path, tmp_path / "store")
     with (tmp_path / "store/index.jsonl").open("ab") as index:
         for entry in many_entries(cache, 10_000):
             (tmp_path / "store/entries" / entry.name).write_bytes(entry.to_bytes())
@@ -121,7 +121,7 @@ def test_ten_thousand_entries_on_s3_take_few_requests(cache, ask, tmp_path):
     log = tmp_path / "requests.log"
     with s3_server(tmp_path, counter=log) as (url, keys):
         env = {**member(tmp_path / "ana"), **keys}
-        ask("push", cache.path, url, env=env)
+        ask("push", "--yes", cache.path, url, env=env)
         import s3fs
 
         fs = s3fs.S3FileSystem(key="testing", secret="testing", endpoint_url=keys["AWS_ENDPOINT_URL"])  # noqa: S106
@@ -135,7 +135,7 @@ def test_ten_thousand_entries_on_s3_take_few_requests(cache, ask, tmp_path):
 
 
 def test_a_store_copied_as_a_folder_is_the_same_store(cache, tmp_path, medal):
-    medal("push", cache.path, tmp_path / "store")
+    medal("push", "--yes", cache.path, tmp_path / "store")
     shutil.copytree(tmp_path / "store", tmp_path / "copy")
     medal("pull", "chest", tmp_path / "copy", tmp_path / "got.zarr")
     assert whole(tmp_path / "got.zarr").seal == cache.seal
