@@ -7,6 +7,7 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,6 +124,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     help="Take the cache over from there if somebody has computed it: a folder, s3://, sftp://, https:// …",
 )  # fmt: skip
 @click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
+@click.option("--yes", is_flag=True, help="With --push, the names that are shown may be published.")
 @click.option("--wait", "wait_for_others", is_flag=True, help="If others compute it for --store just now, wait for it.")
 @click.option(
     "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
@@ -142,6 +144,7 @@ def cache_teacher(
     as_json: bool,
     store: str | None,
     push: bool,
+    yes: bool,
     wait_for_others: bool,
     by: str | None,
     max_cache_size: str,
@@ -171,7 +174,7 @@ def cache_teacher(
             _lead(
                 team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
                 dry_run=dry_run, as_json=as_json,
-                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size),
+                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size), yes=yes,
             )  # fmt: skip
         else:
             from .computing import follow
@@ -203,9 +206,12 @@ def _lead(
     dry_run: bool,
     as_json: bool,
     lab: Lab | None,
+    yes: bool,
 ) -> None:
+    from ..cache.store.commands import confirm_names
     from .caching import cache_teacher as make
     from .planning import decide_again, estimate, prepare
+    from .sharing import names_of
 
     asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources)
     if settings.tune:
@@ -235,6 +241,9 @@ def _lead(
                 f"{seconds or 0:.0f} s of teacher."
             )
         return
+    if lab is not None and lab.push and asked.action != "reuse":
+        # Now, and not after hours of work.
+        confirm_names(names_of(asked), yes)
     made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
     _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
 
@@ -298,6 +307,11 @@ def _figures(figures: dict[str, Any]) -> str:
     "--teacher", help="Folder or hub id of the teacher, for --sample (default: the one CACHE names, if at hand)."
 )
 @click.option("--device", default=_DEFAULT.device, show_default=True, help="For --sample: auto, cpu, cuda …")
+@click.option(
+    "--signers", type=click.Path(path_type=Path), metavar="FILE",
+    help="CACHE.sig must be by somebody whom this file of allowed signers names (as ssh-keygen has it).",
+)  # fmt: skip
+@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
 @json_option
 @dataset_options
 def verify(
@@ -306,6 +320,8 @@ def verify(
     sample: int | None,
     teacher: str | None,
     device: str,
+    signers: Path | None,
+    revoked: Path | None,
     as_json: bool,
     **chosen: Any,
 ) -> None:
@@ -324,6 +340,8 @@ def verify(
     if (dataset is None) != (sample is None):
         raise click.UsageError("--sample N and DATASET go together: medal verify CACHE DATASET --sample N")
     problems = verify_path(cache)
+    if signers is not None and not problems:
+        problems += _signature_problems(cache, signers, revoked)
     checked: dict[str, Any] | None = None
     if dataset is not None and sample is not None and not problems:
         from ..cache.reader import open_cache
@@ -345,3 +363,20 @@ def verify(
         click.echo("\n".join(map(plain, problems)) or sound)
     if problems:
         sys.exit(1)
+
+
+def _signature_problems(cache: str, signers: Path, revoked: Path | None) -> list[str]:
+    from ..cache.errors import CacheMismatch
+    from ..cache.reader import open_cache
+    from ..cache.store.signing import check_signature, signature_path
+
+    path = signature_path(Path(cache))
+    try:
+        seal = open_cache(cache).seal.to_bytes()
+        principal, _ = check_signature(
+            f"'{cache}'", seal, [path.read_bytes()] if path.is_file() else [], signers, revoked
+        )
+    except CacheMismatch as error:
+        return [str(error)]
+    note(f"signed by {principal}")
+    return []

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..cache.errors import CacheCorrupt, CacheError, CacheNotFound
+from ..cache.manifest import Manifest
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
 from ..cache.store.entries import read_entries, served
 from ..cache.store.fetch import fetch
 from ..cache.store.layout import Entry, features_address, rows_address
 from ..cache.store.local_copies import local_copy
+from ..cache.store.privacy import check_text
 from ..cache.store.publish import Pushed
 from ..cache.store.publish import push as publish
 from ..cache.store.store import Store
@@ -21,7 +23,7 @@ from ..cache.store.store import Store
 if TYPE_CHECKING:
     from .planning import Plan
 
-__all__ = ["Lab"]
+__all__ = ["Lab", "announced", "names_of"]
 
 Tell = Callable[[str], None]
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
@@ -36,6 +38,7 @@ class Lab:
     push : offer what is computed to others
     wait : wait for somebody who computes the very cache that is asked for
     by : how to be called there
+    confirm : see `publish.push`
     progress : of what is pulled and pushed, in bytes
     most : bytes that local copies of other caches may take
     """
@@ -45,6 +48,7 @@ class Lab:
     push: bool = False
     wait: bool = False
     by: str | None = None
+    confirm: Callable[[Manifest], None] = lambda _: None
     most: int
 
     def find(self, cache_id: str, tell: Tell) -> Entry | None:
@@ -118,7 +122,7 @@ class Lab:
         if not self.push:
             return None
         try:
-            return publish(self.store, cache, self.progress, by=self.by)
+            return publish(self.store, cache, self.progress, by=self.by, confirm=self.confirm)
         except CacheError as error:
             raise type(error)(
                 f"'{cache.path}' is sealed, and was not pushed: {error} Then: medal push {cache.path} {self.store.url}"
@@ -144,6 +148,29 @@ class Lab:
                     yield both
 
             yield counted
+
+
+def names_of(asked: Plan) -> dict[str, list[str]]:
+    """Return the free text that a plan's manifest will hold, for whoever publishes it.
+
+    Raises
+    ------
+    CacheMismatch
+        Some of it may not be published.
+    """
+    dataset = asked.dataset
+    found = {
+        "dataset": [dataset.name],
+        "classes": list(dataset.classes),
+        "domains": list(dataset.domains),
+        "excluded classes": list(dataset.excluded),
+        "columns": list(dataset.label_columns),
+        "teacher": [asked.files.name],
+    }
+    for what, names in found.items():
+        for name in names:
+            check_text(what, name)
+    return {what: names for what, names in found.items() if names}
 
 
 def announced(lab: Lab | None, cache_id: str, total: int, progress: Progress) -> AbstractContextManager[Progress]:

@@ -21,14 +21,14 @@ def cache(tmp_path):
 @pytest.fixture
 def store(tmp_path, cache, medal):
     folder = tmp_path / "store"
-    assert medal("push", cache.path, folder)["action"] == "pushed"
+    assert medal("push", "--yes", cache.path, folder)["action"] == "pushed"
     return folder
 
 
 @pytest.mark.parametrize("out", ["got.zarr", "got.h5"])
 def test_two_members_share_a_cache(out, tmp_path, cache, shell):
     store, ana, ben = tmp_path / "store", member(tmp_path / "ana"), member(tmp_path / "ben")
-    pushed = shell("push", cache.path, store, "--as", "Ana", "--json", env=ana)
+    pushed = shell("push", "--yes", cache.path, store, "--as", "Ana", "--json", env=ana)
     assert pushed.returncode == 0, pushed.stderr
     listed = json.loads(shell("list", store, "--json", env=ben).stdout)["caches"]
     assert [(one["dataset"], one["by"], one["served"]) for one in listed] == [("chest", "Ana", True)]
@@ -43,7 +43,7 @@ def test_two_members_share_a_cache(out, tmp_path, cache, shell):
 
 def test_the_same_again_is_a_no_op(store, cache, medal):
     before = files(store)
-    again = medal("push", cache.path, store)
+    again = medal("push", "--yes", cache.path, store)
     assert (again["action"], again["sent"]) == ("there", 0)
     assert files(store) == before
 
@@ -51,7 +51,7 @@ def test_the_same_again_is_a_no_op(store, cache, medal):
 def test_other_content_is_kept_beside_and_the_first_is_served(store, cache, tmp_path, medal, shell):
     other = make_cache(tmp_path / "other.zarr", rounding=0.25)
     assert other.cache_id == cache.cache_id
-    assert medal("push", other.path, store)["served"] is False
+    assert medal("push", "--yes", other.path, store)["served"] is False
     listed = medal("list", store)["caches"]
     assert [(one["content_digest"], one["served"]) for one in listed] == [
         (cache.content_digest, True),
@@ -66,7 +66,7 @@ def test_other_content_is_kept_beside_and_the_first_is_served(store, cache, tmp_
 
 def test_removed_is_gone(store, tmp_path, medal):
     make_cache(tmp_path / "more.zarr", 1, name="more")
-    medal("push", tmp_path / "more.zarr", store)
+    medal("push", "--yes", tmp_path / "more.zarr", store)
     removed = medal("remove", "chest", store)
     assert removed["freed"] > 0
     assert [one["dataset"] for one in medal("list", store)["caches"]] == ["more"]
@@ -78,7 +78,7 @@ def test_removed_is_gone(store, tmp_path, medal):
 
 def test_lists_are_filtered_and_say_what_can_be_asked(store, tmp_path, medal, shell):
     make_cache(tmp_path / "more.zarr", 1, name="more")
-    medal("push", tmp_path / "more.zarr", store)
+    medal("push", "--yes", tmp_path / "more.zarr", store)
     assert [one["dataset"] for one in medal("list", store, "--filter", "dataset=more")["caches"]] == ["more"]
     assert medal("list", store, "--filter", "task=multilabel")["caches"] == []
     assert shell("list", store, "--filter", "colour=red").returncode == 2
@@ -89,7 +89,7 @@ def test_lists_are_filtered_and_say_what_can_be_asked(store, tmp_path, medal, sh
 
 def test_a_name_of_several_caches_is_refused(store, tmp_path, medal):
     make_cache(tmp_path / "again.zarr", 1)
-    medal("push", tmp_path / "again.zarr", store)
+    medal("push", "--yes", tmp_path / "again.zarr", store)
     with pytest.raises(CacheError, match=r"'chest' may be any of 2 caches .* Say which one by its id"):
         medal("pull", "chest", store)
 
@@ -107,7 +107,7 @@ def test_a_damaged_cache_is_not_pushed(cache, tmp_path, medal):
     chunk = next(path for path in (cache.path / "train/logits/c").rglob("*") if path.is_file())
     chunk.write_bytes(bytes(len(chunk.read_bytes())))
     with pytest.raises(CacheCorrupt, match=r"is damaged and was not pushed"):
-        medal("push", cache.path, tmp_path / "store")
+        medal("push", "--yes", cache.path, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_folder_of_other_things_is_no_store(cache, tmp_path, medal):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")
     with pytest.raises(CacheError, match=r"holds other things \('notes.txt'\) and no store"):
-        medal("push", cache.path, tmp_path / "mine")
+        medal("push", "--yes", cache.path, tmp_path / "mine")
     for words in (("list",), ("gc",), ("remove", "chest"), ("pull", "chest")):
         with pytest.raises(CacheNotFound, match=r"There is no store at .* medal push CACHE"):
             medal(words[0], *words[1:], tmp_path / "mine")
@@ -154,5 +154,5 @@ def test_a_push_mends_what_lost_its_data(store, cache, tmp_path, medal):
     shutil.rmtree(folder)
     with pytest.raises(CacheCorrupt, match=r"lacks parts of cache .* push it again"):
         medal("pull", "chest", store, tmp_path / "x.zarr")
-    assert medal("push", cache.path, store)["action"] == "pushed"
+    assert medal("push", "--yes", cache.path, store)["action"] == "pushed"
     medal("pull", "chest", store, tmp_path / "x.zarr")

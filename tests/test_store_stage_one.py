@@ -28,7 +28,7 @@ def renamed(small_npz, tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(small_cache, medal, tmp_path_factory):
     folder = tmp_path_factory.mktemp("lab") / "caches"
-    medal("push", small_cache, folder, "--as", "Ana")
+    medal("push", "--yes", small_cache, folder, "--as", "Ana")
     return folder
 
 
@@ -58,7 +58,7 @@ def test_another_probe_takes_the_features_over_and_is_offered(
 ):
     monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
     words = ("cache-teacher", renamed, tmp_path / "a.zarr", *small_request, "--folds", 3, "--store", store)
-    made = medal(*words, "--push", "--as", "Ben")
+    made = medal(*words, "--push", "--yes", "--as", "Ben")
     assert (made["action"], made["computed"], made["pushed"]) == ("extend", 0, "pushed")
     taken = whole(tmp_path / "a.zarr").manifest.raw["taken_over"]
     assert [one["content_digest"] for one in taken] == [whole(small_cache).content_digest]
@@ -104,7 +104,7 @@ def test_copies_used_longest_ago_make_room(tmp_path, medal, monkeypatch):
     copies = tmp_path / "home/copies"
     for seed in range(3):
         cache = make_cache(tmp_path / f"{seed}.zarr", seed, name=f"set{seed}")
-        medal("push", cache.path, tmp_path / "store")
+        medal("push", "--yes", cache.path, tmp_path / "store")
         medal("show", f"{tmp_path / 'store'}#set{seed}")
         for path in copies.iterdir():
             age = path.stat().st_mtime - 7200  # as if used two hours ago, and each two hours after the one before

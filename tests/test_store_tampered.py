@@ -9,7 +9,7 @@ from store_cases import make_cache
 
 from medal.cache.digest import canonical_json
 from medal.cache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
-from medal.cache.store.layout import PART_BYTES, parse_entry, sha256_hex
+from medal.cache.store.layout import PART_BYTES, parse_entry, parse_entry_name, sha256_hex
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def sound(tmp_path_factory, medal):
     """A store of two caches, not to be changed."""
     folder = tmp_path_factory.mktemp("sound")
     for seed, name in enumerate(("chest", "breast")):
-        medal("push", make_cache(folder / f"{name}.zarr", seed, name=name).path, folder / "store")
+        medal("push", "--yes", make_cache(folder / f"{name}.zarr", seed, name=name).path, folder / "store")
     return folder / "store"
 
 
@@ -41,7 +41,7 @@ def pull(store, medal, tmp_path):
 
 
 def entry_of(store, name):
-    for path in (store / "entries").iterdir():
+    for path in filter(lambda path: parse_entry_name(path.name), (store / "entries").iterdir()):
         entry = parse_entry(path.read_bytes(), "entry")
         if entry.summary["dataset"] == name:
             return path, entry

@@ -40,6 +40,7 @@ def withdraw(store: Store, asked: str) -> Collected:
     CacheNotFound
         There is none of this name or id.
     """
+    store.require_writable()
     store.check()
     entry = find_entry(store, asked)
     gone = [other for other in read_entries(store)[0] if other.cache_id == entry.cache_id]
@@ -57,6 +58,7 @@ def collect(store: Store, only: set[str] | None = None) -> Collected:
     ----------
     only : look at these sets alone
     """
+    store.require_writable()
     store.check()
     with store_clock(store) as now:
         held = leased_sets(store, now)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,9 +15,10 @@ import click
 from ..console import json_option, note, plain, print_json, progress
 
 if TYPE_CHECKING:
+    from ..manifest import Manifest
     from .layout import Entry
 
-__all__ = ["gc", "list_store", "pull", "push", "remove"]
+__all__ = ["confirm", "confirm_names", "gc", "list_store", "pull", "push", "remove"]
 
 _bytes = partial(progress, unit="bytes")
 
@@ -24,21 +27,30 @@ _bytes = partial(progress, unit="bytes")
 @click.argument("cache")
 @click.argument("store")
 @click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as (default: nobody).")
+@click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY", help="Sign with this SSH key.")
+@click.option("--yes", is_flag=True, help="The names that are shown may be published.")
 @json_option
-def push(cache: str, store: str, by: str | None, as_json: bool) -> None:
+def push(cache: str, store: str, by: str | None, key: Path | None, yes: bool, as_json: bool) -> None:
     """Verify CACHE and publish it in STORE: a folder, or s3://, gs://, az://, sftp://, hf://datasets/ORG/NAME.
 
-    What is there already is not sent again, and an interrupted push goes on where it stopped.
+    The free text of its manifest (names of dataset, classes, domains, teacher) is shown and has to be confirmed. What
+    is there already is not sent again, and an interrupted push goes on where it stopped.
 
     \b
     medal push chest.zarr /mnt/lab/caches
+    medal push chest.zarr /mnt/lab/caches --sign ~/.ssh/id_ed25519 --yes
     medal push chest.zarr sftp://lab.example.org/srv/caches --as "Ana"
     """
     from ..reader import open_cache
     from .publish import push as publish
+    from .signing import sign
     from .store import open_store
 
-    pushed = publish(open_store(store), open_cache(cache), _bytes, by=by)
+    opened = open_cache(cache)
+    signature = None if key is None else sign(opened.seal.to_bytes(), key)
+    pushed = publish(
+        open_store(store), opened, _bytes, by=by, signature=signature, confirm=lambda manifest: confirm(manifest, yes)
+    )
     if as_json:
         print_json(
             {
@@ -61,13 +73,45 @@ def push(cache: str, store: str, by: str | None, as_json: bool) -> None:
         )
 
 
+def confirm(manifest: Manifest, yes: bool) -> None:
+    """Show the free text of a manifest, and refuse to publish it unless somebody says yes."""
+    from .privacy import free_names
+
+    confirm_names(free_names(manifest), yes)
+
+
+def confirm_names(found: Mapping[str, Sequence[str]], yes: bool) -> None:
+    """Show names, and refuse to publish them unless somebody says yes."""
+    from ..errors import CacheError
+
+    note("These names will be published:")
+    for what, names in found.items():
+        note(f"  {what}: {', '.join(names)}")
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CacheError(
+            "Nothing was pushed: somebody has to see the names above. If they may be published, run the same command "
+            "with --yes."
+        )
+    if not click.confirm("May they?", err=True):
+        raise CacheError("Nothing was pushed. Rename them where the dataset is, and make the cache anew.")
+
+
 @click.command(short_help="Get a cache from others, verified.")
 @click.argument("name")
 @click.argument("store")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is whole.")
+@click.option(
+    "--signers", type=click.Path(path_type=Path), metavar="FILE",
+    help="Refuse what nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
+)  # fmt: skip
+@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
 @json_option
-def pull(name: str, store: str, out: Path | None, overwrite: bool, as_json: bool) -> None:
+def pull(
+    name: str, store: str, out: Path | None, overwrite: bool, signers: Path | None, revoked: Path | None, as_json: bool
+) -> None:
     """Get a cache from STORE by its dataset's name or the beginning of its id, and verify every byte of it.
 
     OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). Half of a transfer is never visible, and an
@@ -78,13 +122,16 @@ def pull(name: str, store: str, out: Path | None, overwrite: bool, as_json: bool
     medal pull 3f2a9c https://lab.example.org/caches chest.h5
     """
     from .entries import find_entry
+    from .fetch import Trust
     from .fetch import pull as get
     from .store import open_store
 
     opened = open_store(store)
     opened.check()
     entry = find_entry(opened, name)
-    pulled = get(opened, entry, out or default_target(entry), _bytes, overwrite=overwrite, tell=note)
+    target = out or default_target(entry)
+    trust = None if signers is None else Trust(signers, revoked)
+    pulled = get(opened, entry, target, _bytes, overwrite=overwrite, trust=trust, tell=note)
     cache = pulled.cache
     if as_json:
         print_json(

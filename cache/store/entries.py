@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
-from .layout import ENTRIES, INDEX, Entry, parse_entry, parse_entry_name
+from .layout import ENTRIES, INDEX, Entry, marker_bytes, parse_entry, parse_entry_name
 from .store import Store
 
 __all__ = ["find_entry", "read_entries", "refresh_index", "served"]
@@ -103,7 +103,8 @@ def refresh_index(store: Store) -> None:
         entries, _problems, indexed = _read(store)
         if {entry.name for entry in entries} == indexed and (indexed or not store.can_list):
             return
-        store.write(INDEX, b"".join(entry.to_bytes() + b"\n" for entry in entries))
+        # A first line that is no entry: some drivers cannot read an empty object.
+        store.write(INDEX, b"\n".join([marker_bytes(), *(entry.to_bytes() for entry in entries), b""]))
         if not entries:
             return
 

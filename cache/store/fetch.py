@@ -14,22 +14,27 @@ from typing import Any, Literal
 from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..forms import form_of
+from ..layout import FORMAT
 from ..life import holds_others, refuse_others
 from ..lock import locked
 from ..manifest import MAX_BYTES, Manifest, parse_manifest
 from ..reader import Cache, open_cache
+from ..seal import Seal
 from ..verify import verify
 from ..writer import beside, put_back, remove, write_cache, write_file
 from .entries import read_entries
-from .layout import LISTING, MANIFEST, PART_BYTES, SETS, Entry, Listing, parse_listing, sha256_hex
+from .layout import LISTING, MANIFEST, PART_BYTES, SETS, SIGNATURE, Entry, Listing, parse_listing, sha256_hex
 from .leases import Lease, Withdrawn
 from .parts import PartFiles, array_bytes
+from .signing import check_signature, signature_path
 from .store import Store
 
-__all__ = ["Pulled", "fetch", "pull"]
+__all__ = ["Pulled", "Trust", "fetch", "pull"]
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
+_SIGNATURE_BYTES = 1 << 14
+_MOST_SIGNATURES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,14 @@ class Pulled:
 
     cache: Cache
     action: Literal["pulled", "reuse"]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose signatures count: a file of allowed signers, and one of revoked keys."""
+
+    signers: Path
+    revoked: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ def pull(
     progress: Progress,
     *,
     overwrite: bool = False,
+    trust: Trust | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Pulled:
     """Pull a cache to a target, or leave it if the very same is there.
@@ -74,6 +88,7 @@ def pull(
         if os.path.lexists(target):
             there = _same(target, entry)
             if there is not None:
+                _check_trust(store, entry, target, trust)
                 return Pulled(cache=there, action="reuse")
             if not overwrite:
                 raise CacheMismatch(
@@ -82,7 +97,7 @@ def pull(
                 )
             if holds_others(target):
                 raise refuse_others(target)
-        return Pulled(cache=fetch(store, entry, target, progress), action="pulled")
+        return Pulled(cache=fetch(store, entry, target, progress, trust), action="pulled")
 
 
 def _same(target: Path, entry: Entry) -> Cache | None:
@@ -94,7 +109,7 @@ def _same(target: Path, entry: Entry) -> Cache | None:
     return None
 
 
-def fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache:
+def fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: Trust | None = None) -> Cache:
     """Pull a cache to a target whose lock is held, in the form that its suffix names.
 
     Raises
@@ -106,7 +121,7 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache
     """
     form_of(target)
     try:
-        return _fetch(store, entry, target, progress)
+        return _fetch(store, entry, target, progress, trust)
     except Withdrawn:
         pass
     except CacheNotFound:
@@ -122,21 +137,22 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache
             f"Cache '{entry.cache_id}' was withdrawn from store '{store.url}' while it was pulled; nothing was "
             "taken over."
         )
-    return _fetch(store, again, target, progress)
+    return _fetch(store, again, target, progress, trust)
 
 
 def _folder(target: Path) -> Path:
     return beside(target, "pulling").with_suffix(".parts")
 
 
-def _fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cache:
+def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: Trust | None) -> Cache:
     with Lease(store, entry.set):
+        signature = _check_trust(store, entry, None, trust)
         wanted = _describe(store, entry)
         folder = _folder(target)
         files = _fetch_parts(store, wanted, folder, progress)
     sizes = [size for _, size in wanted.listing.parts]
     try:
-        return write_cache(target, PartFiles(files, sizes, wanted.manifest.arrays).arrays(), wanted.raw)
+        cache = write_cache(target, PartFiles(files, sizes, wanted.manifest.arrays).arrays(), wanted.raw)
     except CacheCorrupt as error:
         raise CacheCorrupt(
             f"Cache '{entry.cache_id}' of store '{store.url}' is not what its manifest says; nothing was taken over: "
@@ -144,6 +160,31 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress) -> Cach
         ) from error
     finally:
         remove(folder)
+    if signature is not None:
+        write_file(signature_path(target), signature)
+    return cache
+
+
+def _check_trust(store: Store, entry: Entry, target: Path | None, trust: Trust | None) -> bytes | None:
+    """Return a signature of a cache: one by an allowed signer where these are given, else whatever there is.
+
+    It is kept beside `target`, where that is given.
+    """
+    names = store.names(f"{SETS}/{entry.set}") if store.can_list else {}
+    found = [store.read(f"{SETS}/{entry.set}/{name}", _SIGNATURE_BYTES) for name in names if SIGNATURE.fullmatch(name)]
+    if trust is None:
+        return found[0] if found else None
+    if not store.can_list:
+        raise CacheError(
+            f"Store '{store.url}' cannot be listed, and so not asked for signatures; pull without --signers and check "
+            "the content digest with whoever made it, or use another address of the same store."
+        )
+    seal = Seal(format=FORMAT, content_digest=entry.content_digest, manifest_sha256=entry.manifest_sha256).to_bytes()
+    where = f"Cache '{entry.cache_id}' of store '{store.url}'"
+    _, signature = check_signature(where, seal, found[:_MOST_SIGNATURES], trust.signers, trust.revoked)
+    if target is not None:
+        write_file(signature_path(target), signature)
+    return signature
 
 
 def _describe(store: Store, entry: Entry) -> _Wanted:

@@ -143,8 +143,15 @@ class Objects:
         path = f"{self._root}/{name}"
         if self.read_only:
             # A page server need not keep to a range; what it sends beyond the limit is not read.
-            with self._fs.open(path, "rb", block_size=0) as file:
-                return _read_to(file, limit + 1)
+            try:
+                with self._fs.open(path, "rb", block_size=0) as file:
+                    return _read_to(file, limit + 1)
+            except FileNotFoundError as error:
+                # fsspec says so of servers that it cannot reach as well.
+                why = error.__cause__
+                if why is None or isinstance(why, FileNotFoundError) or getattr(why, "status", None) == 404:
+                    raise
+                raise ConnectionError(str(why) or type(why).__name__) from error
         return bytes(self._fs.cat_file(path, start=0, end=limit + 1))
 
     def write(self, name: str, data: bytes) -> None:

@@ -24,7 +24,7 @@ from ..manifest import Manifest, parse_json
 __all__ = [
     "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",
     "SIGNATURE", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry", "parse_entry_name",
-    "parse_listing", "parse_marker", "rows_address", "set_of_lease", "sha256_hex", "summarize",
+    "parse_listing", "parse_marker", "rows_address", "set_of_lease", "sha256_hex", "signature_name", "summarize",
 ]  # fmt: skip
 
 VERSION = 1
@@ -36,7 +36,8 @@ LEASES = "leases"
 COMPUTING = "computing"
 MANIFEST = "manifest.json"
 LISTING = "listing.json"
-SIGNATURE = "seal.sig"
+# Of several members; each file is named by its own SHA-256.
+SIGNATURE = re.compile(r"seal\.[0-9a-f]{16}\.sig")
 # Stands in a set that is about to be removed, and goes last.
 CONDEMNED = "condemned"
 # Small enough that a few fit into memory at once, large enough that the way there does not count.
@@ -230,6 +231,11 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "features_address": features_address(request),
         "rows_address": rows_address(request),
     }
+
+
+def signature_name(signature: bytes) -> str:
+    """Return the name of a signature in its set."""
+    return f"seal.{sha256_hex(signature)[:16]}.sig"
 
 
 def sha256_hex(data: bytes) -> str:

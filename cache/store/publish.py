@@ -14,14 +14,26 @@ from typing import Literal
 from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..home import home_folder
-from ..manifest import MAX_BYTES
+from ..manifest import MAX_BYTES, Manifest
 from ..reader import Cache
 from ..verify import verify
 from ..writer import write_file
 from .entries import read_entries, refresh_index
-from .layout import ENTRIES, LISTING, MANIFEST, SETS, SIGNATURE, Entry, Listing, parse_listing, sha256_hex, summarize
+from .layout import (
+    ENTRIES,
+    LISTING,
+    MANIFEST,
+    SETS,
+    Entry,
+    Listing,
+    parse_listing,
+    sha256_hex,
+    signature_name,
+    summarize,
+)
 from .leases import Lease, Withdrawn, has_condemned
 from .parts import array_bytes, cut_parts
+from .privacy import check_private, check_text
 from .store import Store
 
 __all__ = ["Pushed", "push"]
@@ -51,7 +63,13 @@ class Pushed:
 
 
 def push(
-    store: Store, cache: Cache, progress: Progress, *, by: str | None = None, signature: bytes | None = None
+    store: Store,
+    cache: Cache,
+    progress: Progress,
+    *,
+    by: str | None = None,
+    signature: bytes | None = None,
+    confirm: Callable[[Manifest], None] = lambda _: None,
 ) -> Pushed:
     """Publish a cache.
 
@@ -59,25 +77,37 @@ def push(
     ----------
     by : name to be shown as the one who pushed it
     signature : of its seal, to be published with it
+    confirm : called before anything of a cache that is not there yet is sent; raises if it may not go
 
     Raises
     ------
     CacheCorrupt
         The cache is damaged; nothing was sent.
+    CacheMismatch
+        Its manifest says more than may leave the machine.
     CacheError
         The store cannot be used.
     """
+    store.require_writable()
     _check(cache)
+    check_private(cache.manifest)
+    if by is not None:
+        check_text("by", by)
     store.begin()
+    confirmed = False
     for _ in range(_TRIES):
         entries, _problems = read_entries(store)
         there = _published(entries, cache)
         if there is not None and _is_sound(store, there):
             refresh_index(store)
+            _add_signature(store, there, signature)
             return Pushed(entry=there, action="there", served=_is_served(entries, there))
         if there is not None:
             # Its parts are gone, by a disk or by hand: what is listed must be there.
             store.remove(f"{ENTRIES}/{there.name}")
+        if not confirmed:
+            confirm(cache.manifest)
+            confirmed = True
         try:
             return _push(store, cache, entries, progress, by, signature)
         except Withdrawn:
@@ -139,7 +169,7 @@ def _fill(
     store.write(f"{folder}/{MANIFEST}", cache.manifest.to_bytes())
     store.write(f"{folder}/{LISTING}", listing_bytes)
     if signature is not None:
-        store.write(f"{folder}/{SIGNATURE}", signature)
+        store.write(f"{folder}/{signature_name(signature)}", signature)
     # Whoever's clock is behind does not come before what was there when they looked.
     latest = max((other.published for other in entries if other.cache_id == cache.cache_id), default=0)
     entry = Entry(
@@ -161,6 +191,13 @@ def _fill(
     return Pushed(
         entry=entry, action="pushed", served=_is_served([*entries, entry], entry), sent=sent, kept=listing.size - sent
     )
+
+
+def _add_signature(store: Store, entry: Entry, signature: bytes | None) -> None:
+    """Sign what is published already; an SSH signature of the same key is the same, or stands beside the others."""
+    if signature is not None:
+        with Lease(store, entry.set):
+            store.write(f"{SETS}/{entry.set}/{signature_name(signature)}", signature)
 
 
 def _is_whole(store: Store, folder: str, listing: Listing) -> bool:

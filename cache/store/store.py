@@ -82,10 +82,14 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object in one step."""
-        if self.read_only:
-            raise CacheError(f"Store '{self.url}' is read only; give the address at which it can be written.")
+        self.require_writable()
         with self._speaking(name):
             self._files.write(name, data)
+
+    def require_writable(self) -> None:
+        """Refuse to change what can only be read."""
+        if self.read_only:
+            raise CacheError(f"Store '{self.url}' is read only; give the address at which it can be written.")
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""

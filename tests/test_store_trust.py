@@ -1,0 +1,177 @@
+"""What leaves the machine, and whom to believe: names confirmed, manifests checked, signatures by SSH keys."""
+
+import shutil
+import subprocess
+
+import pytest
+from store_cases import make_cache, whole
+
+from medal.cache.errors import CacheError, CacheMismatch
+from medal.cache.reader import open_cache
+from medal.cache.writer import write_cache
+
+
+def remade(cache, path, change):
+    """The same cache with something changed in its manifest."""
+    import copy
+
+    manifest = copy.deepcopy(dict(cache.manifest.raw))
+    change(manifest)
+    with cache.open_arrays() as arrays:
+        return write_cache(path, arrays, manifest)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return make_cache(tmp_path / "chest.zarr")
+
+
+# ── Privacy ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_names_are_shown_and_have_to_be_confirmed(cache, tmp_path, shell):
+    refused = shell("push", cache.path, tmp_path / "store")
+    assert refused.returncode == 1
+    assert "classes: normal, pneumonia" in refused.stderr
+    assert "dataset: chest" in refused.stderr
+    assert "Nothing was pushed: somebody has to see the names above" in refused.stderr
+    assert not list((tmp_path / "store").glob("sets"))
+    assert shell("push", cache.path, tmp_path / "store", "--yes").returncode == 0
+    # What is public already need not be confirmed again.
+    assert shell("push", cache.path, tmp_path / "store").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "refusal"),
+    [
+        ("dataset.name", "/data/hospital/ward7", r"'dataset.name' holds an absolute path"),
+        ("dataset.name", r"D:\\scans\\ward7", r"'dataset.name' holds an absolute path"),
+        ("dataset.domains", ["~/scans"], r"'dataset.domains' holds an absolute path"),
+        ("dataset.classes", ["normal", "1.2.840.113619.2.55.3"], r"'dataset.classes' holds a DICOM UID"),
+        ("dataset.name", "scans of ana@example.org", r"'dataset.name' holds an e-mail address"),
+        ("teacher.name", "file:///srv/teacher", r"'teacher.name' holds an absolute path"),
+        ("dataset.comment", "anything", r"field 'dataset.comment' is none that medal writes"),
+        ("patients", ["Ana"], r"field 'patients' is none that medal writes"),
+        ("versions", {"numpy": "x" * 200}, r"field 'versions.numpy' holds free text"),
+        (
+            "preprocessing",
+            {"image_size": 56, "made by": "Ana; ward 7"},
+            r"field 'preprocessing.made by' holds free text",
+        ),
+    ],
+)
+def test_what_may_lead_to_a_person_is_refused(field, value, refusal, cache, tmp_path, medal):
+    def change(manifest):
+        *sections, last = field.split(".")
+        for section in sections:
+            manifest = manifest[section]
+        manifest[last] = value
+
+    changed = remade(cache, tmp_path / "changed.zarr", change)
+    with pytest.raises(CacheMismatch, match=refusal):
+        medal("push", changed.path, tmp_path / "store", "--yes")
+    assert not (tmp_path / "store").exists()
+
+
+def test_who_pushed_is_no_address(cache, tmp_path, medal):
+    with pytest.raises(CacheMismatch, match="'by' holds an e-mail address"):
+        medal("push", cache.path, tmp_path / "store", "--yes", "--as", "ana@example.org")
+
+
+def test_real_caches_may_go(small_cache, tmp_path, medal):
+    assert medal("push", small_cache, tmp_path / "store", "--yes")["action"] == "pushed"
+
+
+def test_nothing_in_a_store_names_machine_or_user(cache, tmp_path, medal):
+    import getpass
+    import socket
+
+    medal("push", cache.path, tmp_path / "store", "--yes")
+    content = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*.json*"))
+    assert socket.gethostname().encode() not in content
+    assert f'"{getpass.getuser()}"'.encode() not in content
+    assert str(tmp_path).encode() not in content
+
+
+# ── Signatures ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Keys of two members, and a file that allows the first."""
+    if shutil.which("ssh-keygen") is None:
+        pytest.skip("ssh-keygen is not installed")
+    for name in ("ana", "eve"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / name], check=True)
+    (tmp_path / "signers").write_text(f"ana {(tmp_path / 'ana.pub').read_text()}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("key", "revoked", "refusal"),
+    [
+        ("ana", False, None),
+        (None, False, "is not signed, and .* says who must have signed"),
+        ("eve", False, "is signed by nobody whom"),
+        ("ana", True, "by a key that was revoked"),
+    ],
+)
+def test_signers(key, revoked, refusal, cache, keys, medal, tmp_path):
+    medal("push", cache.path, tmp_path / "store", "--yes", *(("--sign", keys / key) if key else ()))
+    words = ["pull", "chest", tmp_path / "store", tmp_path / "got.zarr", "--signers", keys / "signers"]
+    if revoked:
+        words += ["--revoked", keys / "ana.pub"]
+    if refusal:
+        with pytest.raises(CacheMismatch, match=refusal):
+            medal(*words)
+        assert not (tmp_path / "got.zarr").exists()
+        # Who names no signers takes it on their own judgement.
+        medal(*words[:4])
+        found = refused_verdict(tmp_path / "got.zarr", *words[4:])
+        assert (found["ok"], len(found["problems"])) == (False, 1)
+        return
+    medal(*words)
+    assert whole(tmp_path / "got.zarr").seal == cache.seal
+    assert medal("verify", tmp_path / "got.zarr", "--signers", keys / "signers")["ok"]
+
+
+def refused_verdict(*words):
+    """Verify, which says its verdict by its exit status as well."""
+    import contextlib
+    import io
+    import json
+
+    from medal.cli import group
+
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+        group.main(["verify", *map(str, words), "--json"], prog_name="medal", standalone_mode=False)
+    return json.loads(out.getvalue().splitlines()[-1])
+
+
+def test_a_signature_of_another_cache_counts_for_nothing(cache, keys, medal, tmp_path):
+    assert cache.path == tmp_path / "chest.zarr"
+    make_cache(tmp_path / "other.zarr", 1, name="other")
+    for name in ("chest", "other"):
+        medal("push", tmp_path / f"{name}.zarr", tmp_path / "store", "--yes", "--sign", keys / "ana")
+    one, other = (
+        next((tmp_path / "store/sets").glob(f"{open_cache(tmp_path / f'{name}.zarr').content_digest}.*/*.sig"))
+        for name in ("chest", "other")
+    )
+    one.write_bytes(other.read_bytes())
+    with pytest.raises(CacheMismatch, match="is signed by nobody whom"):
+        medal("pull", "chest", tmp_path / "store", tmp_path / "got.zarr", "--signers", keys / "signers")
+
+
+def test_what_was_pushed_unsigned_can_be_signed_later(cache, keys, medal, tmp_path):
+    medal("push", cache.path, tmp_path / "store", "--yes", "--sign", keys / "eve")
+    assert medal("push", cache.path, tmp_path / "store", "--sign", keys / "ana")["action"] == "there"
+    medal("pull", "chest", tmp_path / "store", tmp_path / "got.h5", "--signers", keys / "signers")
+
+
+def test_no_key_and_no_file_of_signers(cache, keys, medal, tmp_path):
+    with pytest.raises(CacheError, match=r"Key '.*nokey' did not sign .* give the file of an SSH private key"):
+        medal("push", cache.path, tmp_path / "store", "--yes", "--sign", keys / "nokey")
+    medal("push", cache.path, tmp_path / "store", "--yes", "--sign", keys / "ana")
+    with pytest.raises(CacheError, match="There is no file of signers"):
+        medal("pull", "chest", tmp_path / "store", tmp_path / "got.h5", "--signers", keys / "nofile")
