@@ -20,6 +20,7 @@ from .datasets.table import BITS, FIRST_ROW, read_columns
 __all__ = ["Amended", "amend", "read_keys"]
 
 _KEY, _LABEL = "key", "label"
+_NO_KEYS = np.empty((0, KEY_BYTES), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +31,14 @@ class Amended:
     ----------
     dataset : what is left, labels corrected
     rows : (M,) int64 rows of the cached dataset that are left
+    excluded : (K, 16) uint8 content keys of images that are to leave
     counts : ``relabelled`` rows, and rows left out by ``class``, ``domain`` and ``key``
     warnings : sentences on what was asked for and is not there, or is no more
     """
 
     dataset: Dataset
     rows: npt.NDArray[np.int64]
+    excluded: npt.NDArray[np.uint8]
     counts: Mapping[str, int]
     warnings: tuple[str, ...]
 
@@ -44,6 +47,7 @@ def amend(
     dataset: Dataset,
     key: npt.NDArray[np.uint8],
     *,
+    skipped: npt.NDArray[np.uint8] = _NO_KEYS,
     exclude_classes: Sequence[str] = (),
     exclude_domains: Sequence[str] = (),
     exclude_keys: Path | None = None,
@@ -54,6 +58,7 @@ def amend(
     Parameters
     ----------
     key : (N, 16) uint8
+    skipped : (S, 16) uint8, of images that the cache was made without and names all the same
     exclude_keys : a file of content keys in hexadecimal, one a line
     labels : a table with the column ``key`` and ``label``, or a column for each label that is to be corrected; an
         empty cell makes the label unknown
@@ -71,8 +76,10 @@ def amend(
     relabelled = int((label != dataset.label).reshape(len(label), -1).any(1).sum())
     left = np.ones(len(key), np.bool_)
     by_key = by_domain = np.zeros(len(key), np.bool_)
+    excluded = _NO_KEYS if exclude_keys is None else read_keys(exclude_keys)
     if exclude_keys is not None:
-        by_key, told = _find(key, read_keys(exclude_keys), f"'{exclude_keys}'")
+        found, told = _find(np.concatenate([key, skipped]), excluded, f"'{exclude_keys}'")
+        by_key = found[: len(key)]
         warnings += told
     if exclude_domains:
         by_domain = _in_domains(dataset, exclude_domains)
@@ -101,7 +108,7 @@ def amend(
         excluded=(*dataset.excluded, *exclude_classes),
         label_columns=_columns_left(dataset, kept.classes),
     )
-    return Amended(dataset=amended, rows=rows, counts=counts, warnings=tuple(warnings))
+    return Amended(dataset=amended, rows=rows, excluded=excluded, counts=counts, warnings=tuple(warnings))
 
 
 def read_keys(path: Path) -> npt.NDArray[np.uint8]:

@@ -133,6 +133,7 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
     amended = amend(
         dataset,
         key,
+        skipped=cache.manifest.skipped.keys,
         exclude_classes=settings.exclude_classes,
         exclude_domains=settings.exclude_domains,
         exclude_keys=settings.exclude_keys,
@@ -325,6 +326,11 @@ def _describe(asked: Reprobing, probe: Mapping[str, Any]) -> dict[str, Any]:
     """Return the manifest but for its table of arrays: the cache's own, where rows and probe do not change it."""
     raw = {name: value for name, value in asked.source.manifest.raw.items() if name != "arrays"}
     dataset = {**asked.source.manifest.dataset, **describe_rows(asked.amended.dataset, asked.rows)}
+    if len(asked.amended.excluded) and "keys" in dataset.get("skipped", {}):
+        # Who withdrew is named nowhere, neither among images that could not be used.
+        gone = {bytes(key).hex() for key in asked.amended.excluded}
+        keys = {split: [key for key in part if key not in gone] for split, part in dataset["skipped"]["keys"].items()}
+        dataset["skipped"] = {**dataset["skipped"], "keys": keys}
     return {
         **raw,
         "medal": version("medalmighty"),

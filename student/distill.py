@@ -45,6 +45,133 @@ Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None
 Report = Callable[[str], None]
 
 
+<<<<<<< ours
+=======
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A training with everything decided that can be without a model."""
+
+    run: Path
+    cache: Cache
+    dataset: Dataset
+    targets: Targets
+    settings: StudentSettings
+    spec: ModelSpec
+    image_size: int
+    epochs: int
+    policy: Policy
+    preprocessing: Preprocessing
+    device: str
+    request: Mapping[str, Any]
+    action: folder.Action
+    overwrite: bool
+    check_views: bool = False
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {name: len(part) for name, part in self.targets.splits.items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the user should know before the training starts."""
+        fit = self.targets.fit
+        found = []
+        if fit["missing"]:
+            found.append(f"{fit['missing']} images of the dataset are not in the cache and are left out")
+        if fit["skipped"]:
+            found.append(f"{fit['skipped']} images are left out: the cache was made without them, as they were bad")
+        if fit["extra"]:
+            found.append(f"{fit['extra']} images of the cache are not in the dataset and are left out")
+        if fit["moved"]:
+            found.append(f"{fit['moved']} images stand in another split here than in the cache, whose splits count")
+        if "labelled" in fit:
+            known, rows = fit["labelled"], self.rows["train"]
+            found.append(f"student and probe know the labels of {known} of {rows} train images and of no others there")
+        if fit["disagree"]:
+            found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
+        if "test" not in self.targets.splits:
+            found.append("there is no test split: the figures are those on val, which also chose the epoch")
+        return tuple(found)
+
+    @property
+    def images(self) -> int:
+        """Images that the training sees, repeats counted."""
+        return self.epochs * len(self.targets.splits["train"])
+
+
+def ask(
+    cache_path: str,
+    dataset: str,
+    options: DatasetOptions,
+    settings: StudentSettings,
+    run: Path,
+    *,
+    overwrite: bool,
+    also: Sequence[tuple[str, float]] = (),
+) -> Asked:
+    """Open and check everything, and decide what to do about the run folder; nothing is written.
+
+    Parameters
+    ----------
+    also : further caches whose logits are averaged with the first one's, and their weights
+
+    Raises
+    ------
+    CacheError, DataError
+        The cache or the dataset cannot be used, or they do not fit each other.
+    StudentError
+        The model, its weights or the run folder cannot be used.
+    """
+    found = folder.look(run)
+    if found.holds != "nothing":
+        folder.decide(found, found.working_on or {}, overwrite=overwrite)  # refuse before anything is read
+    terms = parse_terms(settings.loss)
+    if also and settings.label_fraction < 1:
+        raise StudentError(
+            "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
+        )
+    spec = describe_model(settings.student, settings.weights)
+    device = _pick_device(settings.device)
+    cache = open_cache(cache_path)
+    options = recorded_options(options, cache.manifest, dataset)
+    images = open_dataset(dataset, options, cache.manifest.classes)
+    settings = replace(settings, augment=choose_policy(cache, settings))
+    policy = policy_named(str(settings.augment))
+    targets = load_targets(
+        cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
+        stored=settings.targets == "stored",
+        features=settings.compares_features or settings.label_fraction < 1,
+        also=[(open_cache(path), weight) for path, weight in also],
+    )  # fmt: skip
+    check_terms(terms, targets.task)
+    check_imbalance(settings, targets.task)
+    train_rows = targets.splits["train"].row
+    image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
+    epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
+    request = _request(settings, options, targets, policy, image_size, epochs)
+    if settings.label_fraction < 1:
+        targets = forget_labels(targets, cache, settings)
+        targets = targets if settings.compares_features else targets.without_features()
+    return Asked(
+        run=run,
+        cache=cache,
+        dataset=images,
+        targets=targets,
+        settings=settings,
+        spec=spec,
+        image_size=image_size,
+        epochs=epochs,
+        policy=policy,
+        preprocessing=Preprocessing.from_dict(cache.manifest.preprocessing),
+        device=device,
+        request=request,
+        action=folder.decide(found, request, overwrite=overwrite),
+        overwrite=overwrite,
+    )
+
+
+>>>>>>> theirs
 def estimate(asked: Asked) -> tuple[int, float]:
     """Return the bytes of the run's weights and the seconds of its training, from a short measurement."""
     settings = asked.settings

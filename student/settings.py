@@ -125,6 +125,11 @@ class StudentSettings:
         """Whether the student starts from trained weights."""
         return self.weights != "random"
 
+    @property
+    def compares_features(self) -> bool:
+        """Whether the loss compares the student's embedding with the teacher's features."""
+        return "feature" in self.loss and self.alpha != 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
         found = {name: value for name, value in asdict(self).items() if name != "workers"}

@@ -217,6 +217,24 @@ def test_keys_that_are_not_there_are_counted(place, shell, tmp_path):
     assert "121 images, 1 left out" in said.stdout
 
 
+def test_who_withdrew_is_named_nowhere(place, medal, tmp_path):
+    folder, request = place
+    (folder / "bad.png").write_bytes(b"no image")
+    rows = [*read(folder / "all.csv"), ["bad.png", "a", "train", "x", ""]]
+    medal(
+        "cache-teacher", write(folder / "bad.csv", rows), tmp_path / "bad.zarr", *request, "--on-bad-image", "skip",
+        "--from", folder / "all.zarr",
+    )  # fmt: skip
+    ((bad,),) = open_cache(tmp_path / "bad.zarr").manifest.dataset["skipped"]["keys"].values()
+    key = keys_of(folder)["9.png"]
+    (tmp_path / "gone").write_text(f"{key}\n{bad}\n")
+    made = medal("reprobe", tmp_path / "bad.zarr", tmp_path / "out.h5", "--exclude-keys", tmp_path / "gone")
+    assert made["left_out"]["key"] == 1
+    assert verify_path(tmp_path / "out.h5") == []
+    assert bad not in json.dumps(open_cache(tmp_path / "out.h5").manifest.raw)
+    assert bytes.fromhex(key) not in (tmp_path / "out.h5").read_bytes()
+
+
 def test_without_features_the_remedy_is_said(place, medal, tmp_path):
     folder, request = place
     medal("cache-teacher", folder / "all.csv", tmp_path / "lean.zarr", *request, "--no-features")
