@@ -124,7 +124,6 @@ def ask(
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
         folder.decide(found, there, overwrite=overwrite)
     terms = parse_terms(settings.loss)
-    matches = "feature" in terms and settings.alpha != 0
     if also and settings.label_fraction < 1:
         raise StudentError(
             "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
@@ -139,7 +138,7 @@ def ask(
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
-        features=matches or settings.label_fraction < 1,
+        features=settings.compares_features or settings.label_fraction < 1,
         also=[(open_cache(path), weight) for path, weight in also],
     )  # fmt: skip
     check_terms(terms, targets.task)
@@ -147,7 +146,7 @@ def ask(
     joined = targets
     if settings.label_fraction < 1:
         targets = forget_labels(targets, cache, settings)
-        targets = targets if matches else targets.without_features()
+        targets = targets if settings.compares_features else targets.without_features()
     settings = _settle_per_class(settings, cache, targets)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)

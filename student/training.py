@@ -64,11 +64,7 @@ def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> T
 
     Parameters
     ----------
-<<<<<<< ours
-    feature_dim : F of the teacher's features, where they are at hand
-=======
     feature_dim : F of the teacher's features; needed where the loss compares with them
->>>>>>> theirs
 
     Raises
     ------
@@ -79,11 +75,7 @@ def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> T
     model.to(recipe.device).to(memory_format=recipe.plan.layout)
     averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
     projection = None
-<<<<<<< ours
-    if feature_dim is not None and "feature" in parse_terms(settings.loss):
-=======
     if settings.compares_features and feature_dim is not None:
->>>>>>> theirs
         projection = Projection(model, feature_dim, settings.seed).to(recipe.device)
     learned = [*model.parameters(), *(projection.parameters() if projection is not None else ())]
     decayed = [value for value in learned if value.ndim > 1]
