@@ -8,7 +8,7 @@ import pytest
 
 from medal.cache.errors import CacheMismatch
 from medal.pipeline.audit.doubtful import confident_learning, label_margin
-from medal.pipeline.audit.neighbours import Calibration, Pairs, calibrate, fit_whitening, search, select
+from medal.pipeline.audit.neighbours import Pairs, calibrate, fit_whitening, propose, search
 from medal.pipeline.audit.shortcuts import separate
 
 CHECKS = {
@@ -212,16 +212,16 @@ def test_blank_images_beyond_number_do_not_fill_memory(monkeypatch):
 def test_unrelated_rows_have_no_near_duplicates():
     rows = np.random.default_rng(0).standard_normal((600, 64)).astype(np.float16)
     whitened = fit_whitening(rows).apply(rows)
-    calibration = calibrate(whitened)
-    assert len(select(search(whitened, calibration.lone), calibration).left) == 0
+    assert len(search(whitened, calibrate(whitened).threshold).left) == 0
 
 
-def test_a_lone_pair_counts_below_the_threshold_and_one_of_a_crowd_does_not():
-    left, right, cosine = (np.array(one) for one in ([0, 2, 2, 3, 5], [1, 3, 4, 4, 6], [0.65, 0.65, 0.6, 0.6, 0.8]))
-    order = np.argsort(-cosine, kind="stable")
-    pairs = Pairs(left[order], right[order], cosine[order].astype(np.float32), True)
-    kept = select(pairs, Calibration(0.75, 0.5, "neighbours", 0.4))
-    assert sorted(zip(kept.left.tolist(), kept.right.tolist(), strict=True)) == [(0, 1), (5, 6)]
+def test_of_each_image_only_the_nearest_few_are_looked_at():
+    left, right = np.nonzero(np.triu(np.ones((6, 6)), 1))  # everything beside everything
+    cosine = np.linspace(0.9, 0.6, len(left), dtype=np.float32)
+    kept = propose(Pairs(left, right, cosine, True), 100)
+    assert (np.bincount(np.concatenate([kept.left, kept.right])) >= 3).all()
+    assert len(kept.left) < len(left)
+    assert not propose(Pairs(left, right, cosine, True), 5).all_kept
 
 
 def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is():

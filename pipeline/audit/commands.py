@@ -27,7 +27,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--html", "page", type=_FILE, metavar="FILE", help="Write a page that needs no other file.")
 @click.option(
     "--threshold", type=click.FloatRange(0, 1, min_open=True), metavar="COSINE",
-    help="Cosine of whitened features from which on images are near-duplicates (default: calibrated on this set).",
+    help="Cosine of whitened features from which on images are near-duplicates (default: as pixels say).",
 )  # fmt: skip
 @click.option("--strict", is_flag=True, help="Exit with status 1 if something serious is found.")
 @json_option

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.dataset import SPLITS
+from .confirm import CONFIRMED, correlations
 from .findings import Advice, Finding, count_of
-from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, search, select
+from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, propose, search
 from .repeats import label_numbers
 from .subject import Subject
 
@@ -21,6 +22,8 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _FEWEST = 16
 _MOST_ADVICE = 2_000
+# A few milliseconds a pair.
+_MOST_ASKED, _STEP = 10_000, 500
 _CHECKS = ("near-duplicates across splits", "near-duplicates within a split")
 
 
@@ -48,8 +51,23 @@ def near_pairs(subject: Subject, threshold: float | None, progress: Progress) ->
     if threshold is not None:
         calibration = Calibration(threshold, threshold, "asked", calibration.typical)
     with progress("near-duplicates", len(first)) as advance:
-        pairs = select(search(whitened, calibration.lone, advance), calibration)
-    return Pairs(first[pairs.left], first[pairs.right], pairs.cosine, pairs.all_kept), calibration
+        pairs = search(whitened, calibration.lowest, advance)
+    pairs = Pairs(first[pairs.left], first[pairs.right], pairs.cosine, pairs.all_kept)
+    return (pairs if threshold is not None else _confirm(subject, pairs, calibration, progress)), calibration
+
+
+def _confirm(subject: Subject, pairs: Pairs, calibration: Calibration, progress: Progress) -> Pairs:
+    """Keep the pairs that pixels confirm; where these cannot be had, those above the threshold."""
+    asked = propose(pairs, _MOST_ASKED)
+    kept = np.zeros(len(asked.left), np.bool_)
+    with progress("pixels", len(kept)) as advance:
+        for start in range(0, len(kept), _STEP):
+            part = slice(start, start + _STEP)
+            agree = correlations(subject, asked.left[part], asked.right[part])
+            unknown = np.isnan(agree).any(1) & (asked.cosine[part] >= calibration.threshold)
+            kept[part] = (agree >= CONFIRMED).all(1) | unknown
+            advance(len(agree))
+    return Pairs(asked.left[kept], asked.right[kept], asked.cosine[kept], asked.all_kept)
 
 
 def find_near_duplicates(subject: Subject, threshold: float | None, progress: Progress) -> tuple[Finding, Finding]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Calibration", "Pairs", "calibrate", "cosines_of_views", "fit_whitening", "search", "select"]
+__all__ = ["Calibration", "Pairs", "calibrate", "cosines_of_views", "fit_whitening", "propose", "search"]
 
 Floats = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -30,9 +30,8 @@ _BLOCK = 2048
 _MOST_PAIRS = 1_000_000
 # Bounds of the calibrated threshold: below, pairs are alike and no copies; above, no JPEG of quality 60 would be found.
 _LOWEST, _HIGHEST = 0.55, 0.85
-# By how much the cosine of two images must stand above that of any third to either, if it is below the threshold. Of 0.1
-# to 0.15 the middle: on ultrasounds all find the same copies, on X-rays of 28 px each step trades one for two mistakes.
-_LEAD = 0.12
+# Of each image so many others are looked at: it may have copies that resemble it more than the one in another split.
+_NEAREST = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +56,14 @@ class Calibration:
 
     Attributes
     ----------
-    lone : a pair below the threshold counts too where it is above this and nothing else is as near, see `select`
+    lowest : from here on pixels are asked: nearly all images (of many, three of four) have a neighbour as near
     source : ``views``: stored views of the same image; ``neighbours``: how alike the nearest neighbours of most images
         are
     typical : median cosine of an image to its nearest neighbour
     """
 
     threshold: float
-    lone: float
+    lowest: float
     source: str
     typical: float
 
@@ -125,14 +124,15 @@ def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
         here = np.flatnonzero((rows >= start) & (rows < start + _BLOCK))
         cosine[here, rows[here] - start] = -1.0
         np.maximum(nearest, cosine.max(1), out=nearest)
-    low, quarter, half = (float(one) for one in np.quantile(nearest, (0.05, 0.25, 0.5)))
-    lone = quarter + 2 * (quarter - low)
+    low, quarter, half = np.quantile(nearest, (0.05, 0.25, 0.5)).tolist()
     bulk = min(max(quarter + 6 * (quarter - low), _LOWEST), _HIGHEST)
+    # Of many rows, all with their nearest would be more pairs than pixels can be asked about.
+    lowest = low if len(whitened) <= _FITTED else quarter
     if of_views is not None and len(of_views):
-        seen = float(min(np.quantile(of_views, 0.05), _HIGHEST))
+        seen = min(np.quantile(of_views, 0.05).item(), _HIGHEST)
         if seen > bulk:
-            return Calibration(seen, min(lone, seen), "views", half)
-    return Calibration(bulk, min(lone, bulk), "neighbours", half)
+            return Calibration(seen, min(lowest, seen), "views", half)
+    return Calibration(bulk, min(lowest, bulk), "neighbours", half)
 
 
 def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = lambda _: None) -> Pairs:
@@ -147,13 +147,18 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
     rows = torch.from_numpy(np.ascontiguousarray(whitened))
     found: list[tuple[Rows, Rows, Floats]] = []
     kept, all_kept = 0, True
+    # Made once: freed and made again, each left a hole that what is kept of a block lay in, and memory grew to 12 GB.
+    side = min(_BLOCK, len(rows))
+    product, above = torch.empty(side, side), torch.empty(side, side, dtype=torch.bool)
     with torch.inference_mode():
         for start in range(0, len(rows), _BLOCK):
             for other in range(start, len(rows), _BLOCK):
-                cosine = rows[start : start + _BLOCK] @ rows[other : other + _BLOCK].T  # (B, B)
+                one, two = rows[start : start + _BLOCK], rows[other : other + _BLOCK]
+                cosine, hit = product[: len(one), : len(two)], above[: len(one), : len(two)]  # (B, B)
+                torch.mm(one, two.T, out=cosine)
                 if other == start:
-                    cosine = cosine.triu(1)
-                left, right = (cosine >= threshold).nonzero(as_tuple=True)
+                    cosine.triu_(1)
+                left, right = torch.ge(cosine, threshold, out=hit).nonzero(as_tuple=True)
                 if not len(left):
                     continue
                 found.append(((left + start).numpy(), (right + other).numpy(), cosine[left, right].numpy()))
@@ -172,30 +177,23 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
     return Pairs(left_rows[order], right_rows[order], cosines[order], all_kept)
 
 
-def select(pairs: Pairs, calibration: Calibration) -> Pairs:
-    """Keep the near-duplicates among pairs that `search` found above `calibration.lone`.
+def propose(pairs: Pairs, count: int) -> Pairs:
+    """Keep of each row the pairs with its few nearest others: those that pixels are asked about, the most alike first.
 
-    Those are the pairs from the threshold on; and below it those who are each other's nearest and stand clear of every
-    third image that is no near-duplicate itself. A crop loses more likeness than two patients have in common, but then
-    nothing else is like it.
+    Parameters
+    ----------
+    pairs : as `search` gives them, by falling cosine
+    count : at most so many in all
     """
-    sure = pairs.cosine >= calibration.threshold
     row = np.concatenate([pairs.left, pairs.right])
-    order = np.argsort(-np.concatenate([pairs.cosine, pairs.cosine]), kind="stable")
-    count = int(row.max(initial=-1)) + 1
-    pair = np.tile(np.arange(len(pairs.left)), 2)[order]
-    row = row[order]
-    _, first = np.unique(row, return_index=True)
-    best = np.full(count, -1, np.int64)
-    best[row[first]] = pair[first]
-    others = ~sure[pair] & (best[row] != pair)
-    second = np.full(count, calibration.lone, np.float32)
-    np.maximum.at(second, row[others], pairs.cosine[pair[others]])
-    mine = np.arange(len(pairs.left))
-    mutual = (best[pairs.left] == mine) & (best[pairs.right] == mine)
-    lead = pairs.cosine - np.maximum(second[pairs.left], second[pairs.right])
-    kept = sure | (mutual & (lead >= _LEAD))
-    return Pairs(pairs.left[kept], pairs.right[kept], pairs.cosine[kept], pairs.all_kept)
+    pair = np.tile(np.arange(len(pairs.left)), 2)
+    order = np.lexsort((pair, row))
+    row, pair = row[order], pair[order]
+    starts = np.flatnonzero(np.diff(row, prepend=-1))
+    nth = np.arange(len(row)) - np.repeat(starts, np.diff(np.append(starts, len(row))))
+    kept = np.unique(pair[nth < _NEAREST])
+    return Pairs(pairs.left[kept][:count], pairs.right[kept][:count], pairs.cosine[kept][:count],
+                 pairs.all_kept and len(kept) <= count)  # fmt: skip
 
 
 def _thin(found: list[tuple[Rows, Rows, Floats]], threshold: float) -> tuple[list[tuple[Rows, Rows, Floats]], float]:
