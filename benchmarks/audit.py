@@ -43,10 +43,16 @@ logits[np.arange(rows), label] += 3
 split = np.repeat(np.array([0, 1, 2], np.int8), [rows * 8 // 10, rows // 10, rows - rows * 8 // 10 - rows // 10])
 
 
-class Blank:
+of = np.arange(rows)
+of[copies[:, 1]] = copies[:, 0]
+
+
+class Drawn:
     def __len__(self): return rows
     def key(self, row): return key[row].tobytes()
-    def read(self, row): return np.zeros((28, 28, 1), np.uint8)
+    def read(self, row):
+        # A copy is a little brighter.
+        return np.random.default_rng(of[row]).integers(0, 200, (28, 28, 1), np.uint8) + np.uint8(20 * (of[row] != row))
     def describe(self, row): return f"image {row}"
     def locate(self, row):
         from medal.pipeline.datasets.dataset import Place
@@ -59,11 +65,11 @@ def quiet(*_):
 
 
 classes = tuple(map(str, range(10)))
-dataset = Dataset(name="blank", task="multiclass", classes=classes, images=Blank(), label=label, split=split,
+dataset = Dataset(name="drawn", task="multiclass", classes=classes, images=Drawn(), label=label, split=split,
                   domain=nothing.astype(np.int16), group=nothing.astype(np.int64))
 begun, begun_cpu = time.perf_counter(), time.process_time()
 subject = Subject(
-    name="blank", task="multiclass", classes=classes, domains=(), splits=("train", "val", "test"), split=split, key=key,
+    name="drawn", task="multiclass", classes=classes, domains=(), splits=("train", "val", "test"), split=split, key=key,
     image=image_numbers(key), unit=find_units(key, nothing), label=label, logits=logits, fold=np.zeros(rows, np.int8),
     group=nothing, domain=nothing.astype(np.int16), feature=feature, views=None, temperature=1.0,
     source=np.arange(rows), dataset=dataset, notes=(),

@@ -26,6 +26,8 @@ _SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85)
 # copies (crops that keep 0.92, JPEG at quality 60, brightness ± 20 %) had 0.99 and 0.90 (ultrasound) or 0.95 (X-rays).
 CONFIRMED = (0.975, 0.895)
 _BLUR = 7
+# Pairs at a time: their crops take 10 MB.
+_BATCH = 64
 
 
 def correlations(
@@ -35,25 +37,22 @@ def correlations(
 
     NaN where an image is not at hand or cannot be decoded.
     """
-    grid = _crops()
-    held: dict[int, Tensor | None] = {}
-
-    def image(row: int) -> Tensor | None:
-        if row not in held:
-            held[row] = _read(subject, row)
-        return held[row]
-
+    sampling, blur = _sampling(), _blurring()
+    images = {row: _read(subject, row) for row in np.unique(np.concatenate([left, right])).tolist()}
+    held = {row: pixels for row, pixels in images.items() if pixels is not None}
     found = np.full((len(left), 2), np.nan)
+    there = np.flatnonzero([one in held and other in held for one, other in zip(left, right, strict=True)])
     with torch.inference_mode():
-        for place, (one, other) in enumerate(zip(left.tolist(), right.tolist(), strict=True)):
-            first, second = image(one), image(other)
-            if first is not None and second is not None:
-                found[place] = np.maximum(_agreement(first, second, grid), _agreement(second, first, grid))
+        for start in range(0, len(there), _BATCH):
+            part = there[start : start + _BATCH]
+            first, second = (torch.stack([held[row] for row in rows[part].tolist()]) for rows in (left, right))
+            agree = [_agreement(one, other, sampling, blur) for one, other in ((first, second), (second, first))]
+            found[part] = torch.maximum(*agree).numpy()
     return found
 
 
 def _read(subject: Subject, row: int) -> Tensor | None:
-    """Return an image as (1, 1, S, S), grey; None if it cannot be had."""
+    """Return an image as (S, S), grey; None if it cannot be had."""
     source = int(subject.source[row])
     if source < 0:
         return None
@@ -61,38 +60,52 @@ def _read(subject: Subject, row: int) -> Tensor | None:
         pixels = resize_images([subject.dataset.images.read(source)], _SIDE, "squash")
     except DataError:
         return None
-    return pixels.mean(1, keepdim=True)
+    return pixels[0].mean(0)
 
 
-def _crops() -> Tensor:
-    """Return where crops are read from, (n, S, S, 2): the whole first."""
-    places = [
-        torch.tensor([[share, 0.0, across], [0.0, share, down]])
-        for share in _SHARES
-        for across in ((0.0,) if share == 1 else (share - 1, 0.0, 1 - share))
-        for down in ((0.0,) if share == 1 else (share - 1, 0.0, 1 - share))
-    ]
-    return functional.affine_grid(torch.stack(places), [len(places), 1, _SIDE, _SIDE], align_corners=False)
+def _sampling() -> list[Tensor]:
+    """Return for each share the matrices (places, S, S) that read a crop of that share off a side, bilinearly."""
+    base = (torch.arange(_SIDE) + 0.5) * 2 / _SIDE - 1  # middles of the pixels, of a side from -1 to 1
+    sides = []
+    for share in _SHARES:
+        shifts = torch.tensor([0.0] if share == 1 else [share - 1, 0.0, 1 - share])
+        across = (share * base + shifts[:, None]).unsqueeze(-1)  # (places, S, 1)
+        grid = torch.cat([across, torch.zeros_like(across)], -1).view(1, -1, _SIDE, 2)
+        # What is read off an image that is 1 in one column: the weight of that column.
+        columns = torch.eye(_SIDE).view(1, _SIDE, 1, _SIDE)
+        read = functional.grid_sample(columns, grid, align_corners=False, padding_mode="reflection")
+        sides.append(read[0].permute(1, 2, 0))
+    return sides
 
 
-def _agreement(cropped: Tensor, whole: Tensor, grid: Tensor) -> tuple[float, float]:
-    """Return the correlations of the crop of one image that agrees best, in detail, with the whole other."""
-    crops = functional.grid_sample(
-        cropped.expand(len(grid), -1, -1, -1), grid, align_corners=False, padding_mode="reflection"
-    )  # (n, 1, S, S)
-    detail = _correlate(_fine(crops), _fine(whole))
-    best = int(detail.argmax())
-    return float(_correlate(crops[best : best + 1], whole)[0]), float(detail[best])
-
-
-def _fine(pixels: Tensor) -> Tensor:
+def _blurring() -> Tensor:
+    """Return the matrix (S, S) that takes the mean over the neighbours on a side, reflected at its ends."""
     edge = _BLUR // 2
-    return pixels - functional.avg_pool2d(functional.pad(pixels, (edge,) * 4, mode="reflect"), _BLUR, 1)
+    rows = functional.avg_pool1d(functional.pad(torch.eye(_SIDE)[None], (edge, edge), mode="reflect"), _BLUR, 1)
+    return rows[0].T
+
+
+def _agreement(cropped: Tensor, whole: Tensor, sampling: list[Tensor], blur: Tensor) -> Tensor:
+    """Return the correlations of the crop of each image that agrees best, in detail, with the whole other, (B, 2).
+
+    Parameters
+    ----------
+    cropped, whole : (B, S, S), grey
+    """
+    count = len(cropped)
+    crops = torch.cat(
+        [torch.einsum("yij,bjk,xlk->byxil", side, cropped, side).reshape(count, -1, _SIDE, _SIDE) for side in sampling],
+        1,
+    )  # (B, n, S, S)
+    detail = _correlate(crops - blur @ crops @ blur.T, (whole - blur @ whole @ blur.T)[:, None])  # (B, n)
+    best = detail.argmax(1)
+    plain = _correlate(crops[torch.arange(count), best][:, None], whole[:, None])
+    return torch.cat([plain, detail.gather(1, best[:, None])], 1)
 
 
 def _correlate(pixels: Tensor, other: Tensor) -> Tensor:
-    """Return Pearson's correlation of each image (n, 1, S, S) with one (1, 1, S, S): (n,)."""
-    pixels, other = (one - one.mean((1, 2, 3), keepdim=True) for one in (pixels, other))
+    """Return Pearson's correlation of images (B, n, S, S) with one of each row, (B, 1, S, S): (B, n)."""
+    pixels, other = (one - one.mean((2, 3), keepdim=True) for one in (pixels, other))
     # A blank image resembles nothing.
-    length = pixels.square().sum((1, 2, 3)).sqrt() * other.square().sum((1, 2, 3)).sqrt()
-    return (pixels * other).sum((1, 2, 3)) / length.clamp(min=1e-3)
+    length = pixels.square().sum((2, 3)).sqrt() * other.square().sum((2, 3)).sqrt()
+    return (pixels * other).sum((2, 3)) / length.clamp(min=1e-3)
