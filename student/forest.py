@@ -41,5 +41,6 @@ def plot_forest(path: Path, compared: Comparison) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel(f"{compared.split} {name_figure(statistic)}, minus {compared.names[0]}")
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
