@@ -117,7 +117,7 @@ def choose_rows(
     label = dataset.label[rows].reshape(len(rows), -1)
     order = np.lexsort((*label.T[::-1], *key[rows].T[::-1]))
     val = recorded.get("val")
-    return Chosen(name, rows[order], key[rows[order]], 0 if val is None or name == "val" else int(val[rows].sum()))
+    return Chosen(name, rows[order], key[rows[order]], 0 if val is None else int(val[rows].sum()))
 
 
 def answer_rows(
