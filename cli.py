@@ -17,7 +17,7 @@ from medal.cache.errors import MedalError
 COMMANDS = {
     "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
-    "show": ("medal.cache.commands", "show", "Describe a cache."),
+    "show": ("medal.pipeline.fit", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "push": ("medal.cache.store.commands", "push", "Offer a cache to others."),

@@ -1,38 +1,25 @@
-"""Commands on one cache that need nothing but the cache: show, convert."""
+"""What commands do on one cache that need nothing but the cache: describe, convert."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .console import copies_option, json_option, plain, print_json, resolve_cache
+from .console import json_option, plain, print_json
 
-__all__ = ["convert", "show"]
+if TYPE_CHECKING:
+    from .reader import Cache
+
+__all__ = ["convert", "describe"]
 
 
-@click.command(short_help="Describe a cache.")
-@click.argument("cache")
-@copies_option
-@json_option
-def show(cache: str, max_cache_size: str, as_json: bool) -> None:
-    """Describe CACHE from its manifest: dataset, teacher, probe, digests. CACHE may be STORE#NAME-OR-ID.
-
-    \b
-    medal show chest.zarr
-    medal show chest.zarr --json
-    medal show /mnt/lab/caches#pneumoniamnist
-    """
-    from .reader import open_cache
-
-    opened = open_cache(resolve_cache(cache, max_cache_size))
-    if as_json:
-        print_json({**opened.manifest.raw, "content_digest": opened.content_digest})
-        return
+def describe(opened: Cache, name: str) -> None:
+    """Print what a cache's manifest says, a line for each thing; `medal show` is in `pipeline`, for its DATASET."""
     manifest = opened.manifest
     probe = manifest.probe.get("metrics", {})
     lines = {
-        "cache": cache,
+        "cache": name,
         "dataset": f"{manifest.dataset.get('name')} ({manifest.task}, {len(manifest.classes)} classes)",
         "classes": ", ".join(manifest.classes),
         "domains": ", ".join(manifest.domains) or "none",
@@ -47,8 +34,8 @@ def show(cache: str, max_cache_size: str, as_json: bool) -> None:
         "content_digest": opened.content_digest,
     }
     width = max(map(len, lines))
-    for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {plain(value)}")
+    for field, value in lines.items():
+        click.echo(f"{field:<{width}}  {plain(value)}")
 
 
 def _figures(figures: dict[str, Any]) -> str:
