@@ -22,7 +22,7 @@ COMMANDS = {
     "predict": ("medal.student.use_commands", "predict", "What a student says of images."),
     "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
     "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
-    "show": ("medal.cache.commands", "show", "Describe a cache."),
+    "show": ("medal.pipeline.fit", "show", "Describe a cache."),
     "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),

@@ -1,37 +1,12 @@
-"""Commands on one cache that need nothing but the cache: show, convert."""
+"""The command that needs one cache and nothing else: convert."""
 
 from __future__ import annotations
 
 import click
 
-from .console import copies_option, json_option, plain, print_json, resolve_cache
+from .console import json_option, print_json
 
-__all__ = ["convert", "show"]
-
-
-@click.command(short_help="Describe a cache.")
-@click.argument("cache")
-@copies_option
-@json_option
-def show(cache: str, max_cache_size: str, as_json: bool) -> None:
-    """Describe CACHE from its manifest: dataset, teacher, probe, digests. CACHE may be STORE#NAME-OR-ID.
-
-    \b
-    medal show chest.zarr
-    medal show chest.zarr --json
-    medal show /mnt/lab/caches#pneumoniamnist
-    """
-    from .describe import describe
-    from .reader import open_cache
-
-    opened = open_cache(resolve_cache(cache, max_cache_size))
-    if as_json:
-        print_json({**opened.manifest.raw, "content_digest": opened.content_digest})
-        return
-    lines = {"cache": cache, **describe(opened.manifest)}
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {plain(value)}")
+__all__ = ["convert"]
 
 
 @click.command(short_help="Change a cache between Zarr and HDF5.")

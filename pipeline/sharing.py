@@ -134,6 +134,8 @@ class Lab:
         if not self.push or self.store.read_only:
             yield progress
             return
+        # Whether it can be published is known before the work, and not after.
+        self.store.begin()
         with Announcement(self.store, cache_id, total, self.by) as announcement:
 
             @contextmanager

@@ -1,4 +1,4 @@
-"""Two members ask for the same missing cache at the same time: one computes, the other waits, or goes on if that one dies."""
+"""Two members ask for the same missing cache at once: one computes, the other waits, or goes on if that one dies."""
 
 import json
 import os

@@ -92,7 +92,8 @@ def _remove_set(store: Store, name: str, now: float | None) -> int | None:
         return None
     freed = 0
     for part, status in store.names(folder).items():
-        if not part.startswith(CONDEMNED) or is_stale(status, now):
+        # Another collector's mark, or the draft of one, is that collector's to remove.
+        if not part.lstrip(".").startswith(CONDEMNED) or is_stale(status, now):
             store.remove(f"{folder}/{part}")
             freed += status.bytes
     store.remove(mark)

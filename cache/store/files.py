@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from ..errors import CacheCorrupt
 from ..forms import sync_folder
 from ..plain_files import read_plain
 
 __all__ = ["Files", "Folder", "Objects", "Server", "Stat"]
+
+
+_TRIES = 10
 
 
 class Stat(NamedTuple):
@@ -88,9 +91,8 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         path, draft = self._inside(name), self._inside(_draft(name))
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with draft.open("xb") as file:
+            with self._create(draft) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -98,6 +100,15 @@ class Folder:
         finally:
             draft.unlink(missing_ok=True)
         sync_folder(path.parent)
+
+    @staticmethod
+    def _create(draft: Path) -> BinaryIO:
+        for _ in range(_TRIES):
+            draft.parent.mkdir(parents=True, exist_ok=True)
+            # A collector may just have removed the folder, as it was empty.
+            with suppress(FileNotFoundError):
+                return draft.open("xb")
+        return draft.open("xb")
 
     def remove(self, name: str) -> None:
         path = self._inside(name)

@@ -130,12 +130,16 @@ class Store:
         try:
             self.check()
         except CacheNotFound:
-            others = sorted(name for name in self.names("") if not name.startswith("."))
-            if others:
+            names = self.names("")
+            others = sorted(name for name in names if not name.startswith("."))
+            if MARKER in names:  # somebody else has just begun it
+                self.check()
+            elif others:
                 raise CacheError(
                     f"'{self.url}' holds other things ('{others[0][:60]}') and no store; give an empty or new folder."
                 ) from None
-            self.write(MARKER, marker_bytes())
+            else:
+                self.write(MARKER, marker_bytes())
 
     @contextmanager
     def _speaking(self, name: str) -> Iterator[None]:
