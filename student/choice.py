@@ -26,7 +26,7 @@ from ..cache.writer import remove
 from ..pipeline.metrics import bootstrap
 from . import run as folder
 from .asking import Asked
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, TrainingState
 from .following import announce
 from .members import initial_model
 from .training import Recipe, TrainingData, begin, merit, predict, train
@@ -168,17 +168,21 @@ class _Climb:
 
     def _answer(self, alpha: float, temperature: float) -> npt.NDArray[np.float32]:
         """Return the logits on val of the best epoch of a trial, from where it stands."""
-        state = begin(initial_model(self.asked, self.recipe.settings.seed), self.recipe)
+        state = self._begin(self._recipe(alpha, temperature))
         Checkpoint(self.work / folder.TRIALS / _name(alpha, temperature) / folder.CHECKPOINT).load(state)
         state.model.load_state_dict(state.best)
         return predict(state.model, self.data, "val", self.recipe.plan, self.recipe.device)
 
-    def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
+    def _recipe(self, alpha: float, temperature: float) -> Recipe:
         settings = replace(self.recipe.settings, alpha=alpha, temperature=temperature)
-        if not alpha:
-            settings = replace(settings, loss="kd")
-        recipe = replace(self.recipe, settings=settings)
-        state = begin(initial_model(self.asked, settings.seed), recipe, self.asked.targets.feature_dim)
+        return replace(self.recipe, settings=settings if alpha else replace(settings, loss="kd"))
+
+    def _begin(self, recipe: Recipe) -> TrainingState:
+        return begin(initial_model(self.asked, recipe.settings.seed), recipe, self.asked.targets.feature_dim)
+
+    def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
+        recipe = self._recipe(alpha, temperature)
+        state = self._begin(recipe)
         place = self.work / folder.TRIALS / _name(alpha, temperature)
         place.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(place / folder.CHECKPOINT)

@@ -421,3 +421,10 @@ def test_settings_of_teaching_belong_to_the_request(place, tmp_path):
     ):  # fmt: skip
         other = dict(prepare(place, tmp_path / "run", **changed).request)
         assert other != base, changed
+
+
+def test_alpha_is_chosen_for_a_loss_that_compares_features(place, medal, tmp_path):
+    """Trials with and without a projection stand side by side, and the chosen one goes on as it is."""
+    options = ("--loss", "feature", "--alpha", "auto", "--epochs", 2, "--label-fraction", 0.5)
+    result = train(medal, place, tmp_path / "run", *options)
+    assert 0 <= result["choice"]["alpha"] <= 1
