@@ -22,6 +22,8 @@ from .errors import MedalError
 __all__ = ["Defaults", "find_files", "option_defaults", "read_defaults"]
 
 _NAME = "medal.toml"
+# What only whoever types it can say: a folder from somebody else may hold such a file.
+_TYPED = "yes"
 
 
 class Defaults(NamedTuple):
@@ -80,7 +82,7 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     Raises
     ------
     MedalError
-        The command has no such option.
+        The command has no such option, or it confirms what a person is to be asked.
     """
     names = {
         flag.lstrip("-"): parameter.name
@@ -89,6 +91,11 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
     for name in found.values:
+        if name == _TYPED:
+            raise MedalError(
+                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; a file cannot confirm what you are "
+                f"asked: take it out, and give --{_TYPED} on the command line."
+            )
         if name not in names:
             raise MedalError(
                 f"'{found.origin[name]}' has '{name}' in the table of '{command.name}', which has no such option; "
