@@ -93,8 +93,8 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     for name in found.values:
         if name == _TYPED:
             raise MedalError(
-                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; a file cannot confirm what you are "
-                f"asked: take it out, and give --{_TYPED} on the command line."
+                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; a file cannot confirm what you "
+                f"are asked: take it out, and give --{_TYPED} on the command line."
             )
         if name not in names:
             raise MedalError(
