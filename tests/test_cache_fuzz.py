@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from medal.cache.commands import show
 from medal.cache.errors import CacheError
 from medal.cache.life import differences
 from medal.cache.manifest import parse_manifest
 from medal.cache.verify import verify_path
+from medal.pipeline.fit import show
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden/format1.zarr"
