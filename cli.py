@@ -23,7 +23,7 @@ COMMANDS = {
     "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
     "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
     "show": ("medal.pipeline.fit", "show", "Describe a cache."),
-    "verify": ("medal.pipeline.commands", "verify", "Check every byte of a cache."),
+    "verify": ("medal.pipeline.verify_command", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
     "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),
     "audit": ("medal.pipeline.audit.commands", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
@@ -32,7 +32,7 @@ COMMANDS = {
     "list": ("medal.cache.store.commands", "list_store", "Say what a store has."),
     "remove": ("medal.cache.store.commands", "remove", "Take a cache out of a store."),
     "gc": ("medal.cache.store.commands", "gc", "Remove what no cache of a store needs."),
-    "clean": ("medal.student.commands", "clean", "Find and remove what killed commands left behind."),
+    "clean": ("medal.student.clean_command", "clean", "Find and remove what killed commands left behind."),
     "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }

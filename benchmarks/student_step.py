@@ -43,7 +43,7 @@ from medal.pipeline.teacher_files import locate_teacher
 from medal.pipeline.views import apply_views, draw_views, normalise, policy_named
 from medal.student.checkpoint import TrainingState
 from medal.student.images import PixelSource, StudentImages, choose_image_size, load_images
-from medal.student.losses import Objective, find_loss
+from medal.student.losses import Answers, Objective, parse_terms, total_loss
 from medal.student.model import ModelSpec, build_model, describe_model
 from medal.student.precision import choose_plan
 from medal.student.settings import StudentSettings
@@ -121,7 +121,7 @@ def steps(bench: Bench, model: Callable[[], nn.Module], online: nn.Module) -> di
     """Return what takes turns, each with a student of its own."""
     recipe = bench.recipe
     device, settings = recipe.device, recipe.settings
-    objective, kd = Objective("multiclass", settings.temperature, settings.alpha), find_loss(settings.loss)
+    objective = Objective("multiclass", settings.temperature, settings.soft_weight, parse_terms(settings.loss))
     states = [begin(model().train(), recipe) for _ in range(3)]
     task = LogitDistillationTask(
         student_model=states[2].model,
@@ -135,7 +135,8 @@ def steps(bench: Bench, model: Callable[[], nn.Module], online: nn.Module) -> di
 
     def cached(images: Tensor) -> Tensor:
         rows, logits = bench.batch, bench.logits(states[0].model, images)
-        return kd(logits, bench.label[rows].to(device), bench.teacher[rows].to(device), objective)
+        given = (logits, bench.label[rows].to(device), bench.teacher[rows].to(device))
+        return total_loss(Answers(*given), objective)
 
     def plain(images: Tensor) -> Tensor:
         logits = bench.logits(states[1].model, images)

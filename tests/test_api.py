@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import medal as library
 from medal.cache.errors import CacheMismatch, DataError
 from medal.pipeline.views import normalise, resize_images
-from medal.student.losses import Objective, kd
+from medal.student.losses import Answers, Objective, total_loss
 from medal.student.model import build_model, describe_model
 from medal.student.schedule import epoch_order, learning_rate, split_batches
 
@@ -85,7 +85,7 @@ def test_plain_pytorch_loop_has_the_same_first_epoch_loss_as_train_student(small
     for step, (x, label, teacher) in enumerate(DataLoader(pairs, batch_sampler=[rows.tolist() for rows in order])):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, len(order), len(order) // 2, 1e-3)
-        loss = kd(model(x), label, teacher, objective)
+        loss = total_loss(Answers(model(x), label, teacher), objective)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
