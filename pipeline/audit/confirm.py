@@ -6,6 +6,9 @@ patients of one build; the correlation of pixels is not, and is asked about the 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -38,14 +41,16 @@ def correlations(
     NaN where an image is not at hand or cannot be decoded.
     """
     sampling, blur = _sampling(), _blurring()
-    images = {row: _read(subject, row) for row in np.unique(np.concatenate([left, right])).tolist()}
-    held = {row: pixels for row, pixels in images.items() if pixels is not None}
+    rows = np.unique(np.concatenate([left, right])).tolist()
+    with ThreadPoolExecutor() as readers:
+        images = list(readers.map(partial(_read, subject), rows))
+    held = {row: pixels for row, pixels in zip(rows, images, strict=True) if pixels is not None}
     found = np.full((len(left), 2), np.nan)
     there = np.flatnonzero([one in held and other in held for one, other in zip(left, right, strict=True)])
     with torch.inference_mode():
         for start in range(0, len(there), _BATCH):
             part = there[start : start + _BATCH]
-            first, second = (torch.stack([held[row] for row in rows[part].tolist()]) for rows in (left, right))
+            first, second = (torch.stack([held[row] for row in side[part].tolist()]) for side in (left, right))
             agree = [_agreement(one, other, sampling, blur) for one, other in ((first, second), (second, first))]
             found[part] = torch.maximum(*agree).numpy()
     return found

@@ -147,21 +147,25 @@ def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = 
     rows = torch.from_numpy(np.ascontiguousarray(whitened))
     found: list[tuple[Rows, Rows, Floats]] = []
     kept, all_kept = 0, True
-    # Made once: freed and made again, each left a hole that what is kept of a block lay in, and memory grew to 12 GB.
+    # Made once: freed and made again for each block, memory grew to 12 GB.
     side = min(_BLOCK, len(rows))
-    product, above = torch.empty(side, side), torch.empty(side, side, dtype=torch.bool)
+    product = torch.empty(side, side)
     with torch.inference_mode():
         for start in range(0, len(rows), _BLOCK):
             for other in range(start, len(rows), _BLOCK):
                 one, two = rows[start : start + _BLOCK], rows[other : other + _BLOCK]
-                cosine, hit = product[: len(one), : len(two)], above[: len(one), : len(two)]  # (B, B)
+                cosine = product[: len(one), : len(two)]  # (B, B)
                 torch.mm(one, two.T, out=cosine)
                 if other == start:
                     cosine.triu_(1)
-                left, right = torch.ge(cosine, threshold, out=hit).nonzero(as_tuple=True)
-                if not len(left):
+                # Few rows have any: one pass to find them, and the search itself among these alone.
+                near = (cosine.amax(1) >= threshold).nonzero()[:, 0]
+                if not len(near):
                     continue
-                found.append(((left + start).numpy(), (right + other).numpy(), cosine[left, right].numpy()))
+                cosine = cosine[near]
+                place, right = (cosine >= threshold).nonzero(as_tuple=True)
+                left = near[place]
+                found.append(((left + start).numpy(), (right + other).numpy(), cosine[place, right].numpy()))
                 kept += len(left)
                 if kept > 2 * _MOST_PAIRS:
                     found, threshold = _thin(found, threshold)
