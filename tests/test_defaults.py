@@ -1,11 +1,11 @@
 """Defaults from medal.toml: flag > environment > project > user, and what is wrong in a file is said."""
 
-import json
-
+import click
 import pytest
 
 from medal.cache.defaults import find_files, read_defaults
 from medal.cache.errors import MedalError
+from medal.cli import group
 
 
 @pytest.fixture
@@ -17,11 +17,11 @@ def places(tmp_path):
     return project, user, {"XDG_CONFIG_HOME": str(user.parent)}
 
 
-def foreseen(shell, cwd, env, *words):
-    """What a dry run of stage one would make, and where."""
-    done = shell("cache-teacher", "phantom", "--dry-run", "--json", *words, cwd=cwd, env=env)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def limit(*words):
+    """What `cache-teacher` would have as --limit, said so in words or not."""
+    parent = click.Context(group, info_name="medal", auto_envvar_prefix="MEDAL")
+    command = group.get_command(parent, "cache-teacher")
+    return command.make_context("cache-teacher", ["phantom", *words], parent=parent).params["limit"]
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +31,21 @@ def tiny(tmp_path_factory):
     return tiny_teacher(tmp_path_factory.mktemp("tiny"))
 
 
-def test_flag_then_environment_then_project_then_user(places, tiny, shell):
+def test_flag_then_environment_then_project_then_user(places, monkeypatch):
     project, user, env = places
-    (user / "medal.toml").write_text(f'[cache-teacher]\nteacher = "{tiny}"\nlimit = 40\nimage-size = 28\n')
-    ids = [foreseen(shell, project, env)["rows"]["train"]]
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    (user / "medal.toml").write_text("[cache-teacher]\nlimit = 40\nimage-size = 28\n")
+    monkeypatch.chdir(project)
+    found = [limit()]
     (project / "medal.toml").write_text("[cache-teacher]\nlimit = 30\n")
     below = project / "scans/today"
     below.mkdir(parents=True)
-    ids.append(foreseen(shell, below, env)["rows"]["train"])
-    env |= {"MEDAL_CACHE_TEACHER_LIMIT": "20"}
-    ids.append(foreseen(shell, project, env)["rows"]["train"])
-    ids.append(foreseen(shell, project, env, "--limit", 10)["rows"]["train"])
-    assert ids == [40, 30, 20, 10]
+    monkeypatch.chdir(below)
+    found.append(limit())
+    monkeypatch.setenv("MEDAL_CACHE_TEACHER_LIMIT", "20")
+    found += [limit(), limit("--limit", "10")]
+    assert found == [40, 30, 20, 10]
 
 
 def test_the_demo_does_what_it_shows(places, tiny, shell):

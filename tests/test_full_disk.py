@@ -122,7 +122,7 @@ def test_a_disk_that_fills_up_keeps_what_is_done(suffix, disk, drawn, tiny, shel
     assert 0 < stop_and_go_on(disk, disk / f"drawn{suffix}", ballast, drawn, tiny, shell) < 630
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5"])
+@pytest.mark.parametrize("suffix", [pytest.param(".zarr", marks=pytest.mark.slow), ".h5"])
 def test_a_disk_too_full_to_seal_on_keeps_everything(suffix, disk, drawn, tiny, shell):
     # The work is about as large as the cache: once does fit, twice does not.
     with open_cache(drawn[0]).open_arrays() as arrays:

@@ -83,6 +83,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(rank, single, small_npz,
     assert made["content_digest"] == single["content_digest"]
 
 
+@pytest.mark.slow
 def test_bad_images_of_all_ranks_are_told_by_rank_0(small_request, tmp_path):
     rng = np.random.default_rng(0)
     for index in range(40):

@@ -29,7 +29,7 @@ def finish(process):
     return json.loads(out.splitlines()[-1]), err
 
 
-@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("dies", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_second_waits(dies, small_npz, tmp_path):
     store = tmp_path / "store"
     teacher = tiny_teacher(tmp_path)

@@ -54,9 +54,9 @@ def test_another_request_does_not_take_the_choice(tuned, shell, small_npz, teach
 
 
 def test_a_teacher_of_few_blocks_has_one_recipe(shell, tiny, tmp_path):
-    made = shell("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, "--tune")
+    made = shell("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, *FEW, "--tune")
     assert made.returncode == 0
-    assert "tuned on 450 images of train, chosen on 90 of val:" in made.stderr
+    assert "tuned on 50 images of train, chosen on 50 of val:" in made.stderr
     assert made.stderr.count("cls+mean: val AUROC") == 2
     assert "last4" not in made.stderr
 
