@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from medal.cache.console import note, plain
-from medal.cache.defaults import find_files, option_defaults, read_defaults
+from medal.cache.defaults import find_files, name_variables, option_defaults, read_defaults
 from medal.cache.errors import MedalError
 
 # name: (module, function, short help); the order is the order of a lab's day.
@@ -57,9 +57,11 @@ class LazyGroup(click.Group):
             return None
         module, function, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), function)
-        if ctx.default_map is None and not ctx.resilient_parsing and (files := find_files()):
-            found = read_defaults(cmd_name, list(COMMANDS), files)
-            ctx.default_map = {cmd_name: option_defaults(command, found)}
+        if ctx.default_map is None and not ctx.resilient_parsing:
+            name_variables(command, cmd_name)
+            if files := find_files():
+                found = read_defaults(cmd_name, list(COMMANDS), files)
+                ctx.default_map = {cmd_name: option_defaults(command, found)}
         return command
 
     def resolve_command(
@@ -92,7 +94,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MEDAL"})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Show the version."
 )

@@ -19,11 +19,13 @@ import click
 
 from .errors import MedalError
 
-__all__ = ["Defaults", "find_files", "option_defaults", "read_defaults"]
+__all__ = ["Defaults", "find_files", "name_variables", "option_defaults", "read_defaults"]
 
 _NAME = "medal.toml"
-# What only whoever types it can say: a folder from somebody else may hold such a file.
-_TYPED = "yes"
+# What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
+_TYPED = ("yes", "overwrite", "remove")
+# Whom somebody trusts is theirs to say, and not a project's.
+_OWN = ("signers", "revoked")
 
 
 class Defaults(NamedTuple):
@@ -43,7 +45,7 @@ def find_files(folder: Path | None = None) -> list[Path]:
     """Return the files that there are, the one that counts more first: of the nearest folder upwards, of the user."""
     here = (folder or Path.cwd()).absolute()
     project = next((place / _NAME for place in (here, *here.parents) if (place / _NAME).is_file()), None)
-    user = Path(click.get_app_dir("medal")) / _NAME
+    user = _user_file()
     found = [project] if project is not None else []
     return found + ([user] if user.is_file() and user != project else [])
 
@@ -82,7 +84,7 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     Raises
     ------
     MedalError
-        The command has no such option, or it confirms what a person is to be asked.
+        The command has no such option, or it is one that a file may not decide.
     """
     names = {
         flag.lstrip("-"): parameter.name
@@ -91,17 +93,35 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
     for name in found.values:
-        if name == _TYPED:
+        if name in _TYPED or (name in _OWN and found.origin[name] != _user_file()):
+            where = "on the command line" if name in _TYPED else f"there, or in '{_user_file()}'"
             raise MedalError(
-                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; a file cannot confirm what you "
-                f"are asked: take it out, and give --{_TYPED} on the command line."
+                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; such a file cannot decide that "
+                f"for you: take it out, and give --{name} {where}."
             )
         if name not in names:
             raise MedalError(
                 f"'{found.origin[name]}' has '{name}' in the table of '{command.name}', which has no such option; "
                 f"expected {_meant(name, list(names))}."
             )
-    return {str(names[name]): value for name, value in found.values.items()}
+    several = {parameter.name for parameter in command.params if parameter.multiple}
+    return {
+        str(names[name]): [value] if names[name] in several and not isinstance(value, list) else value
+        for name, value in found.values.items()
+    }
+
+
+def name_variables(command: click.Command, name: str) -> None:
+    """Let options be set by the environment too, in the words of the command line: MEDAL_CACHE_TEACHER_IMAGE_SIZE."""
+    for option in command.params:
+        if isinstance(option, click.Option) and option.envvar is None:
+            flag = max(option.opts, key=len).lstrip("-")
+            if flag not in _TYPED:
+                option.envvar = f"MEDAL_{name}_{flag}".replace("-", "_").upper()
+
+
+def _user_file() -> Path:
+    return Path(click.get_app_dir("medal")) / _NAME
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def _run(context: click.Context, words: Sequence[str]) -> None:
     """Run a command through the table of commands: rooms below `cli` never import the student."""
     note(f"\n$ {shlex.join(('medal', *words))}")
     group = context.find_root().command
-    # What is shown is all there is: no medal.toml adds to it.
+    # What is shown is all there is: neither a medal.toml nor the environment adds to it.
     status = group.main(list(words), prog_name="medal", standalone_mode=False, default_map={})
     if isinstance(status, int) and status:
         context.exit(status)

@@ -135,11 +135,12 @@ def ask(
     images = open_dataset(dataset, options, cache.manifest.classes)
     settings = replace(settings, augment=choose_policy(cache, settings))
     policy = policy_named(str(settings.augment))
+    others = [(open_cache(path), weight) for path, weight in also]
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
         features=settings.compares_features or settings.label_fraction < 1,
-        also=[(open_cache(path), weight) for path, weight in also],
+        also=others,
     )  # fmt: skip
     check_terms(terms, targets.task)
     check_imbalance(settings, targets.task)
@@ -147,7 +148,7 @@ def ask(
     if settings.label_fraction < 1:
         targets = forget_labels(targets, cache, settings)
         targets = targets if settings.compares_features else targets.without_features()
-    settings = _settle_per_class(settings, cache, targets)
+    settings = _settle_per_class(settings, (cache, *(other for other, _ in others)), targets)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
     epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
@@ -200,21 +201,22 @@ def _request(
     }
 
 
-def _settle_per_class(settings: StudentSettings, cache: Cache, targets: Targets) -> StudentSettings:
+def _settle_per_class(settings: StudentSettings, caches: Sequence[Cache], targets: Targets) -> StudentSettings:
     """Replace ``--alpha per-class`` by the out-of-fold recall of each class, at most 0.9; absent ones have the mean.
 
     Raises
     ------
     CacheMismatch
-        The cache's logits of train are in-sample, which flatter the teacher.
+        A cache's logits of train are in-sample, which flatter the teacher.
     """
     if settings.alpha != "per-class":
         return settings
-    if (cache.read("train", "fold") < 0).any():
-        raise CacheMismatch(
-            f"--alpha per-class needs the teacher's out-of-fold recall, and cache '{cache.path}' was made with "
-            "--folds 0; give --alpha a number or auto, or make a cache with --folds 5."
-        )
+    for cache in caches:
+        if (cache.read("train", "fold") < 0).any():
+            raise CacheMismatch(
+                f"--alpha per-class needs the teacher's out-of-fold recall, and cache '{cache.path}' was made with "
+                "--folds 0; give --alpha a number or auto, or make a cache with --folds 5."
+            )
     train = targets.splits["train"]
     classes = measure(train.teacher, train.label, targets.task, targets.classes)["classes"]
     recall = [figures["sensitivity"] for figures in classes.values()]

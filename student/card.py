@@ -97,6 +97,8 @@ def write_card(work: Path, name: str, description: Mapping[str, Any], metrics: M
 def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    # Of the very weights beside the card, where several seeds were trained.
+    own = next((one for one in metrics.get("seeds") or () if one["folder"] == "."), metrics)
     results = [
         EvalResult(
             task_type="image-classification",
@@ -105,11 +107,11 @@ def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[st
             dataset_split=split,
             metric_type={"auroc": "roc_auc"}.get(what, what),
             metric_name=shown,
-            metric_value=round(metrics[split][what], 6),
+            metric_value=round(own[split][what], 6),
         )
         for split in ("test", "val")
         for what, shown in _SHOWN.items()
-        if metrics.get(split) and metrics[split].get(what) is not None
+        if own.get(split) and own[split].get(what) is not None
     ]
     data = ModelCardData(
         library_name="timm",
@@ -153,16 +155,28 @@ def _data(description: Mapping[str, Any]) -> str:
             f"* input: {request['image_size']} × {request['image_size']} px, {description['resize']}, RGB (grey images "
             f"three times), intensity {request['intensity']}{window}",
             f"* views in training: policy `{request['augment']}`",
+            *_labels_known(description),
             "",
         ]
     )
 
 
+def _labels_known(description: Mapping[str, Any]) -> list[str]:
+    known = description.get("fit", {}).get("labelled")
+    if known is None:
+        return []
+    of_all = description["rows"]["train"]
+    return [f"* labels known in train: {known} of {of_all}; the teacher's probe is fitted on these alone"]
+
+
 def _results(metrics: Mapping[str, Any]) -> str:
     lines = ["## Results", ""]
+    seeds = len(metrics.get("seeds") or ())
+    # The figures are the mean of all seeds, the weights those of the one that is best on val.
+    called = _ARMS | ({"student": f"mean of {seeds} seeds, of which this is the best on val"} if seeds > 1 else {})
     arms = {"student": metrics, **{arm: metrics[arm] for arm in ("baseline", "teacher") if metrics.get(arm)}}
     rows = [
-        [_ARMS[arm], split, str(found[split]["n"]), *(_with_interval(found[split], what) for what in _SHOWN)]
+        [called[arm], split, str(found[split]["n"]), *(_with_interval(found[split], what) for what in _SHOWN)]
         for arm, found in arms.items()
         for split in ("test", "val")
         if found.get(split)

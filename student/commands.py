@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..cache.console import copies_option, json_option, note, plain, print_json, progress, resolve_cache
 from ..cache.errors import StudentError
@@ -178,6 +179,9 @@ def train_student(
     if not out.name:
         raise StudentError(f"'{out}' has no name of its own; give --out a folder such as runs/first.")
     if no_distill:
+        source = click.get_current_context().get_parameter_source
+        if source("alpha") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--no-distill is --alpha 0; give one of the two.")
         chosen["alpha"] = 0.0
     settings = StudentSettings(**chosen)
     require_tracker(track)

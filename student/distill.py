@@ -54,6 +54,8 @@ def estimate(asked: Asked) -> tuple[int, float]:
     members = settings.seeds * (1 + settings.baseline)
     # Choosing alpha costs at most one training more than the chosen student's.
     trainings = members + (settings.alpha == "auto")
+    if asked.action == "extend":
+        trainings = members - len(list(asked.run.rglob(folder.MEMBER)))
     rate = wall_rate(model, plan, asked.image_size, asked.device)
     return members * size, trainings * asked.images / rate
 

@@ -170,7 +170,7 @@ def _figures(
     groups = group if (group >= 0).any() else None
     found = score(logits, label, task, trained.classes).to_dict()
     intervals = bootstrap(logits, label, task, groups=groups).intervals()
-    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items()}
+    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items() if name in found}
     found["calibration_error"] = _number(reliability(logits, label, task).error)
     calibrated = reliability(logits, label, task, temperature=trained.temperature.value)
     found["calibration_error_calibrated"] = _number(calibrated.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,19 +61,30 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
         This rank finds another cache or other images than rank 0.
     """
     asked: Asked | None = None
-    while (order := ranks.hear()) is not None:
-        asked = asked or ask()
-        if asked.request["targets_sha256"] != order["targets_sha256"] or asked.image_size != order["image_size"]:
-            raise StudentError(
-                f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
-                "ranks the same files."
-            )
-        with threads_restored():
-            torch.set_num_threads(order["threads"])
-            _take_part(ranks, asked, order)
+    data: TrainingData | None = None
+    with ExitStack() as opened:
+        while (order := ranks.hear()) is not None:
+            asked = asked or ask()
+            if asked.request["targets_sha256"] != order["targets_sha256"] or asked.image_size != order["image_size"]:
+                raise StudentError(
+                    f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
+                    "ranks the same files."
+                )
+            # Images are decoded once for all that is trained.
+            data = data or _load_data(asked, opened)
+            with threads_restored():
+                torch.set_num_threads(order["threads"])
+                _take_part(ranks, asked, data, order)
 
 
-def _take_part(ranks: Ranks, asked: Asked, order: Mapping[str, Any]) -> None:
+def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
+    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
+    rows = {"train": asked.targets.splits["train"].row}
+    pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
+    return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
+
+
+def _take_part(ranks: Ranks, asked: Asked, data: TrainingData, order: Mapping[str, Any]) -> None:
     recipe = Recipe(
         settings=StudentSettings(**order["settings"]),
         epochs=order["epochs"],
@@ -85,11 +97,5 @@ def _take_part(ranks: Ranks, asked: Asked, order: Mapping[str, Any]) -> None:
     model = build_model(asked.spec, "random", len(asked.targets.classes), asked.image_size)
     state = replace(begin(model, recipe, asked.targets.feature_dim), averaged=None)
     state.load(order["tensors"], order["header"])
-    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
-    rows = {"train": asked.targets.splits["train"].row}
-    with load_images(images, rows, recipe.settings.workers) as pixels:
-        data = TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
-        unused = Checkpoint(folder.work_folder(asked.run) / folder.CHECKPOINT)
-        train(
-            state, data, recipe, checkpoint=unused, report=lambda _: None, advance=lambda _: None, until=order["until"]
-        )
+    unused = Checkpoint(folder.work_folder(asked.run) / folder.CHECKPOINT)
+    train(state, data, recipe, checkpoint=unused, report=lambda _: None, advance=lambda _: None, until=order["until"])

@@ -70,7 +70,7 @@ class Member:
     @property
     def teaching(self) -> tuple[Alpha, str]:
         """What it learns from; where that is equal, members of one seed are the same to the bit."""
-        return (self.alpha, self.loss)
+        return (self.alpha, self.loss if self.alpha else "kd")
 
     def settings(self, settings: StudentSettings) -> StudentSettings:
         """Return a run's settings as they are for this member."""
@@ -126,11 +126,11 @@ def train_member(
     checkpoint = Checkpoint(place / folder.CHECKPOINT)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
-    announce(asked, recipe, state)
     done = len(state.history) * asked.rows["train"]
     tracked = tracking(asked.track, _tracked_as(asked, member), asked.request, report)
     with tracked as track, progress(member.arm, asked.images, done) as advance:
         told = _telling(recipe, report, track)
+        announce(asked, recipe, state)
         train(state, data, recipe, checkpoint=checkpoint, report=told, advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))

@@ -68,7 +68,10 @@ class Ranks:
 
     def wrap(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return what is called in the model's place: its gradients are the mean over all ranks."""
-        wrapped: Callable[[Tensor], Tensor] = model if self._accelerator is None else self._accelerator.prepare(model)
+        if self._accelerator is None:
+            return model
+        self._accelerator.free_memory()  # the member before is done with
+        wrapped: Callable[[Tensor], Tensor] = self._accelerator.prepare(model)
         return wrapped
 
     def normalising(self) -> AbstractContextManager[Any]:

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from medal.cache.errors import CacheMismatch
+from medal.cache.errors import CacheMismatch, MedalError
 from medal.pipeline.audit.doubtful import confident_learning, label_margin
 from medal.pipeline.audit.neighbours import Pairs, calibrate, fit_whitening, propose, search
 from medal.pipeline.audit.shortcuts import separate
@@ -80,6 +80,14 @@ def test_strict_exits_with_1_and_the_rows_are_listed(shell, planted, tmp_path):
     assert [row["split"] for row in across] == ["val", "val"]
     assert all("'val_images'" in row["image"] and "'train_images'" in row["related"] for row in across)
     assert all(re.fullmatch("[0-9a-f]{32}", row["key"]) for row in rows)
+
+
+def test_files_that_are_there_are_not_replaced_unasked(medal, planted, tmp_path):
+    dataset, cache = planted
+    (tmp_path / "labels.csv").write_text("mine")
+    with pytest.raises(MedalError, match=r"labels.csv' is there already; give another name, or --overwrite"):
+        medal("audit", cache, dataset, "--csv", tmp_path / "labels.csv")
+    assert (tmp_path / "labels.csv").read_text() == "mine"
 
 
 def test_the_page_stands_alone(medal, planted, tmp_path):

@@ -19,7 +19,7 @@ def places(tmp_path):
 
 def limit(*words):
     """What `cache-teacher` would have as --limit, said so in words or not."""
-    parent = click.Context(group, info_name="medal", auto_envvar_prefix="MEDAL")
+    parent = click.Context(group, info_name="medal")
     command = group.get_command(parent, "cache-teacher")
     return command.make_context("cache-teacher", ["phantom", *words], parent=parent).params["limit"]
 
@@ -66,7 +66,10 @@ def test_the_demo_does_what_it_shows(places, tiny, shell):
         ),
         ("store = 1\n", "has the value outside of a table 'store'; expected a table named as a command, one of"),
         ("[show\n", "is no TOML file: "),
-        ("[cache-teacher]\nyes = true\n", "has 'yes' in the table of 'cache-teacher'; a file cannot confirm"),
+        (
+            "[cache-teacher]\nyes = true\n",
+            "has 'yes' in the table of 'cache-teacher'; such a file cannot decide",
+        ),
         ("[cache-teacher]\nimage_size = 3\n", "has 'image_size' in the table of 'cache-teacher', which has no such"),
     ],
 )
@@ -78,6 +81,35 @@ def test_what_is_wrong_in_a_file_is_said(text, told, places, shell):
     (line,) = done.stderr.splitlines()
     assert f"'{project / 'medal.toml'}' {told}" in line
     assert shell("--help", cwd=project, env=env).returncode == 0
+
+
+def test_what_only_a_person_may_say(places, shell, monkeypatch):
+    project, _, env = places
+    (project / "medal.toml").write_text("[clean]\nremove = true\n")
+    refused = shell("clean", cwd=project, env=env)
+    assert refused.returncode == 1
+    assert "has 'remove' in the table of 'clean'; such a file cannot decide" in refused.stderr
+    (project / "medal.toml").write_text("[pull]\nsigners = 'theirs'\n")
+    assert "such a file cannot decide" in shell("pull", "x", "y", cwd=project, env=env).stderr
+    monkeypatch.setenv("MEDAL_PUSH_YES", "1")
+    monkeypatch.setenv("MEDAL_VERSION", "0.3")
+    parent = click.Context(group, info_name="medal")
+    command = group.get_command(parent, "push")
+    assert not command.make_context("push", ["a", "b"], parent=parent).params["yes"]
+    (project / "medal.toml").unlink()
+    assert shell("clean", cwd=project, env=env).returncode == 0
+
+
+def test_one_value_serves_an_option_that_may_be_repeated(places, monkeypatch):
+    project, _, env = places
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(project)
+    (project / "medal.toml").write_text("[cache-teacher]\nexclude-class = 'basophil'\n")
+    parent = click.Context(group, info_name="medal")
+    command = group.get_command(parent, "cache-teacher")
+    made = command.make_context("cache-teacher", ["phantom"], parent=parent)
+    assert made.params["exclude_classes"] == ("basophil",)
 
 
 def test_a_file_that_may_not_be_read_is_said(tmp_path):

@@ -82,6 +82,14 @@ def test_real_caches_may_go(small_cache, tmp_path, medal):
     assert medal("push", small_cache, tmp_path / "store", "--yes")["action"] == "pushed"
 
 
+def test_so_may_a_reprobed_one_and_one_of_a_device_that_ran_out_of_memory(small_cache, tmp_path, medal):
+    medal("reprobe", small_cache, tmp_path / "other.zarr", "--folds", 3)
+    other = open_cache(tmp_path / "other.zarr")
+    halved = remade(other, tmp_path / "halved.zarr", lambda raw: raw["teacher"].update(smallest_forward=8))
+    for path in (other.path, halved.path):
+        medal("push", path, tmp_path / "store", "--yes")
+
+
 def test_nothing_in_a_store_names_machine_or_user(cache, tmp_path, medal):
     import getpass
     import socket

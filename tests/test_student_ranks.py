@@ -97,6 +97,21 @@ def test_two_ranks_train_the_student_of_one_process(place, alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_ranks_train_all_members_of_a_run(place, tmp_path):
+    result = finish(start(place, tmp_path / "both", "--seeds", 2, "--baseline"))
+    assert [len(result["seeds"]), len(result["baseline"]["seeds"])] == [2, 2]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = student_squares.train(place, tmp_path / "one", seeds=2, baseline=True)
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(alone["seeds"], result["seeds"], strict=True):
+        assert other["seed"] == one["seed"]
+        assert other["test"]["auroc"] == pytest.approx(one["test"]["auroc"], abs=0.02)
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_refused_once_and_ends_all_ranks(place, alone):
     attempt = start(place, alone)
     _, told = attempt.communicate(timeout=240)

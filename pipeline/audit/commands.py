@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cache.console import json_option, note, plain, print_json, progress
+from ...cache.errors import MedalError
 from ..datasets.options import dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--threshold", type=click.FloatRange(0, 1, min_open=True), metavar="COSINE",
     help="Cosine of whitened features from which on images are near-duplicates (default: as pixels say).",
 )  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the files of --csv and --html, if they are there.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if something serious is found.")
 @json_option
 @dataset_options
@@ -38,6 +40,7 @@ def audit(
     table: Path | None,
     page: Path | None,
     threshold: float | None,
+    overwrite: bool,
     strict: bool,
     as_json: bool,
     **chosen: Any,
@@ -53,6 +56,9 @@ def audit(
     medal audit scans.h5 labels.csv --group-column patient --html audit.html --csv audit.csv --strict
     """
     options = take_dataset_options(chosen)
+    for place in (table, page):
+        if place is not None and place.exists() and not overwrite:
+            raise MedalError(f"'{place}' is there already; give another name, or --overwrite to replace it.")
     from ...cache.reader import open_cache
     from .report import audit as examine
 

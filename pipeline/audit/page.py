@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...cache.writer import write_file
 from .report import Audit
 
 __all__ = ["write_page"]
@@ -85,4 +86,4 @@ def write_page(path: Path, found: Audit) -> None:
     for row in found.rows():
         rows.setdefault(row["check"], []).append(row)
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_PAGE)
-    path.write_text(page.render(audit=found.to_dict(), rows=rows, most=_MOST_ROWS), encoding="utf-8")
+    write_file(path, page.render(audit=found.to_dict(), rows=rows, most=_MOST_ROWS).encode())

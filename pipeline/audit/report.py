@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.reader import Cache
+from ...cache.writer import write_file
 from ..datasets.dataset import DatasetOptions
 from .doubtful import find_doubtful
 from .findings import Finding
@@ -73,10 +75,11 @@ class Audit:
         """Write the rows with advice as a table, and return how many there are."""
         rows = self.rows()
         names = ["check", "severity", "key", "split", "image", "label", "advice", "score", "related", "related_keys"]
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, names)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(path, table.getvalue().encode())
         return len(rows)
 
     def _splits(self) -> list[tuple[int, str]]:
