@@ -14,7 +14,7 @@ from ..cache.errors import DataError
 from ..cache.join import image_members
 from ..pipeline.datasets import dataset_kind, open_dataset
 from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
-from ..pipeline.metrics import bootstrap, known, reliability, score
+from ..pipeline.metrics import bootstrap, known, measure, reliability
 from . import run as folder
 from .exported import drafted
 from .images import StudentImages, load_images
@@ -168,10 +168,11 @@ def _figures(
     """Return scores, 95 % intervals (over patients, if known) and calibration errors; undefined ones None."""
     task = trained.task
     groups = group if (group >= 0).any() else None
-    found = score(logits, label, task, trained.classes).to_dict()
+    # As the training measured it.
+    at = float(trained.description.get("request", {}).get("at_sensitivity", 0.95))
+    found = measure(logits, label, task, trained.classes, at_sensitivity=at)
     intervals = bootstrap(logits, label, task, groups=groups).intervals()
-    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items() if name in found}
-    found["calibration_error"] = _number(reliability(logits, label, task).error)
+    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items()}
     calibrated = reliability(logits, label, task, temperature=trained.temperature.value)
     found["calibration_error_calibrated"] = _number(calibrated.error)
     return found
