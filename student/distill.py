@@ -33,7 +33,6 @@ from .outcome import show_teacher, write_outcome
 from .parallel import ALONE, Ranks
 from .precision import Plan, choose_plan, threads_restored, wall_rate
 from .replay import check_replay
-from .settings import Alpha
 from .trained import calibrate
 from .training import Recipe, TrainingData
 
@@ -97,7 +96,7 @@ def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks
             "seconds": round(time.perf_counter() - start, 3),
             "images_per_second": round(len(members) * asked.images / _seconds(arms), 2),
         }
-        description = _description(asked, recipe, work, members[0].alpha) | outcome
+        description = _description(asked, recipe, work, members[0]) | outcome
         write_card(work, asked.run.name, description, metrics)
         folder.make_durable(work)
         folder.write_json(work / folder.RUN, description)
@@ -214,7 +213,7 @@ def _environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
     return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
 
 
-def _description(asked: Asked, recipe: Recipe, work: Path, alpha: Alpha) -> dict[str, Any]:
+def _description(asked: Asked, recipe: Recipe, work: Path, student: Member) -> dict[str, Any]:
     """Return run.json: every setting, what it acted on, and what computed it."""
     manifest = asked.cache.manifest
     plan = json.loads((work / folder.PLAN).read_text(encoding="utf-8"))
@@ -232,7 +231,11 @@ def _description(asked: Asked, recipe: Recipe, work: Path, alpha: Alpha) -> dict
             "dataset": manifest.dataset.get("name"),
             "teacher": manifest.teacher.get("name"),
         },
-        "target": "none" if alpha == 0 else f"{asked.settings.targets} view",
+        "target": "none" if student.alpha == 0 else f"{asked.settings.targets} view",
+        # As they were settled, where the request leaves them to val or to the teacher's recall.
+        "alpha": student.alpha,
+        "temperature": student.temperature,
+        "loss": student.loss,
         "resize": asked.preprocessing.resize,
         "calibration": calibrate(folder.read_predictions(work), manifest.task).to_dict(),
         "precision": recipe.plan.to_dict()

@@ -72,10 +72,14 @@ class Member:
         """What it learns from; where that is equal, members of one seed are the same to the bit."""
         return (self.alpha, self.loss if self.alpha else "kd")
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The settings in which it differs from other members."""
+        return {"seed": self.seed, "alpha": self.alpha, "temperature": self.temperature, "loss": self.loss}
+
     def settings(self, settings: StudentSettings) -> StudentSettings:
         """Return a run's settings as they are for this member."""
-        own = {"seed": self.seed, "alpha": self.alpha, "temperature": self.temperature, "loss": self.loss}
-        return replace(settings, **own)  # type: ignore[arg-type]
+        return replace(settings, **self.own)
 
 
 def plan_members(asked: Asked, work: Path, alpha: Alpha, temperature: float, loss: str) -> list[Member]:
@@ -127,7 +131,7 @@ def train_member(
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
     done = len(state.history) * asked.rows["train"]
-    tracked = tracking(asked.track, _tracked_as(asked, member), asked.request, report)
+    tracked = tracking(asked.track, _tracked_as(asked, member), {**asked.request, **member.own}, report)
     with tracked as track, progress(member.arm, asked.images, done) as advance:
         told = _telling(recipe, report, track)
         announce(asked, recipe, state)
