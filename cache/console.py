@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-__all__ = ["copies_option", "json_option", "note", "plain", "print_json", "progress", "resolve_cache"]
+__all__ = ["copies_option", "json_option", "note", "plain", "print_json", "progress", "resolve_cache", "silent"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -100,3 +100,9 @@ def _lines(what: str, total: int, done: int, unit: str) -> Callable[[int], None]
         note(f"{what}: {done}/{total} {unit}, {rate:.1f}/s{left}")
 
     return advance
+
+
+@contextmanager
+def silent(_what: str, _total: int, _done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show no progress."""
+    yield lambda _: None

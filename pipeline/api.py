@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike, fspath
 from typing import Any
 
+from ..cache.console import silent
 from .caching import Made
 from .caching import cache_teacher as make
 from .datasets.dataset import DatasetOptions
@@ -16,12 +17,6 @@ from .request import CacheSettings
 __all__ = ["cache_teacher"]
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-
-
-@contextmanager
-def silent(_what: str, _total: int, _done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda _: None
 
 
 def cache_teacher(

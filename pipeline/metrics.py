@@ -6,7 +6,7 @@ from .bootstrap import Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
-from .scores import Scores, auroc, confusion_matrix, known, log_loss, probabilities, score
+from .scores import Scores, auroc, confusion_matrix, known, log_loss, or_none, probabilities, score
 
 __all__ = [
     "Difference",
@@ -28,6 +28,7 @@ __all__ = [
     "mcnemar",
     "mean_measures",
     "measure",
+    "or_none",
     "probabilities",
     "reliability",
     "score",

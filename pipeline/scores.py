@@ -17,7 +17,18 @@ from scipy.special import expit, log_expit, log_softmax, softmax
 
 from .datasets.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
 
-__all__ = ["Ranking", "Scores", "auroc", "confusion_matrix", "known", "log_loss", "probabilities", "rankings", "score"]
+__all__ = [
+    "Ranking",
+    "Scores",
+    "auroc",
+    "confusion_matrix",
+    "known",
+    "log_loss",
+    "or_none",
+    "probabilities",
+    "rankings",
+    "score",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +53,9 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """Return the scores for JSON, undefined ones as None."""
         return {
-            "auroc": _number(self.auroc),
-            "accuracy": _number(self.accuracy),
-            "per_class": {name: _number(value) for name, value in self.per_class.items()},
+            "auroc": or_none(self.auroc),
+            "accuracy": or_none(self.accuracy),
+            "per_class": {name: or_none(value) for name, value in self.per_class.items()},
             "absent": list(self.absent),
             "n": self.n,
         }
@@ -178,5 +189,6 @@ def defined_mean(values: Sequence[float]) -> float:
     return sum(defined) / len(defined) if defined else math.nan
 
 
-def _number(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """Return a figure for JSON, which has no NaN: an undefined one is None."""
     return None if math.isnan(value) else value

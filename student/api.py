@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from ..cache.console import silent
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import DatasetOptions
 from .distill import ask
@@ -44,12 +45,6 @@ class Trained:
         import timm
 
         return timm.create_model(f"local-dir:{self.run}", pretrained=True).eval()
-
-
-@contextmanager
-def silent(_what: str, _total: int, _done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda _: None
 
 
 def train_student(

@@ -14,7 +14,7 @@ from ..cache.errors import DataError
 from ..cache.join import image_members
 from ..pipeline.datasets import dataset_kind, open_dataset
 from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
-from ..pipeline.metrics import bootstrap, known, measure, reliability
+from ..pipeline.metrics import bootstrap, known, measure, or_none, reliability
 from . import run as folder
 from .exported import drafted
 from .images import StudentImages, load_images
@@ -172,9 +172,9 @@ def _figures(
     at = float(trained.description.get("request", {}).get("at_sensitivity", 0.95))
     found = measure(logits, label, task, trained.classes, at_sensitivity=at)
     intervals = bootstrap(logits, label, task, groups=groups).intervals()
-    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in intervals.items()}
+    found["ci95"] = {name: [or_none(value) for value in pair] for name, pair in intervals.items()}
     calibrated = reliability(logits, label, task, temperature=trained.temperature.value)
-    found["calibration_error_calibrated"] = _number(calibrated.error)
+    found["calibration_error_calibrated"] = or_none(calibrated.error)
     return found
 
 
@@ -192,7 +192,3 @@ def _warnings(trained: Trained, dataset: Dataset, chosen: Chosen, label: npt.NDA
     if labelled < len(label):
         found.append(f"{len(label) - labelled} of {len(label)} images have no label and count for nothing")
     return found
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None  # noqa: PLR0124 - NaN is no JSON

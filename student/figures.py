@@ -21,6 +21,7 @@ from ..pipeline.metrics import (
     mcnemar,
     mean_measures,
     measure,
+    or_none,
 )
 from .targets import Targets
 
@@ -50,7 +51,7 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
     resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups) for one in logits])
     each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
     found = mean_measures(each)
-    found["ci95"] = {name: [_number(value) for value in pair] for name, pair in resamples.intervals().items()}
+    found["ci95"] = {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
     if len(each) > 1:
         found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
     domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
@@ -70,7 +71,3 @@ def _deviation(values: Sequence[float | None]) -> float | None:
     """Return the standard deviation over seeds."""
     given = [value for value in values if value is not None]
     return statistics.stdev(given) if len(given) > 1 else None
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None  # noqa: PLR0124 - NaN is no JSON

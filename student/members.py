@@ -19,6 +19,7 @@ import timm
 import torch
 
 from ..cache.writer import remove
+from ..pipeline.metrics import or_none
 from . import run as folder
 from .asking import Asked
 from .checkpoint import Checkpoint, write_tensors
@@ -148,8 +149,8 @@ def train_member(
         "temperature": member.temperature,
         "loss": member.loss,
         "best_epoch": int(state.best_row["epoch"]),
-        "val_auroc": _number(state.best_row["val_auroc"]),
-        "val_loss": _number(state.best_row["val_loss"]),
+        "val_auroc": or_none(state.best_row["val_auroc"]),
+        "val_loss": or_none(state.best_row["val_loss"]),
         "seconds": round(state.seconds, 3),
     }
     folder.make_durable(place)
@@ -195,10 +196,6 @@ def read_record(place: Path) -> dict[str, Any] | None:
     """Return a trained member's member.json, None where there is none."""
     path = place / folder.MEMBER
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-
-def _number(value: float) -> float | None:
-    return value if value == value else None  # noqa: PLR0124 - NaN is no JSON
 
 
 # ── Folders ──────────────────────────────────────────────────────────────────────────────────────────────────────
