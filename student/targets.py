@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ..cache.errors import CacheMismatch
 from ..cache.join import Join, find_keys, image_members, join
 from ..cache.reader import Cache
-from ..pipeline.datasets.dataset import SPLITS, Dataset, Task
+from ..pipeline.datasets.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
 
-__all__ = ["SplitTargets", "Targets", "load_targets"]
+__all__ = ["SplitTargets", "Targets", "labelled_rows", "load_targets"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ class Targets:
             for column in (part.key, part.label, *stored, *features):
                 digest.update(np.ascontiguousarray(column).astype(column.dtype.newbyteorder("<")).tobytes())
         return digest.hexdigest()
+
+
+def labelled_rows(label: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the rows of which a label is known, from (N,) class indices or (N, C) bits."""
+    return np.flatnonzero(label != UNKNOWN_CLASS if label.ndim == 1 else (label != UNKNOWN_BIT).any(1))
 
 
 def load_targets(

@@ -26,7 +26,7 @@ from .precision import Plan
 from .projection import Projection
 from .schedule import epoch_order, learning_rate, split_batches
 from .settings import StudentSettings
-from .targets import SplitTargets, Targets
+from .targets import SplitTargets, Targets, labelled_rows
 
 __all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
 
@@ -203,13 +203,30 @@ def _objective(targets: Targets, recipe: Recipe) -> Objective:
 
 
 def _draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
-    """Return an epoch's batches: rows (B,), and how often each stood in the epoch before (B,)."""
+    """Return an epoch's batches: rows (B,), and how often each stood in the epoch before (B,).
+
+    A student of the labels alone learns nothing from an image without one, whose place goes to those that have one: it
+    takes as many steps as a student that has a teacher, and they stand the more often.
+    """
+    key, label = part.key, part.label
+    drawn = np.arange(len(part)) if np.any(settings.soft_weight) else labelled_rows(label)
+    passes = math.ceil(len(part) / len(drawn))
+    orders, copies = [], []
+    for turn in range(passes):
+        order, before = _draw_pass(key[drawn], label[drawn], settings, epoch * passes + turn)
+        orders.append(drawn[order])
+        copies.append(before + turn * (int(before.max()) + 1))
+    rows, times = (np.concatenate(parts)[: len(part)] for parts in (orders, copies))
+    return [(rows[places], times[places]) for places in split_batches(np.arange(len(rows)), settings.batch_size)]
+
+
+def _draw_pass(
+    key: npt.NDArray[np.uint8], label: npt.NDArray[np.int32 | np.uint8], settings: StudentSettings, turn: int
+) -> tuple[Rows, Rows]:
     if settings.sampler == "balanced":
-        order, copies = balanced_order(part.key, part.label, settings.seed, epoch)
-    else:
-        order = epoch_order(part.key, settings.seed, epoch)
-        copies = np.zeros(len(order), np.int64)
-    return [(order[places], copies[places]) for places in split_batches(np.arange(len(order)), settings.batch_size)]
+        return balanced_order(key, label, settings.seed, turn)
+    order = epoch_order(key, settings.seed, turn)
+    return order, np.zeros(len(order), np.int64)
 
 
 def _answers(

@@ -87,8 +87,11 @@ def train(medal, place, run, *options, cache="all.h5"):
     return medal("train-student", place / cache, place / "all.csv", "--out", run, *QUICK, *options)
 
 
-def fit(asked, checkpoint, report=lambda _row: None):
-    """Train without the run folder around it, going on from a checkpoint that is there; return the state."""
+def fit(asked, checkpoint, report=lambda _row: None, sees=None):
+    """Train without the run folder around it, going on from a checkpoint that is there; return the state.
+
+    Where `sees` is a list, the rows of each batch of train are added to it.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(asked.settings.seed)
         model = build_model(asked.spec, "random", len(asked.targets.classes), asked.image_size)
@@ -99,9 +102,22 @@ def fit(asked, checkpoint, report=lambda _row: None):
     kept = Checkpoint(checkpoint, seconds=0)
     kept.load(state)
     with load_images(images, {name: part.row for name, part in asked.targets.splits.items()}) as pixels:
+        if sees is not None:
+            pixels["train"] = Watched(pixels["train"], sees)
         data = TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
         train_on(state, data, recipe, checkpoint=kept, report=report, advance=lambda _: None)
     return state
+
+
+class Watched:
+    """Pixels of which it is known who was looked at."""
+
+    def __init__(self, source, seen):
+        self.source, self.seen = source, seen
+
+    def batches(self, batches):
+        self.seen += batches
+        return self.source.batches(batches)
 
 
 def same(one, other):
@@ -388,6 +404,28 @@ def test_a_run_with_few_labels(place, medal, tmp_path):
     timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
     with safe_open(tmp_path / "run/model.safetensors", "np") as file:
         assert set(file.keys()) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_without_a_teacher_images_of_unknown_label_are_not_drawn(sampler, place, tmp_path):
+    """The baseline of few labels: as many steps, all of them of use."""
+    drawn = {}
+    for alpha in (0.0, 0.5):
+        asked = prepare(place, tmp_path / "run", label_fraction=0.4, alpha=alpha, sampler=sampler, epochs=2)
+        seen = []
+        fit(asked, tmp_path / f"{alpha}", sees=seen)
+        drawn[alpha] = [len(rows) for rows in seen]
+        known = asked.targets.splits["train"].label != -1
+        times = np.bincount(np.concatenate(seen), minlength=len(known))
+        assert times.sum() == 2 * len(known)
+        if alpha:
+            assert times[~known].min() == times[~known].max() == 2
+        else:
+            label = asked.targets.splits["train"].label
+            assert times[~known].max() == 0
+            evenly = times[known] if sampler == "shuffle" else np.bincount(label[known], weights=times[known])
+            assert evenly.max() - evenly.min() <= (2 if sampler == "shuffle" else 10)
+    assert drawn[0.0] == drawn[0.5]
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
