@@ -1,0 +1,112 @@
+"""The sets of docs/PROTOCOL.md: how each is read, and who stands in train, val and test of each fold."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold
+
+from medal.pipeline.datasets.dataset import DatasetOptions
+
+__all__ = ["FOLDS", "FRACTIONS", "PNEUMONIA", "SETS", "SmallSet", "write_table"]
+
+FRACTIONS = (0.05, 0.2, 1.0)
+FOLDS = 5
+_VAL_SEED, _VAL_PARTS = 12345, 7
+PNEUMONIA = "pneumoniamnist/pneumoniamnist.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallSet:
+    """A table without an official test split.
+
+    Attributes
+    ----------
+    epochs : for about 5,000 images seen
+    """
+
+    name: str
+    table: str
+    augment: str
+    epochs: int
+    reads: dict[str, Any] = field(default_factory=dict)
+    domain: str | None = None
+    excluded: tuple[str, ...] = ()
+
+    def options(self, split: str) -> DatasetOptions:
+        """Return how to read the table with one column of splits."""
+        return DatasetOptions(split_column=split, **self.reads)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that hold labels."""
+        return tuple(self.reads.get("label_columns", ("label",)))
+
+
+SETS = (
+    SmallSet(name="busi", table="busi_256/labels.csv", augment="ultrasound", epochs=10),
+    SmallSet(
+        name="bccd", table="bccd_multilabel/labels.csv", augment="microscopy", epochs=18,
+        reads={"label_columns": ("Platelets", "RBC_many", "Platelets_several")},
+    ),
+    SmallSet(
+        name="wbc", table="wbc_two_sources/labels.csv", augment="microscopy", epochs=16, domain="domain",
+        reads={"domain_column": "domain"}, excluded=("basophil",),
+    ),
+)  # fmt: skip
+
+
+def write_table(small: SmallSet, data: Path, folder: Path, repeats: int) -> Path:
+    """Write a set's table anew, with a column of splits for each repeat and fold, `r0f0` and so on; return its path.
+
+    A seventh of the images, the same in every fold, is val: choices are made on it, and it is never tested on. Of the
+    others each fold tests on a fifth and trains on the rest. Images of equal pixels stay together.
+    """
+    source = data / small.table
+    with source.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("label") not in small.excluded]
+    stratum = np.unique([" ".join(row[name] for name in small.labels) for row in rows], return_inverse=True)[1]
+    group = _repeats([source.parent / row["file"] for row in rows])
+    val = next(_folds(stratum, group, _VAL_PARTS, _VAL_SEED))
+    others = np.setdiff1d(np.arange(len(rows)), val)
+    columns = {}
+    for repeat in range(repeats):
+        for fold, test in enumerate(_folds(stratum[others], group[others], FOLDS, repeat)):
+            split = np.full(len(rows), "train", "U5")
+            split[val], split[others[test]] = "val", "test"
+            columns[f"r{repeat}f{fold}"] = split.tolist()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{small.name}.csv"
+    kept = [*small.labels, *([small.domain] if small.domain else [])]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", *kept, *columns])
+        for index, row in enumerate(rows):
+            place = os.path.relpath(source.parent / row["file"], folder)
+            writer.writerow([place, *(row[name] for name in kept), *(split[index] for split in columns.values())])
+    return path
+
+
+def _folds(
+    stratum: npt.NDArray[np.int64], group: npt.NDArray[np.int64], parts: int, seed: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    return (held_out for _, held_out in splitter.split(np.zeros(len(stratum)), stratum, group))
+
+
+def _repeats(files: list[Path]) -> npt.NDArray[np.int64]:
+    """Return a number for each file that files of equal pixels share, (N,)."""
+    digests = []
+    for path in files:
+        with Image.open(path) as image:
+            digests.append(hashlib.sha256(np.asarray(image.convert("RGB")).tobytes()).hexdigest())
+    return np.unique(digests, return_inverse=True)[1].astype(np.int64)
