@@ -6,7 +6,7 @@
 
 `choose` scores candidates on val, and never looks at test; `measure` needs what was chosen, written down in
 docs/evidence/recipe.json. Both go on where they were stopped. DIR (default: caches/evidence) holds caches and runs,
-some hundred MB. The teacher is dinov2-small (recovered), the student of record tf_efficientnet_lite0 from ImageNet weights.
+some hundred MB. The teacher is dinov2-small (recovered), the student tf_efficientnet_lite0 from ImageNet weights.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""Print the tables of docs/RESULTS.md from the lines of docs/evidence, and the figures as one JSON line.
+
+python benchmarks/evidence/tables.py [--choose]
+
+`--choose` ranks the candidates by their mean AUROC on val and writes the first to docs/evidence/recipe.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from run import CANDIDATES, EVIDENCE, FIGURES
+from scipy import stats
+from sets import FOLDS, FRACTIONS, SETS
+
+FEW = FRACTIONS[:2]
+# Of the images that a fold divides: every fold tests on one part and trains on four.
+TEST_OVER_TRAIN = 1 / (FOLDS - 1)
+NORMAL_95 = 1.959964
+
+Outcomes = dict[tuple[str, float], list[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean difference, the standard error of it, and the degrees of freedom of that (infinite: of a bootstrap)."""
+
+    mean: float
+    error: float
+    freedom: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        reach = self.error * float(stats.t.ppf(0.975, self.freedom))
+        return self.mean - reach, self.mean + reach
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--choose", action="store_true")
+    if parser.parse_args().choose:
+        rank()
+        return
+    outcomes = read()
+    figures(outcomes)
+    found = differences(outcomes)
+    print(json.dumps(found))
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    path: Path = EVIDENCE / name
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# ── The choice ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rank() -> None:
+    """Print the candidates' AUROC on val, and write the best one down; `labels alone` is shown and cannot be chosen."""
+    val = {
+        (line["unit"]["candidate"], line["unit"]["set"], line["unit"]["label_fraction"]): line["val"]["auroc"]
+        for line in lines("choice.jsonl")
+    }
+    columns = [(small.name, fraction) for small in SETS for fraction in FEW]
+    print("| candidate | " + " | ".join(f"{name} {fraction:.0%}" for name, fraction in columns) + " | mean |")
+    print("|---" * (len(columns) + 2) + "|")
+    means = {}
+    for name in CANDIDATES:
+        row = [val[name, *column] for column in columns]
+        means[name] = float(np.mean(row))
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + f" | {means[name]:.4f} |")
+    best = max((name for name in CANDIDATES if CANDIDATES[name].get("alpha")), key=means.__getitem__)
+    recipe = {"candidate": best, "mean_val_auroc": means[best], "settings": dict(CANDIDATES[best])}
+    (EVIDENCE / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    print(f"\nchosen: {best}")
+
+
+# ── What it came to ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read() -> Outcomes:
+    """Return the outcomes of each set and label fraction, the repeats that are whole alone."""
+    found: Outcomes = {}
+    for line in lines("outcomes.jsonl"):
+        found.setdefault((line["unit"]["set"], line["unit"]["label_fraction"]), []).append(line)
+    whole = min(len(found.get((small.name, fraction), ())) for small in SETS for fraction in FRACTIONS) // FOLDS
+    if not whole:
+        raise SystemExit("no repeat of the cross-validation is whole yet; run.py measure goes on with it")
+    for (name, fraction), rows in found.items():
+        if name != "pneumonia":
+            kept = [row for row in rows if row["unit"]["repeat"] < whole]
+            found[name, fraction] = sorted(kept, key=lambda row: (row["unit"]["repeat"], row["unit"]["fold"]))
+    print(f"{whole} x {FOLDS} folds of each small set\n")
+    return found
+
+
+def names(outcomes: Outcomes) -> list[str]:
+    return [small.name for small in SETS] + (["pneumonia"] if ("pneumonia", FRACTIONS[0]) in outcomes else [])
+
+
+def figures(outcomes: Outcomes) -> None:
+    """Print the means of each arm on test."""
+    print("| set | labels | teacher | baseline | student | gate fired | ECE: teacher | baseline | student |")
+    print("|---" * 9 + "|")
+    for name in names(outcomes):
+        for fraction in FRACTIONS:
+            rows = outcomes[name, fraction]
+
+            def mean(arm: str, figure: str, rows: Sequence[Mapping[str, Any]] = rows) -> str:
+                return f"{np.mean([row[arm][figure] for row in rows]):.3f}"
+
+            runs = [run for row in rows for run in row.get("seeds", [row])]
+            arms = ("teacher", "baseline", "student")
+            cells = [mean(arm, "auroc") for arm in arms]
+            gate = f"{sum(run['gate'] for run in runs)} of {len(runs)}"
+            errors = [mean(arm, "calibration_error") for arm in arms]
+            print("| " + " | ".join([name, f"{fraction:.0%}", *cells, gate, *errors]) + " |")
+    print()
+
+
+def differences(outcomes: Outcomes) -> dict[str, Any]:
+    """Print student minus baseline, per set and pooled, at each fraction and over the primary outcome's."""
+    found: dict[str, Any] = {}
+    asked: list[tuple[str, Sequence[float]]] = [("5 and 20%", FEW), *((f"{one:.0%}", [one]) for one in FRACTIONS)]
+    for figure in FIGURES:
+        print(f"{figure}, student minus baseline\n")
+        print("| labels | " + " | ".join([*names(outcomes), "pooled"]) + " |")
+        print("|---" * (len(names(outcomes)) + 2) + "|")
+        for title, fractions in asked:
+            each = {name: difference(outcomes, name, fractions, figure) for name in names(outcomes)}
+            whole = {**each, "pooled": pool(list(each.values()))}
+            print(f"| {title} | " + " | ".join(str(one) for one in whole.values()) + " |")
+            found.setdefault(figure, {})[title] = {name: [one.mean, *one.interval] for name, one in whole.items()}
+        print()
+    return found
+
+
+def difference(outcomes: Outcomes, name: str, fractions: Sequence[float], figure: str) -> Estimate:
+    """Return student minus baseline of a set, the mean over fractions."""
+    if name == "pneumonia":
+        parts = [outcomes[name, fraction][0] for fraction in fractions]
+        return by_bootstrap(parts, figure)
+    rows = np.array([[_minus(row, figure) for row in outcomes[name, fraction]] for fraction in fractions])
+    return by_folds(rows.mean(0).tolist())
+
+
+def by_folds(each: Sequence[float]) -> Estimate:
+    """Return the mean over folds with the corrected variance of Nadeau and Bengio (2003)."""
+    count = len(each)
+    variance = float(np.var(each, ddof=1)) * (1 / count + TEST_OVER_TRAIN)
+    return Estimate(float(np.mean(each)), math.sqrt(variance), count - 1)
+
+
+def by_bootstrap(parts: Sequence[Mapping[str, Any]], figure: str) -> Estimate:
+    """Return the mean over fractions; their errors, of the same test images, are added up as if they went together."""
+    if figure == "calibration_error":  # not resampled by medal
+        return Estimate(float(np.mean([_minus(part, figure) for part in parts])), math.nan, math.inf)
+    found = [part["student_minus_baseline"][figure] for part in parts]
+    errors = [(one["ci95"][1] - one["ci95"][0]) / (2 * NORMAL_95) for one in found]
+    return Estimate(float(np.mean([one["difference"] for one in found])), float(np.mean(errors)), math.inf)
+
+
+def pool(each: Sequence[Estimate]) -> Estimate:
+    """Return the unweighted mean over sets, degrees of freedom by Satterthwaite."""
+    variances = [one.error**2 for one in each]
+    total = sum(variances)
+    below = sum(value**2 / one.freedom for value, one in zip(variances, each, strict=True))
+    freedom = total**2 / below if below else math.inf
+    return Estimate(float(np.mean([one.mean for one in each])), math.sqrt(total) / len(each), freedom)
+
+
+def _minus(row: Mapping[str, Any], figure: str) -> float:
+    return float(row["student"][figure] - row["baseline"][figure])
+
+
+if __name__ == "__main__":
+    main()
