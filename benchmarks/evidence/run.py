@@ -2,7 +2,7 @@
 
     python benchmarks/evidence/run.py caches  [--data ../shared/data] [--work DIR]
     python benchmarks/evidence/run.py choose
-    python benchmarks/evidence/run.py measure [--repeats 1]
+    python benchmarks/evidence/run.py measure [--repeats 1] [--only small|pneumonia]
 
 `choose` scores candidates on val, and never looks at test; `measure` needs what was chosen, written down in
 docs/evidence/recipe.json. Both go on where they were stopped. DIR (default: caches/evidence) holds caches and runs,
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=shared / "students/tf_efficientnet_lite0")
     parser.add_argument("--work", type=Path, default=ROOT / "caches/evidence")
     parser.add_argument("--repeats", type=int, default=1, help="of the five-fold cross-validation")
+    parser.add_argument("--only", choices=("small", "pneumonia"), help="so that two processes can share the work")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -103,8 +104,9 @@ def measure(asked: argparse.Namespace) -> None:
     """Train student and baseline of every repeat, fold and fraction, and keep what they are worth on test."""
     recipe = json.loads((EVIDENCE / "recipe.json").read_text(encoding="utf-8"))["settings"]
     done = Lines("outcomes.jsonl")
-    measure_pneumonia(asked, recipe, done)
-    for repeat in range(asked.repeats):
+    if asked.only != "small":
+        measure_pneumonia(asked, recipe, done)
+    for repeat in range(asked.repeats if asked.only != "pneumonia" else 0):
         for fold in range(FOLDS):
             for small in SETS:
                 table = write_table(small, asked.data, asked.work, asked.repeats)
