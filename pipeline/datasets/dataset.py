@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import DataError
+from ...cache.keys import KeySecret
 
 Task = Literal["multiclass", "multilabel"]
 Intensity = Literal["declared", "minmax"]
@@ -73,7 +74,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """How to read a dataset; every command that takes a DATASET has these as options."""
+    """How to read a dataset; every command that takes a DATASET has these as options.
+
+    `key_secret` is the lab's secret by which keys are keyed, None = plain keys.
+    """
 
     label_column: str | None = None
     label_columns: tuple[str, ...] = ()
@@ -83,6 +87,7 @@ class DatasetOptions:
     exclude_classes: tuple[str, ...] = ()
     intensity: Intensity = "declared"
     window: Window | None = None
+    key_secret: KeySecret | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +101,7 @@ class Dataset:
     domain : (N,) int16 index into `domains`, -1 none
     group : (N,) int64 one number a patient, -1 none; the numbers mean nothing beyond equality
     label_columns : columns of the table that the labels were read from; empty for other kinds
+    secret : what the keys are keyed with, None = they are plain
     """
 
     name: str
@@ -109,9 +115,15 @@ class Dataset:
     domains: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
+    secret: KeySecret | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def key(self, row: int) -> bytes:
+        """Return the content key of an image, keyed where there is a secret."""
+        plain = self.images.key(row)
+        return plain if self.secret is None else self.secret.key(plain)
 
     def keys(self) -> npt.NDArray[np.uint8]:
         """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.
@@ -148,7 +160,7 @@ class Dataset:
 
     def _key_or_error(self, row: int) -> bytes | DataError:
         try:
-            return self.images.key(row)
+            return self.key(row)
         except DataError as error:
             return error
 
