@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
@@ -24,6 +24,7 @@ UNREADABLE = "unreadable file"  # why an image has not even a key
 
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
 _KEY_THREADS = 8
+_KEYS_AT_ONCE = 64
 _MOST_LISTED = 20
 _SIZES_READ = 32
 
@@ -51,6 +52,10 @@ class Images(Protocol):
 
     def key(self, row: int) -> bytes:
         """Return the 16-byte content key of an image; only DICOM has to be decoded for it."""
+        ...
+
+    def remembering(self) -> AbstractContextManager[Images]:
+        """Return a context with the same images, which read for a key what they have not read before."""
         ...
 
     def read(self, row: int) -> npt.NDArray[Any]:
@@ -152,8 +157,12 @@ class Dataset:
 
         The key of a row that cannot be read is all zeros, which no image's is.
         """
-        with ThreadPoolExecutor(_KEY_THREADS) as pool:
-            found = list(pool.map(self._key_or_error, range(len(self)), chunksize=64))
+        # By parts: to hand over an image of 28 px costs twenty times what it costs to hash it.
+        parts = [range(start, min(start + _KEYS_AT_ONCE, len(self))) for start in range(0, len(self), _KEYS_AT_ONCE)]
+        with self.images.remembering() as images, ThreadPoolExecutor(_KEY_THREADS) as pool:
+            known = replace(self, images=images)
+            several = pool.map(lambda rows: [known._key_or_error(row) for row in rows], parts)
+            found = [key for part in several for key in part]
         keys = b"".join(key if isinstance(key, bytes) else bytes(16) for key in found)
         bad = {row: key for row, key in enumerate(found) if isinstance(key, DataError)}
         return np.frombuffer(keys, np.uint8).reshape(-1, 16), bad
@@ -188,6 +197,11 @@ class Selection:
 
     def key(self, row: int) -> bytes:
         return self.images.key(int(self.rows[row]))
+
+    @contextmanager
+    def remembering(self) -> Iterator[Images]:
+        with self.images.remembering() as images:
+            yield replace(self, images=images)
 
     def read(self, row: int) -> npt.NDArray[Any]:
         return self.images.read(int(self.rows[row]))
