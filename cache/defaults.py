@@ -24,8 +24,8 @@ __all__ = ["Defaults", "find_files", "name_variables", "option_defaults", "read_
 _NAME = "medal.toml"
 # What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
 _TYPED = ("yes", "overwrite", "remove")
-# Whom somebody trusts is theirs to say, and not a project's.
-_OWN = ("signers", "revoked")
+# Whom somebody trusts, and with what, is theirs to say, and not a project's.
+_OWN = ("signers", "revoked", "key-secret")
 
 
 class Defaults(NamedTuple):

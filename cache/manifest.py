@@ -85,6 +85,11 @@ class Manifest:
         return parse_skipped(self.dataset.get("skipped", {}))
 
     @property
+    def key_check(self) -> str | None:
+        """What tells whether a secret is the one that the keys are keyed with (`keys.KeySecret`); None = plain keys."""
+        return self.dataset.get("key_check")
+
+    @property
     def dataset(self) -> Mapping[str, Any]:
         """Name, task, class and domain names, counts, repeats, how the splits came about."""
         return _section(self.raw, "dataset")
@@ -295,6 +300,8 @@ def parse_descriptions(raw: Mapping[str, Any]) -> None:
     for name in ("excluded_classes", "label_columns"):
         parse_names(_section(raw, "dataset").get(name, []), f"dataset.{name}")
     parse_skipped(_section(raw, "dataset").get("skipped", {}))
+    if "key_check" in raw["dataset"]:
+        parse_hex(raw["dataset"]["key_check"], "dataset.key_check", 32)
     for split, figures in raw["probe"].get("metrics", {}).items():
         if not isinstance(figures, dict):
             _bad(f"probe.metrics.{split[:20]}", "an object", figures)

@@ -35,7 +35,7 @@ def compute(
     asked: Plan, work: WorkDirectory, lock: Lock, team: Team, progress: Progress, tell: Tell
 ) -> tuple[Computed, dict[str, Known], Mapping[str, Any]]:
     """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
-    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
+    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
     images = int(sum(rows.sum() for rows in fresh.values()))
     how: dict[str, Any] = {}
     with _engine(asked, partial(_note_machine, work, how, tell), tell) if images else nullcontext() as engine:
@@ -131,8 +131,9 @@ def _note_halved(work: WorkDirectory, how: dict[str, Any], tell: Tell, images: i
 
 def _take_over(asked: Plan, work: WorkDirectory) -> dict[str, Known]:
     views, dim = asked.settings.stored_views, feature_dim(asked.files.config, asked.settings.feature)
+    secret = asked.dataset.secret
     return {
-        split: stage_known(asked.sources, split, part, views, dim, work.scratch(f"known-{split}"))
+        split: stage_known(asked.sources, split, part, views, dim, work.scratch(f"known-{split}"), secret)
         for split, part in asked.rows.items()
     }
 
@@ -185,7 +186,7 @@ def _obey(order: Mapping[str, Any], asked: Plan, team: Team, tell: Tell) -> Comp
             "give all ranks the same files."
         )
     what = Order(
-        fresh=find_fresh(asked.sources, asked.rows, asked.settings.stored_views),
+        fresh=find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret),
         precision=order["precision"],
         batch_size=order["batch_size"],
     )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..cache.digest import Rows, little_endian, rows_per_block
 from ..cache.errors import CacheCorrupt, CacheMismatch
 from ..cache.join import find_keys, image_members
+from ..cache.keys import KeySecret, match_secret
 from ..cache.life import differences
 from ..cache.reader import Cache
 from .chunks import record_dtype
@@ -27,8 +28,8 @@ _DECISIVE = ("teacher", "preprocessing", "precision", "views")
 _FIELDS = ("feature", "view", "view_check")
 
 
-def check_source(cache: Cache, request: Mapping[str, Any]) -> None:
-    """Refuse to take features from a cache that has none, or others than those asked for.
+def check_source(cache: Cache, request: Mapping[str, Any], secret: KeySecret | None = None) -> None:
+    """Refuse to take features from a cache that has none, or others than those asked for, or keys of another secret.
 
     Raises
     ------
@@ -36,6 +37,7 @@ def check_source(cache: Cache, request: Mapping[str, Any]) -> None:
     """
     if not cache.manifest.size.features_kept:
         raise CacheMismatch(f"Cache '{cache.path}' was made with --no-features; there is nothing to take over.")
+    match_secret(secret, cache.manifest.key_check, f"cache '{cache.path}'")
     unlike = _unlike(cache, request)
     if unlike:
         raise CacheMismatch(
@@ -47,6 +49,12 @@ def check_source(cache: Cache, request: Mapping[str, Any]) -> None:
 def _unlike(cache: Cache, request: Mapping[str, Any]) -> list[str]:
     there = cache.manifest.raw.get("request", {})
     return differences({name: there.get(name) for name in _DECISIVE}, {name: request[name] for name in _DECISIVE})
+
+
+def read_keys(cache: Cache, split: str, secret: KeySecret | None) -> npt.NDArray[np.uint8]:
+    """Return the keys of a split as they are asked for, (N, 16) uint8: plain ones can be keyed without the images."""
+    key = cache.read(split, "key")
+    return key if secret is None or cache.manifest.key_check is not None else secret.keys(key)
 
 
 def is_grown(cache: Cache, rows: Mapping[str, SplitRows], request: Mapping[str, Any]) -> bool:
@@ -105,12 +113,12 @@ class MergedRows:
 
 
 def find_fresh(
-    sources: Sequence[Cache], rows: Mapping[str, SplitRows], views: Views
+    sources: Sequence[Cache], rows: Mapping[str, SplitRows], views: Views, secret: KeySecret | None = None
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Tell for each row, (N,) bool by split, whether no source has its image, and in all of its views."""
     fresh = {}
     for name, part in rows.items():
-        keys = [cache.read(split, "key") for cache in sources for split in _useful(cache, name, views)]
+        keys = [read_keys(cache, split, secret) for cache in sources for split in _useful(cache, name, views)]
         fresh[name] = ~image_members(part.key, np.concatenate([np.empty((0, 16), np.uint8), *keys]))
     return fresh
 
@@ -121,7 +129,13 @@ def _useful(cache: Cache, name: str, views: Views) -> Sequence[str]:
 
 
 def stage_known(
-    sources: Sequence[Cache], name: str, part: SplitRows, views: Views, feature_dim: int, path: Path
+    sources: Sequence[Cache],
+    name: str,
+    part: SplitRows,
+    views: Views,
+    feature_dim: int,
+    path: Path,
+    secret: KeySecret | None = None,
 ) -> Known:
     """Copy from caches what they know of the images of a split into one file, checked against their digests.
 
@@ -131,6 +145,7 @@ def stage_known(
     ----------
     name, part : the split and its rows
     path : file to write
+    secret : what the rows' keys are keyed with
 
     Raises
     ------
@@ -142,7 +157,7 @@ def stage_known(
     with path.open("wb") as file:
         for cache in sources:
             for split in _useful(cache, name, views):
-                key = cache.read(split, "key")
+                key = read_keys(cache, split, secret)
                 wanted = image_members(key, part.key)
                 _copy(cache, split, key, wanted, record, file)
                 keys.append(key[wanted])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..cache.console import plain
 from ..cache.digest import cache_id
-from ..cache.errors import DataError, TeacherError
+from ..cache.errors import CacheMismatch, DataError, TeacherError
 from ..cache.forms import device_failed
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import Action, decide, look
@@ -195,17 +195,31 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
 def decide_again(asked: Plan) -> Plan:
     """Look at the target, once more inside the lock, and decide what to do about it."""
     for source in asked.sources:
-        check_source(source, asked.request)
+        check_source(source, asked.request, asked.dataset.secret)
     found = look(asked.target, thorough=asked.overwrite)
     there, sources = found.cache, asked.sources
     # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.
     grown = False
     if there is not None and there.cache_id != asked.cache_id and not asked.overwrite:
+        _check_keys(there, asked)
         grown = is_grown(there, asked.rows, asked.request)
     if there is not None and grown:
         sources = (*(source for source in sources if source.path != there.path), there)
     action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite, grown=grown, known=bool(sources))
     return replace(asked, action=action, existing=there, sources=sources)
+
+
+def _check_keys(there: Cache, asked: Plan) -> None:
+    """Refuse a target whose keys are of another kind, in words that say more than that rows differ."""
+    check = None if asked.dataset.secret is None else asked.dataset.secret.check
+    if there.manifest.key_check != check:
+        held = "plain keys" if there.manifest.key_check is None else "keys keyed with a secret"
+        wanted = "plain ones" if check is None else "keys of the secret of --key-secret"
+        raise CacheMismatch(
+            f"'{there.path}' holds a cache with {held}, and {wanted} are asked for; give another OUT (with "
+            f"--from '{there.path}' nothing is computed again, if its keys are plain), or --overwrite to replace it "
+            "once the new one is sealed."
+        )
 
 
 def estimate_bytes(asked: Plan) -> int:
@@ -247,7 +261,7 @@ def estimate(asked: Plan) -> tuple[int, float]:
 
 def count_known(asked: Plan) -> int:
     """Return how many of the images asked for are in the caches that features are taken over from."""
-    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views)
+    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
     return asked.images - int(sum(rows.sum() for rows in fresh.values()))
 
 

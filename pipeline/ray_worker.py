@@ -14,7 +14,7 @@ import torch
 
 from ..cache.errors import CacheMismatch, DataError, MedalError, TeacherError
 from .chunks import ChunkPlan, ComputedChunk
-from .datasets.dataset import Images
+from .datasets.dataset import Dataset
 from .engine import LocalEngine, Order, Settled, make_task
 from .machine import describe_machine
 from .planning import Plan
@@ -76,7 +76,7 @@ class RayWorker:
         """Send one chunk through the teacher."""
         assert self._engine is not None  # noqa: S101 - a chunk is given to no actor that has not loaded it
         try:
-            _check_images(self._asked.dataset.images, self._rows[plan.split], plan)
+            _check_images(self._asked.dataset, self._rows[plan.split], plan)
             (done,) = self._engine.run([plan])
         except (MedalError, OSError) as error:
             return _portable(error)
@@ -109,14 +109,14 @@ def _find_teacher(files: TeacherFiles) -> TeacherFiles:
     return files
 
 
-def _check_images(images: Images, part: SplitRows, plan: ChunkPlan) -> None:
+def _check_images(dataset: Dataset, part: SplitRows, plan: ChunkPlan) -> None:
     """Refuse a machine on which the first image of a chunk is another one than its key says."""
     row = int(part.source[plan.start])
     with suppress(DataError):  # which is told with the chunk
-        if images.key(row) != part.key[plan.start].tobytes():
+        if dataset.key(row) != part.key[plan.start].tobytes():
             raise CacheMismatch(
-                f"This machine has another {images.describe(row)} than the process that asks; give all machines the "
-                "same files."
+                f"This machine has another {dataset.images.describe(row)} than the process that asks; give all "
+                "machines the same files."
             )
 
 

@@ -90,7 +90,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run's members on one split, their rows in order of key and label."""
+    """One run's members on one split, their rows in order of key and label; `key_check` as the run's cache has it."""
 
     name: str
     task: Task
@@ -99,6 +99,7 @@ class _Run:
     label: npt.NDArray[Any]
     group: npt.NDArray[np.int64] | None
     logits: tuple[npt.NDArray[np.float32], ...]
+    key_check: str | None = None
 
 
 def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]) -> Comparison:
@@ -153,6 +154,7 @@ def _read(place: Path, split: str) -> _Run:
     try:
         record = json.loads((described / folder.RUN).read_text(encoding="utf-8"))
         task, classes = record["task"], tuple(map(str, record["classes"]))
+        key_check = record.get("cache", {}).get("key_check")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudentError(f"'{described / folder.RUN}' cannot be read: {error}.") from error
     ordered = [_in_order(part) for part in parts if part is not None]
@@ -162,7 +164,7 @@ def _read(place: Path, split: str) -> _Run:
     if any(not np.array_equal(first.key, other.key) for other in ordered[1:]):
         raise StudentError(f"The seeds of '{place}' have predictions of different images; train it again.")
     logits = tuple(part.logits for part in ordered)
-    return _Run(str(place), task, classes, first.key, first.label, first.group, logits)
+    return _Run(str(place), task, classes, first.key, first.label, first.group, logits, key_check)
 
 
 def _in_order(part: Predictions) -> Predictions:
@@ -178,6 +180,11 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
     if (first.task, first.classes) != (other.task, other.classes):
         raise StudentError(
             f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}."
+        )
+    if first.key_check != other.key_check:
+        raise StudentError(
+            f"{pair} cannot be compared: the keys of their images are keyed with different secrets, or of one with "
+            "none, so that it cannot be told which images they share. Give runs of caches with one --key-secret."
         )
     one, two = ({bytes(key) for key in run.key} for run in (first, other))
     if len(first.key) != len(other.key) or not np.array_equal(first.key, other.key):

@@ -229,6 +229,7 @@ def _description(asked: Asked, recipe: Recipe, work: Path, student: Member) -> d
             "cache_id": asked.cache.cache_id,
             "content_digest": asked.cache.content_digest,
             "dataset": manifest.dataset.get("name"),
+            **({"key_check": manifest.key_check} if manifest.key_check else {}),
             "teacher": manifest.teacher.get("name"),
         },
         "target": "none" if student.alpha == 0 else f"{asked.settings.targets} view",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..cache.errors import DataError
 from ..cache.join import image_members
+from ..cache.keys import match_secret
 from ..pipeline.datasets import dataset_kind, open_dataset
 from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
 from ..pipeline.metrics import bootstrap, known, measure, or_none, reliability
@@ -51,7 +52,11 @@ def open_for(trained: Trained, spec: str, options: DatasetOptions) -> Dataset:
     ------
     DataError
         It cannot be read, has classes that the student does not know, or is of another task.
+    CacheMismatch
+        The run's keys are keyed, and the secret is missing or another one.
     """
+    check = trained.description.get("cache", {}).get("key_check")
+    options = replace(options, key_secret=match_secret(options.key_secret, check, f"run '{trained.run}'"))
     options = _as_trained(trained, spec, options)
     try:
         dataset = open_dataset(spec, options, trained.classes)

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from ..cache.errors import CacheMismatch, DataError
 from ..cache.join import find_keys
-from ..cache.keys import array_key, file_key
+from ..cache.keys import KeySecret, array_key, file_key, match_secret
 from ..cache.reader import Cache, open_cache
 
 __all__ = ["SoftTargets"]
@@ -34,7 +34,8 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
     dataset : any map-style dataset: N items, for instance ``(image, label)`` of torchvision's `ImageFolder`
     files : (N,) image files, as medal read them from a folder or a table
     arrays : (N, H, W) or (N, H, W, C), the undecoded images of an ``.npz``
-    keys : (N, 16) uint8 content keys
+    keys : (N, 16) uint8 content keys, as they stand in the cache
+    key_secret : the file of the lab's secret, for a cache whose keys are keyed
     on_missing : ``drop`` leaves out items whose image the cache lacks
 
     Attributes
@@ -46,7 +47,8 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
     Raises
     ------
     CacheMismatch
-        The cache lacks images of the dataset (`on_missing` refuse), or all of them, or has no such split.
+        The cache lacks images of the dataset (`on_missing` refuse), or all of them, or has no such split, or its keys
+        are keyed with another secret.
     DataError
         Not one content an item was given, or a file cannot be read.
 
@@ -66,12 +68,17 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
         files: Sequence[str | PathLike[str]] | None = None,
         arrays: npt.NDArray[Any] | None = None,
         keys: npt.NDArray[np.uint8] | None = None,
+        key_secret: str | PathLike[str] | None = None,
         on_missing: Literal["refuse", "drop"] = "refuse",
     ) -> None:
         opened = cache if isinstance(cache, Cache) else open_cache(cache)
         if split not in opened.splits:
             raise CacheMismatch(f"Cache '{opened.path}' has no split '{split}'; it has {', '.join(opened.splits)}.")
         key = _content(files, arrays, keys)
+        if keys is None:
+            given = None if key_secret is None else KeySecret.read(key_secret)
+            secret = match_secret(given, opened.manifest.key_check, f"cache '{opened.path}'")
+            key = key if secret is None else secret.keys(key)
         if len(key) != len(dataset):
             raise DataError(
                 f"The dataset has {len(dataset)} items and {len(key)} contents were given; expected one an item, in "

@@ -182,7 +182,7 @@ def load_targets(
     }
     kept_splits = {name: part for name, part in splits.items() if len(part)}
     targets = Targets(cache.manifest.task, cache.manifest.classes, kept_splits, fit, cache.manifest.domains)
-    return average_teachers(targets, also) if also else targets
+    return average_teachers(targets, also, cache.manifest.key_check) if also else targets
 
 
 def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:
@@ -208,19 +208,25 @@ def _missing(cache: Cache, dataset: Dataset, joined: Join, spec: str) -> str:
     )
 
 
-def average_teachers(targets: Targets, also: Sequence[tuple[Cache, float]]) -> Targets:
+def average_teachers(targets: Targets, also: Sequence[tuple[Cache, float]], keyed: str | None = None) -> Targets:
     """Average the logits with those of further caches: Σ weight · logits / Σ weight, the first cache's weight being 1.
 
     Rows are found by key, inside their split: a teacher whose probe was fitted on another's test images would carry
     their labels into the student.
 
+    Parameters
+    ----------
+    keyed : `key_check` of the first cache
+
     Raises
     ------
     CacheMismatch
-        A cache has other classes, lacks images, or has other views of them.
+        A cache has keys of another kind, other classes, lacks images, or has other views of them.
     """
     total = 1.0 + sum(weight for _, weight in also)
     parts = dict(targets.splits)
+    for cache, _ in also:
+        _check_keys(cache, keyed)
     for name, part in targets.splits.items():
         summed = part.logits.astype(np.float64)
         for cache, weight in also:
@@ -230,6 +236,15 @@ def average_teachers(targets: Targets, also: Sequence[tuple[Cache, float]]) -> T
         parts[name] = replace(part, logits=(summed / total).astype(np.float32))
     described = tuple({"content_digest": cache.content_digest, "weight": weight} for cache, weight in also)
     return replace(targets, splits=parts, also=described)
+
+
+def _check_keys(cache: Cache, keyed: str | None) -> None:
+    if cache.manifest.key_check != keyed:
+        raise CacheMismatch(
+            f"--also-cache '{cache.path}' and the first cache have keys that cannot be compared: they are keyed with "
+            "different secrets, or one of them with none. Make one anew with the other's --key-secret; with --from "
+            "features are taken over."
+        )
 
 
 def _check_classes(cache: Cache, targets: Targets) -> None:

@@ -25,6 +25,7 @@ _ALLOWED: dict[str, Any] = {
     "dataset": {
         "name": _NAME, "classes": _NAMES, "domains": _NAMES, "excluded_classes": _NAMES, "label_columns": _NAMES,
         "task": _ANY, "rows": _ANY, "repeats": _ANY, "splits": _ANY, "limit": _ANY, "skipped": _ANY,
+        "key_check": _ANY,
     },
     "teacher": {
         "name": _NAME, "revision": _ANY, "weights_sha256": _ANY, "model_type": _ANY, "feature": _ANY,

@@ -32,6 +32,9 @@ if (sha256(bytes) !== seal.manifest_sha256) fail(`'${path}' is not what was seal
 const manifest = JSON.parse(bytes.toString("utf8"));
 if (contentDigest(manifest.arrays) !== seal.content_digest) fail("The arrays do not add up to the content digest.");
 
+if ("key_check" in manifest.dataset)
+  console.error("Keys are keyed with a secret (docs/FORMAT.md, Keys): join no images to them without it.");
+
 const store = root(new FileSystemStore(path));
 for (const split of Object.keys(manifest.dataset.rows)) {
   const array = await open.v3(store.resolve(`${split}/logits`), { kind: "array" });

@@ -44,6 +44,10 @@ def main():
     manifest, seal, arrays = open_sealed(sys.argv[1])
     if content_digest(manifest["arrays"]) != seal["content_digest"]:
         sys.exit("The manifest's arrays do not add up to the sealed content digest.")
+    if "key_check" in manifest["dataset"]:
+        print(
+            "Keys are keyed with a secret (docs/FORMAT.md, Keys): join no images to them without it.", file=sys.stderr
+        )
     for split in manifest["dataset"]["rows"]:
         logits = arrays[f"{split}/logits"][()].astype("<f4")  # (N, V, C)
         digest = hashlib.sha256(logits.tobytes()).hexdigest()

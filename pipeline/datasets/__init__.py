@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ...cache.console import plain
@@ -68,7 +69,7 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     _check_window(options, spec, kind)
     dataset = _OPENERS[kind](spec, options, classes)
     _check_names(dataset)
-    return dataset
+    return dataset if options.key_secret is None else replace(dataset, secret=options.key_secret)
 
 
 def dataset_name(spec: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import DataError
+from ...cache.keys import KeySecret
 
 Task = Literal["multiclass", "multilabel"]
 Intensity = Literal["declared", "minmax"]
@@ -23,6 +24,7 @@ UNREADABLE = "unreadable file"  # why an image has not even a key
 
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
 _KEY_THREADS = 8
+_KEYS_AT_ONCE = 64
 _MOST_LISTED = 20
 _SIZES_READ = 32
 
@@ -52,6 +54,10 @@ class Images(Protocol):
         """Return the 16-byte content key of an image; only DICOM has to be decoded for it."""
         ...
 
+    def remembering(self) -> AbstractContextManager[Images]:
+        """Return a context with the same images, which read for a key what they have not read before."""
+        ...
+
     def read(self, row: int) -> npt.NDArray[Any]:
         """Decode an image to (H, W, C), C 1 or 3: uint8, or float32 in 0…255 for deeper images.
 
@@ -73,7 +79,10 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """How to read a dataset; every command that takes a DATASET has these as options."""
+    """How to read a dataset; every command that takes a DATASET has these as options.
+
+    `key_secret` is the lab's secret by which keys are keyed, None = plain keys.
+    """
 
     label_column: str | None = None
     label_columns: tuple[str, ...] = ()
@@ -83,6 +92,7 @@ class DatasetOptions:
     exclude_classes: tuple[str, ...] = ()
     intensity: Intensity = "declared"
     window: Window | None = None
+    key_secret: KeySecret | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +106,7 @@ class Dataset:
     domain : (N,) int16 index into `domains`, -1 none
     group : (N,) int64 one number a patient, -1 none; the numbers mean nothing beyond equality
     label_columns : columns of the table that the labels were read from; empty for other kinds
+    secret : what the keys are keyed with, None = they are plain
     """
 
     name: str
@@ -109,9 +120,15 @@ class Dataset:
     domains: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
+    secret: KeySecret | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def key(self, row: int) -> bytes:
+        """Return the content key of an image, keyed where there is a secret."""
+        plain = self.images.key(row)
+        return plain if self.secret is None else self.secret.key(plain)
 
     def keys(self) -> npt.NDArray[np.uint8]:
         """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.
@@ -140,15 +157,19 @@ class Dataset:
 
         The key of a row that cannot be read is all zeros, which no image's is.
         """
-        with ThreadPoolExecutor(_KEY_THREADS) as pool:
-            found = list(pool.map(self._key_or_error, range(len(self)), chunksize=64))
+        # By parts: to hand over an image of 28 px costs twenty times what it costs to hash it.
+        parts = [range(start, min(start + _KEYS_AT_ONCE, len(self))) for start in range(0, len(self), _KEYS_AT_ONCE)]
+        with self.images.remembering() as images, ThreadPoolExecutor(_KEY_THREADS) as pool:
+            known = replace(self, images=images)
+            several = pool.map(lambda rows: [known._key_or_error(row) for row in rows], parts)
+            found = [key for part in several for key in part]
         keys = b"".join(key if isinstance(key, bytes) else bytes(16) for key in found)
         bad = {row: key for row, key in enumerate(found) if isinstance(key, DataError)}
         return np.frombuffer(keys, np.uint8).reshape(-1, 16), bad
 
     def _key_or_error(self, row: int) -> bytes | DataError:
         try:
-            return self.images.key(row)
+            return self.key(row)
         except DataError as error:
             return error
 
@@ -176,6 +197,11 @@ class Selection:
 
     def key(self, row: int) -> bytes:
         return self.images.key(int(self.rows[row]))
+
+    @contextmanager
+    def remembering(self) -> Iterator[Images]:
+        with self.images.remembering() as images:
+            yield replace(self, images=images)
 
     def read(self, row: int) -> npt.NDArray[Any]:
         return self.images.read(int(self.rows[row]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from ...cache.keys import file_key
 from .dataset import UNREADABLE, DatasetOptions, Intensity, Place, Window
+from .key_memory import KeyMemory
 
 __all__ = ["FORMATS", "FileImages", "Format", "Listing", "find_format", "list_images"]
 
@@ -115,6 +117,7 @@ class FileImages:
     frames : one a row: which frame of a file of several, counted from 1 as DICOM counts, 0 where a file has only one
         image; may be empty if that is all of them
     window : centre and width for all DICOM files, instead of their own
+    memory : keys of files that have been read before
     """
 
     folder: Path
@@ -122,12 +125,23 @@ class FileImages:
     intensity: Intensity = "declared"
     frames: tuple[int, ...] = ()
     window: Window | None = None
+    memory: KeyMemory | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def key(self, row: int) -> bytes:
-        return self._ask(row, lambda kind, path, what, frame: kind.key(path, what, frame))
+        def find(kind: Format, path: Path, what: str, frame: int) -> bytes:
+            if self.memory is None:
+                return kind.key(path, what, frame)
+            return self.memory.key(path, frame, lambda: kind.key(path, what, frame))
+
+        return self._ask(row, find)
+
+    @contextmanager
+    def remembering(self) -> Iterator[FileImages]:
+        with KeyMemory(self.folder) as memory:
+            yield replace(self, memory=memory)
 
     def read(self, row: int) -> Pixels:
         return self._ask(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from ...cache.errors import TeacherError
+from ...cache.keys import KeySecret
 from ..preprocessing import parse_window
 from .dataset import DatasetOptions, Window
 
@@ -26,6 +27,10 @@ def _read_window(_context: click.Context, _option: click.Parameter, words: str |
         raise click.BadParameter(
             f"'{words}' is not the centre and width of a window; expected two numbers, the second from 1, as in 40,400."
         ) from exc
+
+
+def _read_secret(_context: click.Context, _option: click.Parameter, path: str | None) -> KeySecret | None:
+    return KeySecret.read(path) if path else None
 
 
 _OPTIONS = (
@@ -76,6 +81,15 @@ _OPTIONS = (
         callback=_read_window,
         help="Centre and width of one window for all grey DICOM images, e.g. 40,400 for soft tissue in CT (default: "
         "the first of each file's own; with a CACHE, the one it was made with).",
+    ),
+    click.option(
+        "--key-secret",
+        metavar="FILE",
+        envvar="MEDAL_KEY_SECRET",
+        show_envvar=True,
+        callback=_read_secret,
+        help="Key the content keys with the secret in this file, so that nobody without it can look an image up in the "
+        "cache; with a CACHE or RUN, the one it was made with (default: plain keys).",
     ),
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...cache.errors import CacheMismatch
+from ...cache.keys import match_secret
 from ...cache.manifest import Manifest
 from ..preprocessing import parse_window
 from . import dataset_kind
@@ -18,6 +19,8 @@ __all__ = ["recorded_options"]
 def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> DatasetOptions:
     """Fill in what a cache records: label columns, excluded classes, how deep images are scaled and DICOM is shown.
 
+    The secret that keys are keyed with it does not record, but whether it is the right one.
+
     Parameters
     ----------
     options : what the user asked for, which goes first
@@ -26,10 +29,13 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     Raises
     ------
     CacheMismatch
-        The label columns asked for are of another task than the cache's.
+        The label columns asked for are of another task than the cache's, or the secret of its keys is missing or
+        another one.
     TeacherError
         The cache records a window that is none.
     """
+    secret = match_secret(options.key_secret, manifest.key_check, f"the cache of '{manifest.dataset.get('name')}'")
+    options = replace(options, key_secret=secret)
     if dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
