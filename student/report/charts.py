@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ...pipeline.curves import GRID
 from ...pipeline.metrics import Band, Difference, Reliability
-from .svg import COLOURS, chart, shorten
+from ..plots import shorten
+from .svg import COLOURS, chart
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .collecting import Learner
 
 __all__ = [
-    "MARKERS", "draw_curve", "draw_differences", "draw_fractions", "draw_history", "draw_intervals",
+    "draw_curve", "draw_differences", "draw_fractions", "draw_history", "draw_intervals",
     "draw_reliability",
 ]  # fmt: skip
 
@@ -57,7 +58,7 @@ def draw_curve(kind: str, arms: Mapping[str, Band], *, name: str, title: str, de
 def draw_reliability(found: Sequence[tuple[str, Reliability]], *, name: str, title: str, description: str) -> Markup:
     """Draw accuracy over confidence, before and after the temperature."""
     styles: Sequence[dict[str, object]] = (
-        {"color": COLOURS["baseline"], "marker": "^", "linestyle": ":"},
+        {"color": COLOURS["student"], "marker": "o", "linestyle": ":", "markerfacecolor": COLOURS["paper"]},
         {"color": COLOURS["student"], "marker": "o", "linestyle": "-"},
     )
 
@@ -68,7 +69,7 @@ def draw_reliability(found: Sequence[tuple[str, Reliability]], *, name: str, tit
         low = min((float(min(one.confidence.min(), one.accuracy.min())) for _, one in found), default=0)
         axes.set(xlim=(max(0, low - 0.05), 1.02), ylim=(max(0, low - 0.05), 1.02))
         axes.set(xlabel="confidence", ylabel="accuracy")
-        axes.legend(frameon=False, loc="upper left", fontsize=11)
+        axes.legend(facecolor=COLOURS["paper"], edgecolor=COLOURS["line"], framealpha=1, fontsize=11)
 
     return chart(draw, name=name, title=title, description=description)
 

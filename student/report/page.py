@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ...cache.page import render
 from ...pipeline.datasets.dataset import DatasetOptions
-from .charts import MARKERS
 from .collecting import Recorded
 from .sections import Section, describe_run
 from .several import describe_together
@@ -60,9 +59,22 @@ def build_page(runs: Sequence[Recorded], *, images: str | None = None, options: 
         sections=sections,
         together=describe_together(runs) if len(runs) > 1 else None,
         pictures=pictures,
-        markers=MARKERS,
+        contents=_contents,
     )
     return Page(html, len(pictures), len(wanted - pictures.keys()) if images is not None else 0)
+
+
+def _contents(section: Section) -> list[tuple[str, str]]:
+    """Return the parts of a section that have something to show: the end of the anchor, and words."""
+    parts = [
+        ("arms", "Against each other", section.forest),
+        ("curves", "Curves", True),
+        ("classes", "By class", True),
+        ("domains", "By domain", section.domains),
+        ("calibration", "Calibration and training", True),
+        ("images", "Disagreements", section.disagreements),
+    ]
+    return [(end, words) for end, words, there in parts if there]
 
 
 def _keys(section: Section) -> list[str]:

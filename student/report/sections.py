@@ -36,6 +36,7 @@ __all__ = ["Chart", "Section", "describe_run"]
 
 MOST_CLASSES = 20  # of which curves are drawn; more cannot be told apart, and make a page that no mail takes
 MOST_IMAGES = 12
+_FEWEST_BINS, _IMAGES_OF_A_BIN = 4, 15
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _curves(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]], anch
     shown = [(name, {arm: each[name] for arm, each in curves.items() if name in each}) for name in names]
     shown = shown[1:] if binary else shown[:MOST_CLASSES]
     if len(names) > 1 and not binary:
-        shown.insert(0, ("mean of all classes", {arm: macro_curves(each) for arm, each in curves.items() if each}))
+        shown.insert(0, ("Mean of all classes", {arm: macro_curves(each) for arm, each in curves.items() if each}))
     charts = []
     for index, (name, arms) in enumerate(shown):
         for kind, words, figure in (("roc", "ROC curve", "auroc"), ("pr", "Precision-recall curve", "auprc")):
@@ -194,12 +195,17 @@ def _calibration(run: Recorded, anchor: str) -> Chart | None:
     before, after = (reliability(top.logits, top.label, run.task, temperature=value) for value in (1.0, temperature))
     if not len(before.count):
         return None
+    # The figure is of fifteen bins, as everywhere; points of four images each would show nothing but noise.
+    bins = max(_FEWEST_BINS, min(15, int(before.count.sum()) // _IMAGES_OF_A_BIN))
     caption = (
         f"Reliability on {run.split}: the expected calibration error is {write_number(before.error)} as trained and "
         f"{write_number(after.error)} after division by the temperature {temperature:g}, fitted on val. Points below "
-        "the diagonal: more sure than right."
+        f"the diagonal: more sure than right. Drawn in {bins} bins of equal mass."
     )
-    found = [("as trained", before), (f"temperature {temperature:g}", after)]
+    found = [
+        (name, reliability(top.logits, top.label, run.task, temperature=value, bins=bins))
+        for name, value in (("as trained", 1.0), (f"temperature {temperature:g}", temperature))
+    ]
     drawn = draw_reliability(found, name=f"{anchor}-reliability", title="Reliability diagram", description=caption)
     return Chart(drawn, caption)
 
@@ -237,7 +243,7 @@ def _domain_charts(run: Recorded, anchor: str) -> list[Chart]:
 
 def _intervals(run: Recorded, rows: Mapping[str, Any], what: str, name: str, of: str) -> Chart:
     said = CLASS_FIGURES.get(what, name_figure(what))
-    caption = f"{said} on {run.split} by {of}, with 95 % intervals; the numbers are in the table."
+    caption = f"{said[0].upper()}{said[1:]} on {run.split} by {of}, with 95 % intervals; the numbers are in the table."
     chance = 0.5 if what == "auroc" else None
     title = f"{said} by {of}"
     return Chart(draw_intervals(rows, what=said, name=name, title=title, description=caption, chance=chance), caption)
@@ -252,5 +258,5 @@ def _history(run: Recorded, anchor: str) -> list[Chart]:
             kept = ", ".join(
                 f"{arm} {', '.join(str(one.best_epoch) for one in members)}" for arm, members in run.learners.items()
             )
-            charts.append(Chart(drawn, f"{what.capitalize()} by epoch. Kept: {kept}."))
+            charts.append(Chart(drawn, f"{what[0].upper()}{what[1:]} by epoch. Kept: {kept}."))
     return charts

@@ -56,7 +56,7 @@ def _tabulate(runs: Sequence[Recorded]) -> Table:
                 labels = f"{100 * request['label_fraction']:g} %"
                 words = [run.name, arm, str(request["student"]), labels, run.split, str(found["n"])]
                 rows.append([*words, *(write_figure(found, what) for what in FIGURES[:2])])
-    header = ["run", "", "network", "labels", "split", "images", *(name_figure(what) for what in FIGURES[:2])]
+    header = ["run", "model", "network", "labels", "split", "images", *(name_figure(what) for what in FIGURES[:2])]
     return Table("All runs, with 95 % intervals.", header, rows)
 
 
@@ -79,7 +79,7 @@ def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Ch
         for name, one in zip(names, found.differences, strict=True)
     ]
     caption = f"Paired differences to '{first}' on {found.split}: {found.images} images that all runs share."
-    table = Table(caption, ["", *(name_figure(what) for what in FIGURES)], rows)
+    table = Table(caption, ["difference", *(name_figure(what) for what in FIGURES)], rows)
     charts = []
     for what in FIGURES[:2]:
         drawn = {name: one[what] for name, one in zip(names, found.differences, strict=True) if what in one}

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 from ...cache.console import plain
+from ..plots import drawing
 
 if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "WIDTH", "chart", "shorten"]
+__all__ = ["COLOURS", "WIDTH", "chart"]
 
 # A page's column on a telephone, in CSS pixels: drawn for the narrowest screen, a chart can be read on every other.
 WIDTH = 340
-_LONGEST = 24
 
 # matplotlib wants colours, the page has variables: each stands for one while a chart is drawn. No two are near enough
 # to be seen, and no chart has any other.
@@ -27,10 +26,9 @@ COLOURS = {
     "ink": "#010101", "soft": "#010102", "line": "#010103", "student": "#010104", "teacher": "#010105",
     "baseline": "#010106", "paper": "#010107",
 }  # fmt: skip
-_SETTINGS: Any = {
+_SETTINGS: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medal",  # else ids are drawn anew, and the page of the same runs has other bytes
-    "text.parse_math": False,  # names come from whoever made the dataset, and a class may be called '$a$'
     "axes.formatter.use_mathtext": False,
     "font.size": 11.5,
     "axes.titlesize": 11.5,
@@ -67,25 +65,16 @@ def chart(draw: Callable[[Axes], None], *, name: str, title: str, description: s
     title, description : what it shows, for who cannot see it
     height : in CSS pixels, where it is `WIDTH` wide
     """
-    import matplotlib as mpl
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
     out = io.BytesIO()
-    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
-        # The browser has the letters that matplotlib's own font lacks.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+    with drawing(_SETTINGS):
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         draw(figure.subplots())
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     # What is marked as safe was written by ElementTree, which escapes every name in it.
     return Markup(_for_page(out.getvalue(), name, title, description))  # noqa: S704
-
-
-def shorten(name: str) -> str:
-    """Return a name as it fits beside an axis; what would steer a page, or is no character of XML, is escaped."""
-    safe = plain(name)
-    return safe if len(safe) <= _LONGEST else f"{safe[: _LONGEST - 1]}…"
 
 
 def _for_page(drawn: bytes, name: str, title: str, description: str) -> str:

@@ -69,7 +69,7 @@ def tabulate_figures(run: Recorded) -> Table:
             if found:
                 rows.append([split, _called(run, arm), *(write_figure(found, what) for what in FIGURES)])
                 rows[-1].append(write_number(found.get("calibration_error")))
-    header = ["split", "", *(name_figure(what) for what in FIGURES), "calibration error"]
+    header = ["split", "model", *(name_figure(what) for what in FIGURES), "calibration error"]
     return Table("Figures with 95 % intervals. Brier score and calibration error: less is better.", header, rows)
 
 
@@ -95,7 +95,7 @@ def tabulate_differences(found: Mapping[str, Mapping[str, Any]], split: str) -> 
         if name in PAIRS
     ]
     caption = f"Paired differences on {split}, with 95 % intervals and p-values over the same resamples of the images."
-    return Table(caption, ["", *(name_figure(what) for what in FIGURES)], rows) if rows else None
+    return Table(caption, ["difference", *(name_figure(what) for what in FIGURES)], rows) if rows else None
 
 
 def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]]) -> Table:
@@ -110,7 +110,7 @@ def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurve
                 cells.append(write_number(found["specificity_at_sensitivity"]))
                 rows.append([name, arm, write_number(found["n"]), *cells])
     at = write_number(float(run.metrics[run.split].get("at_sensitivity", 0.95)), 2)
-    header = ["class", "", "images", *CLASS_FIGURES.values(), f"specificity at sensitivity {at}"]
+    header = ["class", "model", "images", *CLASS_FIGURES.values(), f"specificity at sensitivity {at}"]
     return Table(f"Each class against the rest on {run.split}, with 95 % intervals.", header, rows)
 
 
@@ -124,7 +124,7 @@ def tabulate_domains(run: Recorded) -> Table | None:
                 intervals = found.get("ci95", {})
                 cells = [with_interval(found.get(what), intervals.get(what)) for what in FIGURES]
                 rows.append([name, arm, str(found["n"]), *cells])
-    header = ["domain", "", "images", *(name_figure(what) for what in FIGURES)]
+    header = ["domain", "model", "images", *(name_figure(what) for what in FIGURES)]
     return Table(f"Each domain's images of {run.split}, with 95 % intervals.", header, rows) if rows else None
 
 
