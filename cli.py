@@ -19,6 +19,7 @@ COMMANDS = {
     "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
     "compare": ("medal.student.commands", "compare", "Compare finished runs on the test images they share."),
+    "report": ("medal.student.report.command", "report", "Write what runs come to as one HTML page."),
     "predict": ("medal.student.use_commands", "predict", "What a student says of images."),
     "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
     "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),

@@ -13,7 +13,17 @@ from .datasets.dataset import Task
 from .measures import squared_errors
 from .scores import Ranking, hits, known, probabilities, rankings
 
-__all__ = ["STATISTICS", "Resamples", "bootstrap"]
+__all__ = [
+    "STATISTICS",
+    "Resamples",
+    "bootstrap",
+    "decided_rows",
+    "draw_weights",
+    "percentile_interval",
+    "prepare",
+    "ratio",
+    "weighted_ranks",
+]
 
 # Not the calibration error: a resample of confidences adds noise of its own to it, so that its percentiles lie above
 # the estimate. The Brier score, which has no such bias, says how far probabilities can be believed, with an interval.
@@ -89,21 +99,21 @@ def bootstrap(
         return Resamples({name: np.full(resamples, np.nan) for name in STATISTICS})
     labels = labels[rows]
     probability = probabilities(logits[rows], task)
-    prepared = [_prepare(item) for item in rankings(probability, labels, task)]
+    prepared = [prepare(item) for item in rankings(probability, labels, task)]
     hit, counts = hits(probability, labels, task)  # (N, L)
     errors, _ = squared_errors(probability, labels, task)  # (N, L)
-    decisions = _decisions(probability, labels, task)  # (3 C, N)
+    decisions = decided_rows(probability, labels, task)  # (3 C, N)
     lines = np.concatenate([decisions, counts.T, hit.T, (errors * counts).T])
     cuts = np.cumsum([len(decisions), counts.shape[1], hit.shape[1]])
     blocks = []
-    for weight in _weights(_units(len(rows), None if groups is None else groups[rows]), seed, resamples):
+    for weight in draw_weights(len(rows), None if groups is None else groups[rows], seed, resamples):
         lines = lines.astype(weight.dtype, copy=False)
         decided, counted, right, wrong = np.split(np.asarray(lines @ weight, np.float64), cuts)
-        ranks = np.array([_weighted_ranks(item, weight) for item in prepared])  # (classes, 2, b)
+        ranks = np.array([weighted_ranks(item, weight) for item in prepared])  # (classes, 2, b)
         balanced, f1 = _rates(decided, task, counted)
-        brier = _ratio(wrong.sum(0), counted.sum(0))
+        brier = ratio(wrong.sum(0), counted.sum(0))
         auroc, auprc = _row_mean(ranks[:, 0]), _row_mean(ranks[:, 1])
-        blocks.append((auroc, _row_mean(_ratio(right, counted)), auprc, balanced, f1, brier))
+        blocks.append((auroc, _row_mean(ratio(right, counted)), auprc, balanced, f1, brier))
     found = zip(STATISTICS, zip(*blocks, strict=True), strict=True)
     return Resamples({name: np.concatenate(parts) for name, parts in found})
 
@@ -118,8 +128,9 @@ def _units(n_rows: int, groups: npt.NDArray[Any] | None) -> npt.NDArray[np.int64
     return np.asarray(order[unit], np.int64)
 
 
-def _weights(unit: npt.NDArray[np.int64], seed: int, resamples: int) -> Iterator[npt.NDArray[Any]]:
+def draw_weights(n_rows: int, groups: npt.NDArray[Any] | None, seed: int, resamples: int) -> Iterator[npt.NDArray[Any]]:
     """Yield how often each row was drawn, (N, b) float32 or float64, in blocks of b resamples."""
+    unit = _units(n_rows, groups)
     generator = np.random.default_rng(seed)
     n_units = int(unit.max()) + 1
     # float32 halves the traffic and is exact for whole numbers to 2²⁴; the sums below reach twice the total weight.
@@ -132,7 +143,8 @@ def _weights(unit: npt.NDArray[np.int64], seed: int, resamples: int) -> Iterator
         yield times.astype(np.float32 if exact else np.float64).T[unit]
 
 
-def _prepare(ranking: Ranking) -> _Sorted:
+def prepare(ranking: Ranking) -> _Sorted:
+    """Sort a ranking once, for all resamples."""
     positive = np.flatnonzero(ranking.positive)
     negative = np.flatnonzero(ranking.negative)
     # Positives ascending too, so that the look-ups below walk through memory in order.
@@ -143,19 +155,19 @@ def _prepare(ranking: Ranking) -> _Sorted:
     return _Sorted(positive, negative, below, up_to, np.searchsorted(high, high, "left"))
 
 
-def _weighted_ranks(item: _Sorted, weight: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def weighted_ranks(item: _Sorted, weight: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return AUROC and average precision under each column of weights (N, b): (b,), NaN where a side has no weight."""
     running = _running(weight[item.negative])
     positive = weight[item.positive]  # (P, b)
     below = running[item.below]
     twice_won = np.einsum("pb,pb->b", positive, below + running[item.up_to], dtype=np.float64)
     gained = _running(positive)
-    auroc = _ratio(twice_won, 2 * gained[-1].astype(np.float64) * running[-1])
+    auroc = ratio(twice_won, 2 * gained[-1].astype(np.float64) * running[-1])
     # At the threshold of each positive row: the positives, and all rows, that are not below it.
     true = gained[-1] - gained[item.lower]
     found = true + running[-1] - below
     summed = np.einsum("pb,pb->b", positive, true / np.maximum(found, 1), dtype=np.float64)
-    return auroc, np.where(running[-1] > 0, _ratio(summed, gained[-1].astype(np.float64)), np.nan)
+    return auroc, np.where(running[-1] > 0, ratio(summed, gained[-1].astype(np.float64)), np.nan)
 
 
 def _running(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -165,7 +177,7 @@ def _running(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return running
 
 
-def _decisions(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], task: Task) -> npt.NDArray[np.bool_]:
+def decided_rows(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], task: Task) -> npt.NDArray[np.bool_]:
     """Return which rows have each class, are decided to have it, and both, for known labels: (3 C, N) bool."""
     given = known(labels, task)
     if task == "multilabel":
@@ -180,29 +192,30 @@ def _decisions(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], t
 def _rates(
     sums: npt.NDArray[np.float64], task: Task, counted: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return balanced accuracy and macro F1, (b,) each, of the weights (3 C, b) of `_decisions`.
+    """Return balanced accuracy and macro F1, (b,) each, of the weights (3 C, b) of `decided_rows`.
 
     Parameters
     ----------
     counted : (L, b) weight of the known labels
     """
     truth, decided, both = np.split(sums, 3)
-    balanced = _ratio(both, truth)
+    balanced = ratio(both, truth)
     if task == "multilabel":
         negative = counted - truth
-        balanced = (balanced + _ratio(negative - decided + both, negative)) / 2
-    f1 = np.where(truth > 0, _ratio(2 * both, truth + decided), np.nan)
+        balanced = (balanced + ratio(negative - decided + both, negative)) / 2
+    f1 = np.where(truth > 0, ratio(2 * both, truth + decided), np.nan)
     return _row_mean(balanced), _row_mean(f1)
 
 
-def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the quotient, NaN where the whole is nothing."""
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
 def _row_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the mean over the first axis of what is not NaN: (classes, b) → (b,)."""
     defined = ~np.isnan(values)
-    return _ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0).astype(np.float64))
+    return ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0).astype(np.float64))
 
 
 def percentile_interval(values: npt.NDArray[np.float64]) -> list[float]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from .bootstrap import Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
+from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, or_none, probabilities, score
 
 __all__ = [
+    "Band",
+    "ClassCurves",
     "Difference",
     "McNemar",
     "Reliability",
@@ -20,11 +23,13 @@ __all__ = [
     "by_domain",
     "by_rarity",
     "class_counts",
+    "class_curves",
     "compare",
     "confusion_matrix",
     "fit_temperature",
     "known",
     "log_loss",
+    "macro_curves",
     "mcnemar",
     "mean_measures",
     "measure",

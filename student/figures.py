@@ -51,11 +51,17 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
     resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups) for one in logits])
     each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
     found = mean_measures(each)
-    found["ci95"] = {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
+    found["ci95"] = _as_json(resamples)
     if len(each) > 1:
         found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
     domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
     found["domains"] = mean_measures(domains)
+    for code, name in enumerate(targets.domains):
+        if name in found["domains"]:
+            rows = part.domain == code
+            of_rows = None if groups is None else groups[rows]
+            drawn = [bootstrap(one[rows], part.label[rows], task, groups=of_rows) for one in logits]
+            found["domains"][name]["ci95"] = _as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
     return Scored(logits, found, resamples)
@@ -65,6 +71,10 @@ def compare_arms(first: Scored, second: Scored, split: str, targets: Targets) ->
     """Return the differences of two arms by statistic, and McNemar's test between their ensembles."""
     differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
     return differences, mcnemar(first.logits, second.logits, targets.splits[split].label, targets.task)
+
+
+def _as_json(resamples: Resamples) -> dict[str, list[float | None]]:
+    return {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
 
 
 def _deviation(values: Sequence[float | None]) -> float | None:

@@ -107,6 +107,7 @@ def write_outcome(
         "epochs": asked.epochs,
     }
     folder.write_json(work / folder.METRICS, metrics)
+    _record_teacher(work, targets)
     plot_run(
         work,
         history=_read_history(work),
@@ -116,6 +117,18 @@ def write_outcome(
         classes=targets.classes,
     )
     return metrics
+
+
+def _record_teacher(work: Path, targets: Targets) -> None:
+    """Write the teacher's answers beside the student's: who looks at a run later has the run alone."""
+    parts = {split: targets.splits[split] for split in ("val", "test") if split in targets.splits}
+    answers = {
+        split: Predictions(
+            part.key, part.label, part.teacher, part.group.astype(np.int64) if (part.group >= 0).any() else None
+        )
+        for split, part in parts.items()
+    }
+    folder.write_predictions(work / folder.TEACHER, answers, targets.classes)
 
 
 def _compare(arms: Mapping[str, Scored], split: str, targets: Targets) -> dict[str, dict[str, Any]]:

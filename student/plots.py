@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.console import plain
 from ..pipeline.datasets.dataset import Task
 from ..pipeline.metrics import confusion_matrix, known, probabilities, reliability
 
@@ -16,13 +19,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_run"]
+__all__ = ["drawing", "plot_run", "shorten"]
 
 # Legends and matrices of more classes than this are unreadable; the figures are in metrics.json.
 _MOST_CLASSES = 20
+_LONGEST = 24  # signs of a name; longer ones would leave no room for what they name
 _STUDENT, _TEACHER = "tab:blue", "tab:orange"
 
 Array = npt.NDArray[Any]
+
+
+@contextmanager
+def drawing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw names as they are: a class may be called ``$a$``, which is no formula, or have letters the font lacks.
+
+    Parameters
+    ----------
+    settings : further ones of matplotlib, by their names
+    """
+    import matplotlib as mpl
+
+    chosen: Any = {"text.parse_math": False, **(settings or {})}
+    with mpl.rc_context(chosen), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        yield
+
+
+def shorten(name: str) -> str:
+    """Return a name as it fits beside an axis; what is no character that can be drawn is escaped."""
+    safe = plain(name)
+    return safe if len(safe) <= _LONGEST else f"{safe[: _LONGEST - 1]}…"
 
 
 def plot_run(
@@ -41,10 +67,12 @@ def plot_run(
     logits : ``student`` and ``teacher``, each (N, C), of the split that is shown
     labels : (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     """
-    _save(_curves(history), folder / "curves.png")
-    _save(_confusion(logits["student"], labels, task, classes), folder / "confusion.png")
-    _save(_roc(logits["student"], labels, task, classes), folder / "roc.png")
-    _save(_reliability(logits, labels, task), folder / "reliability.png")
+    classes = [shorten(name) for name in classes]
+    with drawing():
+        _save(_curves(history), folder / "curves.png")
+        _save(_confusion(logits["student"], labels, task, classes), folder / "confusion.png")
+        _save(_roc(logits["student"], labels, task, classes), folder / "roc.png")
+        _save(_reliability(logits, labels, task), folder / "reliability.png")
 
 
 def _figure(columns: int = 1, rows: int = 1, side: float = 4.5) -> tuple[Figure, Array]:

@@ -7,6 +7,7 @@ RUN/
 ├── metrics.json                     student and teacher on val and test, with intervals
 ├── history.csv                      one line an epoch
 ├── predictions.csv                  key, split, label, logits of every val and test image
+├── teacher.csv                      the same of the teacher's probe
 ├── member.json                      its seed, its α and T, its best epoch
 ├── *.png                            curves, confusion matrix, ROC, reliability
 ├── choice.json                      what `--alpha auto` tried on val, and took
@@ -44,7 +45,7 @@ Action = Literal["create", "resume", "extend"]
 
 MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
-METRICS, HISTORY, PREDICTIONS = "metrics.json", "history.csv", "predictions.csv"
+METRICS, HISTORY, PREDICTIONS, TEACHER = "metrics.json", "history.csv", "predictions.csv", "teacher.csv"
 
 
 def work_folder(run: Path) -> Path:
@@ -213,7 +214,7 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 # ── Leftovers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _PART = re.compile(
-    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
+    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions|teacher)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
     r"|README\.md"
 )
 
@@ -298,15 +299,19 @@ def write_predictions(path: Path, splits: Mapping[str, Predictions], classes: Se
                 writer.writerow([key.tobytes().hex(), split, *patient, *label.tolist(), *map(str, logits)])
 
 
-def read_predictions(run: Path) -> dict[str, Predictions]:
+def read_predictions(run: Path, name: str = PREDICTIONS) -> dict[str, Predictions]:
     """Read the predictions of a finished run, by split.
+
+    Parameters
+    ----------
+    name : of the table: the student's, or the teacher's
 
     Raises
     ------
     StudentError
         The folder has none, or they are damaged.
     """
-    path = run / PREDICTIONS
+    path = run / name
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..pipeline.metrics import Difference
     from .comparing import Comparison
 
-__all__ = ["show_comparison", "show_result"]
+__all__ = ["show_comparison", "show_result", "write_difference", "write_figure"]
 
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
@@ -30,7 +31,7 @@ def show_result(result: Mapping[str, Any]) -> str:
                 continue
             seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
             name = f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
-            rows.append([split, name, *(_figure(figures[split], column) for column in _COLUMNS)])
+            rows.append([split, name, *(write_figure(figures[split], column) for column in _COLUMNS)])
     return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
 
 
@@ -39,14 +40,17 @@ def show_comparison(compared: Comparison) -> str:
     rows = []
     for index, name in enumerate(compared.names):
         figures = compared.figures[index]
-        rows.append([name, *(_figure(figures, column) for column in ("auroc", "accuracy"))])
+        rows.append([name, *(write_figure(figures, column) for column in ("auroc", "accuracy"))])
         if index:
             found = compared.differences[index - 1]
-            rows.append(["  minus the first", *(_difference(found.get(column)) for column in ("auroc", "accuracy"))])
+            rows.append(
+                ["  minus the first", *(write_difference(found.get(column)) for column in ("auroc", "accuracy"))]
+            )
     return _draw(["", "AUROC (95 %)", "accuracy (95 %)"], rows)
 
 
-def _figure(figures: Mapping[str, Any], name: str) -> str:
+def write_figure(figures: Mapping[str, Any], name: str) -> str:
+    """Return a statistic with its 95 % interval: ``.912 (.871–.950)``."""
     if figures[name] is None:
         return "undefined"
     low, high = figures["ci95"][name]
@@ -59,7 +63,8 @@ def _short(value: float) -> str:
     return text.removeprefix("0") if text.startswith("0.") else text
 
 
-def _difference(found: Any) -> str:
+def write_difference(found: Difference | None) -> str:
+    """Return a difference with its 95 % interval and p-value: ``+0.031 (+0.004 to +0.058), p 0.02``."""
     if found is None:
         return "undefined"
     low, high = found.interval

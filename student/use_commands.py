@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .prediction import Answers
     from .trained import Trained
 
-__all__ = ["evaluate", "export", "predict"]
+__all__ = ["evaluate", "export", "overwrite_option", "predict", "require_place"]
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option(
@@ -58,7 +58,7 @@ def predict(
     from .prediction import find_images, list_frames, predict_images, write_answers
     from .trained import open_run
 
-    _require_place(out, overwrite=overwrite)
+    require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     files, others = find_images(images)
     if others:
@@ -130,7 +130,7 @@ def _show(answers: Answers) -> None:
         click.echo("  ".join([*first, *(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))]))
 
 
-def _require_place(out: Path | None, *, overwrite: bool) -> None:
+def require_place(out: Path | None, *, overwrite: bool) -> None:
     """Refuse a place that cannot be written, or where something stands, before anything is computed."""
     if out is None:
         return
@@ -187,7 +187,7 @@ def evaluate(
     from .evaluation import evaluate as measure
     from .trained import open_run
 
-    _require_place(out, overwrite=overwrite)
+    require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     opened = open_for(trained, dataset, options)
     rows = choose_rows(trained, opened, split)
@@ -268,7 +268,7 @@ def export(
     options = take_dataset_options(chosen)
     from .export import export_run
 
-    _require_place(out, overwrite=overwrite)
+    require_place(out, overwrite=overwrite)
     if quantize and (form != "onnx" or dataset is None):
         raise StudentError("--quantize int8 needs --format onnx, and a DATASET to be calibrated and measured on.")
     if dry_run:

@@ -1,0 +1,185 @@
+"""What a finished run recorded, read for its report: figures, histories and every member's answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...cache.errors import StudentError
+from ...pipeline.datasets.dataset import Task
+from ...pipeline.metrics import Difference
+from .. import run as folder
+from ..run import Predictions, read_predictions
+
+__all__ = ["ARMS", "Learner", "Recorded", "as_difference", "collect"]
+
+ARMS = ("student", "baseline", "teacher")
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A member of a run.
+
+    Attributes
+    ----------
+    history : column → value of each epoch, NaN where undefined
+    best_epoch : the one whose weights were kept, from 1
+    """
+
+    seed: int
+    best_epoch: int
+    answers: Predictions
+    history: Mapping[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recorded:
+    """A finished run.
+
+    Attributes
+    ----------
+    name : what the page calls it: no path, which says where somebody works
+    split : what it is judged by: test, or val where there is none
+    learners : ``student`` and perhaps ``baseline`` → members, the one that lies on top first
+    teacher : its answers to the same rows; None in a run of a medal that did not record them
+    """
+
+    place: Path
+    name: str
+    description: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    split: str
+    learners: Mapping[str, Sequence[Learner]]
+    teacher: Predictions | None
+
+    @property
+    def task(self) -> Task:
+        """Whether an image has one class or several labels."""
+        found: Task = self.description["task"]
+        return found
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the logits."""
+        return tuple(map(str, self.description["classes"]))
+
+    @property
+    def rows(self) -> Predictions:
+        """Keys, labels and patients of the rows that it is judged by."""
+        return self.learners["student"][0].answers
+
+    @property
+    def logits(self) -> dict[str, list[npt.NDArray[np.float32]]]:
+        """Arm → logits (N, C) of each seed, of all arms whose answers are there."""
+        found = {arm: [one.answers.logits for one in members] for arm, members in self.learners.items()}
+        return found | ({"teacher": [self.teacher.logits]} if self.teacher is not None else {})
+
+    def figures(self, arm: str, split: str) -> Mapping[str, Any] | None:
+        """Return an arm's figures on a split, as metrics.json has them; None where there are none."""
+        found: Mapping[str, Any] | None = self.metrics if arm == "student" else self.metrics.get(arm)
+        return None if found is None else found.get(split)
+
+    def differences(self) -> dict[str, Mapping[str, Difference]]:
+        """Return the paired differences of the arms on the split that counts, such as ``student_minus_baseline``."""
+        found = (self.metrics.get("comparison") or {}).get(self.split) or {}
+        return {
+            name: {what: as_difference(one) for what, one in each.items() if what != "mcnemar"}
+            for name, each in found.items()
+        }
+
+
+def as_difference(found: Mapping[str, Any]) -> Difference:
+    """Read a difference as `Difference.to_dict` writes it."""
+    low, high = found["ci95"]
+    return Difference(found["difference"], (low, high), found["p"])
+
+
+def collect(places: Sequence[Path]) -> list[Recorded]:
+    """Read finished runs; nothing in them is executed.
+
+    Raises
+    ------
+    StudentError
+        One is no finished run, or its files do not fit together.
+    """
+    return [_read(place, name) for place, name in zip(places, _names(places), strict=True)]
+
+
+def _names(places: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with as much of what is above as tells them apart."""
+    whole = [place.resolve() for place in places]
+    for depth in range(1, 4):
+        names = ["/".join(one.parts[-depth:]) for one in whole]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{one.name} ({number})" for number, one in enumerate(whole, 1)]
+
+
+def _read(place: Path, name: str) -> Recorded:
+    if not (place / folder.RUN).is_file():
+        inside = " It lies inside a run: give that one." if (place.parent / folder.RUN).is_file() else ""
+        raise StudentError(
+            f"'{place}' is no finished run; expected the folder that `medal train-student` made with --out.{inside}"
+        )
+    try:
+        description, metrics = (_read_object(place / file) for file in (folder.RUN, folder.METRICS))
+        split = "test" if metrics.get("test") else "val"
+        learners = {
+            arm: members
+            for arm, root in (("student", place), ("baseline", place / folder.BASELINE))
+            if (members := _read_learners(root, split))
+        }
+        recorded = Recorded(
+            place=place,
+            name=name,
+            description=description,
+            metrics=metrics,
+            split=split,
+            learners=learners,
+            teacher=read_predictions(place, folder.TEACHER).get(split) if (place / folder.TEACHER).is_file() else None,
+        )
+        _check(recorded)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise StudentError(
+            f"'{place}' cannot be reported on: its files are not those that medal writes ({error!r:.200}). Ask for a "
+            "whole copy of the run."
+        ) from error
+    return recorded
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise TypeError(f"{path.name} is no JSON object")
+    return found
+
+
+def _read_learners(root: Path, split: str) -> list[Learner]:
+    places = [root, *sorted(root.glob("seed-*"), key=lambda path: int(path.name.partition("-")[2]))]
+    return [_read_learner(place, split) for place in places if (place / folder.PREDICTIONS).is_file()]
+
+
+def _read_learner(place: Path, split: str) -> Learner:
+    record = _read_object(place / folder.MEMBER)
+    with (place / folder.HISTORY).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    return Learner(int(record["seed"]), int(record["best_epoch"]), read_predictions(place)[split], history)
+
+
+def _check(run: Recorded) -> None:
+    """Refuse tables that are not of the same rows, each with as many logits as there are classes."""
+    tables = [one.answers for members in run.learners.values() for one in members]
+    tables += [run.teacher] if run.teacher is not None else []
+    for table in tables:
+        if not np.array_equal(table.key, run.rows.key) or not np.array_equal(table.label, run.rows.label):
+            raise ValueError("the tables of predictions are of different images")
+        if table.logits.shape[1:] != (len(run.classes),):
+            raise ValueError(f"a table has {table.logits.shape[1]} logits, for {len(run.classes)} classes")

@@ -1,0 +1,56 @@
+"""Small pictures of some images of a dataset, found by their content keys: only where somebody asked for them."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...cache.join import find_keys
+from ...pipeline.datasets import dataset_kind, open_dataset
+from ...pipeline.datasets.dataset import DatasetOptions
+from .collecting import Recorded
+
+__all__ = ["draw_thumbnails"]
+
+_SIDE = 144
+
+
+def draw_thumbnails(run: Recorded, spec: str, options: DatasetOptions, keys: Sequence[str]) -> dict[str, str]:
+    """Return ``data:`` addresses of JPEG pictures by key, of those keys that the dataset has.
+
+    Raises
+    ------
+    DataError
+        The dataset cannot be read.
+    """
+    dataset = open_dataset(spec, _as_trained(run, spec, options), run.classes)
+    there, _ = dataset.find_keys()
+    wanted = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 16)
+    rows = find_keys(wanted, there)
+    return {key: _draw(dataset.images.read(row)) for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0}
+
+
+def _as_trained(run: Recorded, spec: str, options: DatasetOptions) -> DatasetOptions:
+    """Show images as the student saw them; a multi-label table has a column for each class."""
+    request = run.description["request"]
+    if run.task == "multilabel" and dataset_kind(spec) == "table" and not options.label_columns:
+        options = replace(options, label_columns=run.classes)
+    if options.intensity == DatasetOptions.intensity and options.window is None:
+        window = request["window"] if dataset_kind(spec) in ("table", "folder") else None
+        options = replace(options, intensity=request["intensity"], window=window and tuple(window))
+    return options
+
+
+def _draw(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    values = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
+    picture.thumbnail((_SIDE, _SIDE))
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"

@@ -1,0 +1,266 @@
+"""`medal report`: one page that stands alone, whatever a dataset's names are, with the runs' own numbers."""
+
+import csv
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medal.cache.errors import StudentError
+from medal.cache.reader import open_cache
+from medal.pipeline.demo_teacher import tiny_teacher
+from medal.student.report.collecting import collect
+from medal.student.report.disagreement import find_disagreements
+from medal.student.run import read_predictions
+
+# What a name can do to a page, to a drawing and to a formula; and letters that matplotlib's own font lacks.
+CLASSES = ("<img src=x onerror=alert(1)>", r"$\frac{$ \"&' </svg>", "{{ 7*7 }} " + "組" * 40)
+DOMAINS = ("</script><b>Łódź", "--> scanner 'B'")
+QUICK = ("--student", "test_resnet", "--image-size", 32, "--epochs", 1, "--precision", "fp32")
+# Elements of HTML that have no end.
+VOID = {"meta", "img", "br"}
+
+
+def draw_table(folder, splits, label):
+    """Write a table of noisy squares; `label` gives the cells of a row from the class that can be seen in it."""
+    folder.mkdir()
+    random, rows = np.random.default_rng(0), []
+    for split, count in splits.items():
+        for number in range(count):
+            kind = number % 3
+            image = random.integers(0, 120, (24, 24))
+            image[: 8 + 8 * kind] += 60
+            name = f"{split}-{number}.png"
+            Image.fromarray(image.astype(np.uint8)).save(folder / name)
+            rows.append({"file": name, "split": split, **label(kind, number)})
+    with (folder / "set.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "set.csv"
+
+
+@pytest.fixture(scope="module")
+def made(medal, tmp_path_factory):
+    """Runs of hostile names: two seeds and baselines; another share of labels; one of labels, patients and no test."""
+    place = tmp_path_factory.mktemp("report")
+    teacher = tiny_teacher(place)
+    request = ("--teacher", teacher, "--image-size", 28, "--batch-size", 16)
+    classes = draw_table(
+        place / "classes",
+        {"train": 30, "val": 15, "test": 36},
+        lambda kind, number: {"label": CLASSES[kind], "domain": DOMAINS[number % 2]},
+    )
+    labels = draw_table(
+        place / "labels",
+        {"train": 30, "val": 30},
+        lambda kind, number: {"big": int(kind > 0), "<i>odd": number % 2 if number % 5 else "", "group": number // 2},
+    )
+    medal("cache-teacher", classes, place / "classes.zarr", *request)
+    several = ("--label-columns", "big,<i>odd")
+    medal("cache-teacher", labels, place / "labels.zarr", *request, *several)
+    train = ("train-student", place / "classes.zarr", classes, *QUICK)
+    medal(*train, "--out", place / "whole", "--seeds", 2, "--baseline")
+    medal(*train, "--out", place / "half", "--label-fraction", 0.5)
+    medal("train-student", place / "labels.zarr", labels, "--out", place / "labelled", *QUICK, *several)
+    return place
+
+
+@pytest.fixture(scope="module")
+def page(made, medal):
+    """The page of one run, and what the command said of it."""
+    told = medal("report", made / "whole", "--out", made / "whole.html")
+    return (made / "whole.html").read_text(encoding="utf-8"), told
+
+
+class Reader(HTMLParser):
+    """Reads a page as a browser does, and notes what is wrong with it."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.ids, self.wanted, self.text, self.tags = [], [], set(), [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self.ids += [given["id"]] if "id" in given else []
+        self.wanted.update(given.get("aria-labelledby", "").split())
+        for value in (given.get("href", ""), *re.findall(r"url\((#[^)]+)\)", " ".join(filter(None, given.values())))):
+            assert value.startswith("#") or not value, value
+            self.wanted.update([value[1:]] if value else [])
+        assert not any(name.startswith("on") for name in given), given
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_stands_alone_and_says_what_it_shows(page, made):
+    html, told = page
+    read = Reader(html)
+    assert read.open == []
+    assert len(set(read.ids)) == len(read.ids)
+    assert read.wanted <= set(read.ids)
+    tags = [tag for tag, _ in read.tags]
+    assert not {"script", "link", "img", "iframe", "object", "b", "i"} & set(tags)
+    assert tags.count("style") == 1
+    assert "default-src 'none'" in html
+    assert str(made) not in html
+    drawings = [given for tag, given in read.tags if tag == "svg" and "aria-hidden" not in given]
+    assert len(drawings) > 10
+    assert all(given["role"] == "img" and given["aria-labelledby"] for given in drawings)
+    assert tags.count("title") == 1 + len(drawings)
+    assert told["bytes"] == len(html.encode()) < 1_000_000
+    assert told["thumbnails"] == 0
+    assert not re.search(r"#01010\d", html)  # every colour is the page's
+    assert {"header", "nav", "main", "footer"} <= set(tags)
+
+
+def test_names_are_names_whatever_they_are(page):
+    html, _ = page
+    text = "".join(Reader(html).text)
+    for name in (*CLASSES, *DOMAINS):
+        assert name in text
+    assert "49" not in re.findall(r"\{\{ 7\*7 \}\}|(?<=\s)49(?=\s組)", html)
+
+
+def test_the_numbers_are_those_that_the_run_recorded(page, made):
+    text = " ".join("".join(Reader(page[0]).text).split())
+    metrics = json.loads((made / "whole/metrics.json").read_text())
+    assert metrics["verdict"] in text
+    assert page[1]["runs"][0]["verdict"] == metrics["verdict"]
+    for arm in (metrics, metrics["baseline"], metrics["teacher"]):
+        low, high = arm["test"]["ci95"]["auroc"]
+        shown = f"{arm['test']['auroc']:.3f} ({low:.3f}–{high:.3f})"
+        assert re.sub(r"\b0\.", ".", shown) in text
+    for domain in DOMAINS:
+        low, high = metrics["test"]["domains"][domain]["ci95"]["accuracy"]
+        assert low <= metrics["test"]["domains"][domain]["accuracy"] <= high
+        shown = f"{metrics['test']['domains'][domain]['accuracy']:.3f} ({low:.3f}–{high:.3f})"
+        assert re.sub(r"\b0\.", ".", shown) in text
+    assert "mean of 2 seeds" in text
+
+
+def test_the_same_runs_give_the_same_bytes(page, made, shell):
+    said = shell("report", "whole", "--out", "again.html", cwd=made)
+    assert said.returncode == 0, said.stderr
+    assert (made / "again.html").read_text(encoding="utf-8") == page[0]
+    assert "Wrote 'again.html'" in said.stdout
+
+
+def test_a_run_keeps_its_teachers_answers(made):
+    kept = read_predictions(made / "whole", "teacher.csv")
+    cache = open_cache(made / "classes.zarr")
+    for split in ("val", "test"):
+        assert np.array_equal(kept[split].logits, cache.read(split, "logits")[:, 0])
+        assert np.array_equal(kept[split].key, cache.read(split, "key"))
+
+
+def test_disagreements_are_those_of_a_slow_search(made):
+    (run,) = collect([made / "whole"])
+    softmax = [np.exp(one) / np.exp(one).sum(1, keepdims=True) for one in map(np.float64, run.logits["student"])]
+    teacher = np.float64(run.teacher.logits)
+    teacher = np.exp(teacher) / np.exp(teacher).sum(1, keepdims=True)
+    apart = np.abs(np.mean(softmax, axis=0) - teacher).sum(1) / 2
+    found = find_disagreements(run, 5)
+    assert [one.distance for one in found] == pytest.approx(sorted(apart, reverse=True)[:5], abs=1e-6)
+    for one in found:
+        row = next(row for row, key in enumerate(run.rows.key) if key.tobytes().hex() == one.key)
+        assert one.label == run.classes[run.rows.label[row]]
+        assert one.teacher_right == (teacher[row].argmax() == run.rows.label[row])
+
+
+def test_images_are_shown_only_when_asked_for(made, medal):
+    out = made / "images.html"
+    told = medal("report", made / "whole", "--out", out, "--with-images", made / "classes/set.csv")
+    assert told["thumbnails"] == 12
+    html = out.read_text(encoding="utf-8")
+    assert html.count('<img src="data:image/jpeg;base64,') == 12
+    assert "This page shows images of patients" in html
+    small = made / "few.csv"
+    header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
+    (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
+    told = medal(
+        "report", made / "whole", "--out", small.with_suffix(".html"), "--with-images", made / "classes/few.csv"
+    )
+    assert told["thumbnails"] == 0
+
+
+def test_several_labels_patients_and_no_test_split(made, medal):
+    medal("report", made / "labelled", "--out", made / "labelled.html")
+    html = (made / "labelled.html").read_text(encoding="utf-8")
+    text = " ".join("".join(Reader(html).text).split())
+    assert "There is no test split" in text
+    assert "Patients are not known" not in text
+    assert "<i>odd: decisions of the student" in text
+    assert re.search(r"(big|<i>odd): (yes|no|unknown)", text)
+
+
+def test_runs_beside_each_other(made, medal):
+    medal("report", made / "whole", made / "half", "--out", made / "two.html")
+    html = (made / "two.html").read_text(encoding="utf-8")
+    read, text = Reader(html), " ".join("".join(Reader(html).text).split())
+    assert len(set(read.ids)) == len(read.ids)
+    assert "What labels are worth" in text
+    assert re.search(r"'half' (is better than|is worse than|cannot be told from) 'whole'", text)
+    assert str(made) not in html
+    medal("report", made / "whole", made / "labelled", "--out", made / "apart.html")
+    assert "The runs are not compared image by image" in (made / "apart.html").read_text(encoding="utf-8")
+
+
+def test_a_run_of_an_older_medal_has_a_report_too(made, medal, tmp_path):
+    shutil.copytree(made / "half", tmp_path / "old")
+    (tmp_path / "old/teacher.csv").unlink()
+    metrics = json.loads((tmp_path / "old/metrics.json").read_text())
+    for arm in (metrics, metrics["teacher"]):
+        for domain in arm["test"]["domains"].values():
+            del domain["ci95"]
+    (tmp_path / "old/metrics.json").write_text(json.dumps(metrics))
+    medal("report", tmp_path / "old", "--out", tmp_path / "old.html")
+    assert "The run has no teacher.csv" in (tmp_path / "old.html").read_text(encoding="utf-8")
+
+
+def test_what_cannot_be_reported_on_is_said_in_a_sentence(made, medal, tmp_path):
+    with pytest.raises(StudentError, match="is no finished run"):
+        medal("report", tmp_path, "--out", tmp_path / "x.html")
+    with pytest.raises(StudentError, match="It lies inside a run: give that one"):
+        medal("report", made / "whole/baseline", "--out", tmp_path / "x.html")
+    with pytest.raises(StudentError, match=r"must end in \.html"):
+        medal("report", made / "half", "--out", tmp_path / "x.pdf")
+    with pytest.raises(StudentError, match="There is no folder"):
+        medal("report", made / "half", "--out", tmp_path / "nowhere/x.html")
+    shutil.copytree(made / "half", tmp_path / "torn")
+    (tmp_path / "torn/history.csv").unlink()
+    with pytest.raises(StudentError, match="Ask for a whole copy of the run"):
+        medal("report", tmp_path / "torn", "--out", tmp_path / "x.html")
+    shutil.copytree(made / "half", tmp_path / "mixed")
+    shutil.copy(made / "labelled/predictions.csv", tmp_path / "mixed/predictions.csv")
+    with pytest.raises(StudentError, match="Ask for a whole copy of the run"):
+        medal("report", tmp_path / "mixed", "--out", tmp_path / "x.html")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_nothing_is_replaced_unasked_and_a_dry_run_writes_nothing(made, medal, tmp_path):
+    out = tmp_path / "x.html"
+    assert medal("report", made / "half", "--out", out, "--dry-run")["runs"][0]["split"] == "test"
+    assert not out.exists()
+    out.write_text("mine")
+    with pytest.raises(StudentError, match="--overwrite"):
+        medal("report", made / "half", "--out", out)
+    assert out.read_text() == "mine"
+    medal("report", made / "half", "--out", out, "--overwrite")
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
