@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from .bootstrap import Resamples, bootstrap
+from .bootstrap import STATISTICS, Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, or_none, probabilities, score
 
 __all__ = [
+    "STATISTICS",
     "Difference",
     "McNemar",
     "Reliability",
