@@ -28,6 +28,7 @@ __all__ = [
     "MedalError",
     "StudentError",
     "TeacherError",
+    "first_line",
 ]
 
 
@@ -78,3 +79,8 @@ class TeacherError(MedalError, ValueError):
 
 class StudentError(MedalError, ValueError):
     """The student or its run folder cannot be used."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what another library says, to stand in a message: without a full stop, not too long."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

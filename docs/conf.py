@@ -1,4 +1,4 @@
-"""How the pages of this folder become a site: Sphinx, with pages in Markdown. `make docs` builds it, warnings as errors."""
+"""How the pages of this folder become a site: Sphinx, with pages in Markdown; `make docs` builds it."""
 
 from importlib.metadata import version as installed
 

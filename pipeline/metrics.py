@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bootstrap import Resamples, bootstrap
+from .bootstrap import STATISTICS, Resamples, bootstrap
 from .calibration import Reliability, fit_temperature, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
@@ -10,6 +10,7 @@ from .paired import Difference, McNemar, compare, mcnemar
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, or_none, probabilities, score
 
 __all__ = [
+    "STATISTICS",
     "Band",
     "ClassCurves",
     "Difference",

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from ..cache.errors import CacheMismatch, StudentError
 from ..cache.reader import Cache, open_cache
@@ -20,12 +20,15 @@ from ..pipeline.metrics import measure
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
+from .device import pick_device
+from .domains import HeldOut, find_domains, leave_out
 from .few_labels import forget_labels
 from .images import choose_image_size
 from .imbalance import check_imbalance
 from .losses import check_terms, parse_terms
 from .model import WEIGHTS, ModelSpec, describe_model
 from .policy import choose_policy
+from .refitting import refit
 from .settings import StudentSettings, default_epochs
 from .targets import Targets, load_targets
 
@@ -37,7 +40,12 @@ _MOST_ALPHA = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A training with everything decided that can be without a model."""
+    """A training with everything decided that can be without a model.
+
+    Attributes
+    ----------
+    held_out : domains that are left out in turn, each from a training of its own, `without` it
+    """
 
     run: Path
     cache: Cache
@@ -53,6 +61,7 @@ class Asked:
     request: Mapping[str, Any]
     action: folder.Action
     overwrite: bool
+    held_out: tuple[HeldOut, ...] = ()
     check_views: bool = False
     track: str | None = None
 
@@ -82,16 +91,73 @@ class Asked:
         if "labelled" in fit:
             known, rows = fit["labelled"], self.rows["train"]
             found.append(f"student and probe know the labels of {known} of {rows} train images and of no others there")
+        if self.held_out:
+            found += self._not_learned
         if fit["disagree"]:
             found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
-        if "test" not in self.targets.splits:
+        if "test" not in self.targets.splits and not self.held_out:
             found.append("there is no test split: the figures are those on val, which also chose the epoch")
         return tuple(found)
 
     @property
+    def _not_learned(self) -> list[str]:
+        """Say what is left out with a domain that is held out, or with any."""
+        unknown = sum(int((self.targets.splits[name].domain < 0).sum()) for name in ("train", "val"))
+        found = [
+            f"without '{one.name}', {one.tied} images of its patients, or copies of its images, are left out as well"
+            for one in self.held_out
+            if one.tied
+        ]
+        if unknown:
+            found.append(f"{unknown} images of no known domain are left out: they may be of the one that is held out")
+        return found
+
+    @property
     def images(self) -> int:
-        """Images that the training of one student sees, repeats counted."""
+        """Images that the training of one student sees, or of one for each domain held out, repeats counted."""
+        if self.held_out:
+            return sum(one.epochs * one.rows["train"] for one in self.held_out)
         return self.epochs * len(self.targets.splits["train"])
+
+    @property
+    def passes(self) -> str:
+        """Say how often one student sees how many images, or one for each domain held out."""
+        if not self.held_out:
+            return f"{self.epochs} epochs of {self.rows['train']} images"
+        each = [f"{one.epochs} of {one.rows['train']} images without '{one.name}'" for one in self.held_out]
+        return f"epochs: {', '.join(each)}"
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is the part of a training that leaves one domain out."""
+        return "held_out" in self.request
+
+    def without(self, domain: str) -> Asked:
+        """Return the training without a domain, its test set being all of that one.
+
+        The probe is fitted anew on the cached features of the train rows that are left.
+        """
+        one = next(one for one in self.held_out if one.name == domain)
+        targets, settings = leave_out(self.targets, one.code), self.settings
+        if settings.label_fraction < 1:
+            targets = forget_labels(targets, self.cache, settings)
+        else:
+            targets = refit(targets, self.cache, np.ones(len(targets.splits["train"]), np.bool_))
+        settings = _settle_per_class(settings, targets)
+        return replace(
+            self,
+            run=self.run / one.folder,
+            targets=targets if settings.compares_features else targets.without_features(),
+            settings=settings,
+            epochs=one.epochs,
+            request={
+                **self.request,
+                "held_out": domain,
+                "epochs": one.epochs,
+                "alpha": list(settings.alpha) if isinstance(settings.alpha, tuple) else settings.alpha,
+            },
+            held_out=(),
+        )
 
 
 def ask(
@@ -128,8 +194,13 @@ def ask(
         raise StudentError(
             "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
         )
+    if also and settings.leave_one_domain_out:
+        raise StudentError(
+            "--leave-one-domain-out and --also-cache exclude each other: only the first cache's probe is fitted "
+            "without the domain."
+        )
     spec = describe_model(settings.student, settings.weights)
-    device = _pick_device(settings.device)
+    device = pick_device(settings.device)
     cache = open_cache(cache_path)
     options = recorded_options(options, cache.manifest, dataset)
     images = open_dataset(dataset, options, cache.manifest.classes)
@@ -139,20 +210,31 @@ def ask(
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
-        features=settings.compares_features or settings.label_fraction < 1,
+        features=settings.compares_features or settings.label_fraction < 1 or settings.leave_one_domain_out,
         also=others,
     )  # fmt: skip
     check_terms(terms, targets.task)
     check_imbalance(settings, targets.task)
     joined = targets
-    if settings.label_fraction < 1:
+    held_out = find_domains(targets, cache) if settings.leave_one_domain_out else ()
+    if settings.label_fraction < 1 and not held_out:
         targets = forget_labels(targets, cache, settings)
         targets = targets if settings.compares_features else targets.without_features()
-    settings = _settle_per_class(settings, (cache, *(other for other, _ in others)), targets)
+    if settings.alpha == "per-class":
+        _require_out_of_fold((cache, *(other for other, _ in others)))
+    if not held_out:
+        settings = _settle_per_class(settings, targets)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
-    epochs = settings.epochs or default_epochs(len(train_rows), image_size, trained=settings.trained)
+
+    def count_epochs(rows: int) -> int:
+        return settings.epochs or default_epochs(rows, image_size, trained=settings.trained)
+
+    held_out = tuple(replace(one, epochs=count_epochs(one.rows["train"])) for one in held_out)
+    epochs = max((one.epochs for one in held_out), default=count_epochs(len(train_rows)))
     request = _request(settings, options, joined, policy, image_size, epochs)
+    if held_out:
+        request |= {"epochs": {one.name: one.epochs for one in held_out}}
     return Asked(
         run=run,
         cache=cache,
@@ -168,13 +250,8 @@ def ask(
         request=request,
         action=folder.decide(found, request, overwrite=overwrite),
         overwrite=overwrite,
+        held_out=held_out,
     )
-
-
-def _pick_device(asked: str) -> str:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 def _request(
@@ -201,22 +278,25 @@ def _request(
     }
 
 
-def _settle_per_class(settings: StudentSettings, caches: Sequence[Cache], targets: Targets) -> StudentSettings:
-    """Replace ``--alpha per-class`` by the out-of-fold recall of each class, at most 0.9; absent ones have the mean.
+def _require_out_of_fold(caches: Sequence[Cache]) -> None:
+    """Refuse caches whose logits of train are in-sample, which flatter the teacher.
 
     Raises
     ------
     CacheMismatch
-        A cache's logits of train are in-sample, which flatter the teacher.
     """
-    if settings.alpha != "per-class":
-        return settings
     for cache in caches:
         if (cache.read("train", "fold") < 0).any():
             raise CacheMismatch(
                 f"--alpha per-class needs the teacher's out-of-fold recall, and cache '{cache.path}' was made with "
                 "--folds 0; give --alpha a number or auto, or make a cache with --folds 5."
             )
+
+
+def _settle_per_class(settings: StudentSettings, targets: Targets) -> StudentSettings:
+    """Replace ``--alpha per-class`` by the out-of-fold recall of each class, at most 0.9; absent ones have the mean."""
+    if settings.alpha != "per-class":
+        return settings
     train = targets.splits["train"]
     classes = measure(train.teacher, train.label, targets.task, targets.classes)["classes"]
     recall = [figures["sensitivity"] for figures in classes.values()]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..cache.writer import write_file
 
-__all__ = ["CARD", "write_card"]
+__all__ = ["CARD", "write_card", "write_overview"]
 
 CARD = "README.md"
 _ARMS = {"student": "this student", "baseline": "the same network, labels alone", "teacher": "the teacher's probe"}
@@ -94,6 +94,52 @@ def write_card(work: Path, name: str, description: Mapping[str, Any], metrics: M
     write_file(work / CARD, "\n".join(parts).encode())
 
 
+def write_overview(work: Path, name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Write README.md of a run that holds one domain out after the other: what it is, its figures, where students lie.
+
+    Parameters
+    ----------
+    description, metrics : its run.json and metrics.json
+    """
+    cache, request = description["cache"], description["request"]
+    found = metrics["domains"]
+    arms = [arm for arm in _ARMS if arm == "student" or metrics[arm] is not None]
+    tests = {arm: (metrics if arm == "student" else metrics[arm])["test"] for arm in arms}
+    rows = [
+        [
+            f"`{_plain(domain)}`",
+            one["folder"],
+            arm,
+            str(one["test"]["n"]),
+            *(_with_interval(figures, what) for what in _SHOWN),
+        ]
+        for domain, one in found.items()
+        for arm in arms
+        for figures in [(one if arm == "student" else one[arm])["test"]]
+    ]
+    rows += [
+        ["mean", "", arm, str(tests[arm]["n"]), *(_with_interval(tests[arm], what) for what in _SHOWN)] for arm in arms
+    ]
+    lines = [
+        f"# {_plain(name)}",
+        "",
+        f"`{_plain(str(request['student']))}` on `{_plain(str(cache['dataset']))}`, trained by medal once for each "
+        "domain without the images of that domain, and measured on all of them. Each folder has a student of its own, "
+        "with its card.",
+        "",
+        *_table(["held out", "folder", "", "images", *(f"{shown} [95 %]" for shown in _SHOWN.values())], rows),
+        "",
+        _plain(metrics["verdict"]),
+        "",
+        "The mean gives every domain the same weight. Its interval is over images of these domains: it does not say "
+        "what another domain would give.",
+        "",
+        "**Research software, not a medical device.** Nothing here has been evaluated for diagnosis or treatment.",
+        "",
+    ]
+    write_file(work / CARD, "\n".join(lines).encode())
+
+
 def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -156,6 +202,7 @@ def _data(description: Mapping[str, Any]) -> str:
             f"three times), intensity {request['intensity']}{window}",
             f"* views in training: policy `{request['augment']}`",
             *_labels_known(description),
+            *_held_out(description),
             "",
         ]
     )
@@ -167,6 +214,13 @@ def _labels_known(description: Mapping[str, Any]) -> list[str]:
         return []
     of_all = description["rows"]["train"]
     return [f"* labels known in train: {known} of {of_all}; the teacher's probe is fitted on these alone"]
+
+
+def _held_out(description: Mapping[str, Any]) -> list[str]:
+    domain = description["request"].get("held_out")
+    if domain is None:
+        return []
+    return [f"* held out: `{_plain(domain)}`; test is all of that domain, and neither train nor val has an image of it"]
 
 
 def _results(metrics: Mapping[str, Any]) -> str:

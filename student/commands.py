@@ -80,6 +80,10 @@ class _Alpha(click.ParamType[float | str]):
     help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
 )  # fmt: skip
 @click.option(
+    "--leave-one-domain-out", is_flag=True,
+    help="Once for each domain: train, choose and fit the probe without it, and measure on all of its images.",
+)  # fmt: skip
+@click.option(
     "--class-weight", type=click.Choice(["none", "balanced"]), default=_DEFAULT.class_weight, show_default=True,
     help="balanced: the hard loss weighs classes by the inverse of their frequency.",
 )  # fmt: skip
@@ -212,13 +216,16 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
         foreseen = {
             "run": str(out), "action": asked.action, "epochs": asked.epochs, "image_size": asked.image_size,
             "rows": asked.rows, "bytes": size, "seconds": seconds,
+            **({"domains": {one.name: dict(one.rows) for one in asked.held_out}} if asked.held_out else {}),
         }  # fmt: skip
         if as_json:
             print_json(foreseen)
         else:
             click.echo(
-                f"Would {asked.action} '{out}': {asked.epochs} epochs of {asked.rows['train']} images at "
-                f"{asked.image_size} px, about {size / 1e6:.1f} MB and {seconds:.0f} s."
+                plain(
+                    f"Would {asked.action} '{out}': {asked.passes} at {asked.image_size} px, about "
+                    f"{size / 1e6:.1f} MB and {seconds:.0f} s."
+                )
             )
         return
     try:
@@ -234,10 +241,12 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
     from .tables import show_result
 
     verb = {"create": "Trained", "resume": "Finished", "extend": "Added to"}[result["action"]]
-    click.echo(f"{verb} '{out}': {result['seconds']:.0f} s, best epoch {result['best_epoch']} of {result['epochs']}.")
+    best = "" if asked.held_out else f", best epoch {result['best_epoch']} of {result['epochs']}"
+    click.echo(f"{verb} '{out}': {result['seconds']:.0f} s{best}.")
     click.echo(_plain_lines(show_result(result)))
-    click.echo(result["verdict"])
-    click.echo(f'Use it: timm.create_model("local-dir:{out}", pretrained=True)')
+    click.echo(plain(result["verdict"]))
+    place = out / asked.held_out[0].folder if asked.held_out else out
+    click.echo(f'Use it: timm.create_model("local-dir:{place}", pretrained=True)')
 
 
 @click.command(short_help="Compare finished runs on the test images they share.")

@@ -107,7 +107,7 @@ def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]
 
     Parameters
     ----------
-    places : run folders, or the baseline folder inside one
+    places : run folders, or those of members inside one
     split : ``test`` or ``val``
     tell : given a sentence where something is left open
 
@@ -144,7 +144,14 @@ def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]
 
 
 def _read(place: Path, split: str) -> _Run:
-    described = next((one for one in (place, place.parent) if (one / folder.RUN).is_file()), None)
+    described = folder.find_description(place)
+    if described is not None and not (place / folder.PREDICTIONS).is_file():
+        domains = sorted(part.name for part in place.glob("domain-*"))
+        if domains:
+            raise StudentError(
+                f"'{place}' has a student for each of {len(domains)} domains that were held out, and each one's test "
+                f"images are others; compare domain by domain, for instance '{place / domains[0]}'."
+            )
     if described is None or not (place / folder.PREDICTIONS).is_file():
         raise StudentError(
             f"'{place}' is no finished run; give a folder that `medal train-student` made, or its '{folder.BASELINE}'."
@@ -152,11 +159,11 @@ def _read(place: Path, split: str) -> _Run:
     members = [place, *sorted(path for path in place.glob("seed-*") if (path / folder.PREDICTIONS).is_file())]
     parts = [read_predictions(member).get(split) for member in members]
     try:
-        record = json.loads((described / folder.RUN).read_text(encoding="utf-8"))
+        record = json.loads(described.read_text(encoding="utf-8"))
         task, classes = record["task"], tuple(map(str, record["classes"]))
         key_check = record.get("cache", {}).get("key_check")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudentError(f"'{described / folder.RUN}' cannot be read: {error}.") from error
+        raise StudentError(f"'{described}' cannot be read: {error}.") from error
     ordered = [_in_order(part) for part in parts if part is not None]
     if len(ordered) < len(members):
         raise StudentError(f"'{place}' has no predictions on '{split}'; give --split val, or runs that have them.")

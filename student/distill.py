@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ import torch
 
 from . import run as folder
 from .asking import Asked, ask
-from .card import write_card
+from .card import write_card, write_overview
 from .choice import Choice, choose_weight
+from .description import called, describe_environment, describe_run, describe_whole
+from .generalisation import write_summary
 from .images import StudentImages, load_images
 from .members import (
     Member,
@@ -29,16 +30,13 @@ from .members import (
     take_over,
     train_member,
 )
-from .outcome import show_teacher, write_outcome
+from .outcome import Outcome, show_teacher, write_outcome
 from .parallel import ALONE, Ranks
 from .precision import Plan, choose_plan, threads_restored, wall_rate
 from .replay import check_replay
-from .trained import calibrate
 from .training import Recipe, TrainingData
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
-
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 Report = Callable[[str], None]
@@ -50,13 +48,13 @@ def estimate(asked: Asked) -> tuple[int, float]:
     model = initial_model(asked, settings.seed)
     plan, _ = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    members = settings.seeds * (1 + settings.baseline)
+    members, times = settings.seeds * (1 + settings.baseline), max(1, len(asked.held_out))
     # Choosing alpha costs at most one training more than the chosen student's.
-    trainings = members + (settings.alpha == "auto")
+    trainings: float = members + (settings.alpha == "auto")
     if asked.action == "extend":
-        trainings = members - len(list(asked.run.rglob(folder.MEMBER)))
+        trainings = members - len(list(asked.run.rglob(folder.MEMBER))) / times
     rate = wall_rate(model, plan, asked.image_size, asked.device)
-    return members * size, trainings * asked.images / rate
+    return members * times * size, trainings * asked.images / rate
 
 
 def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks = ALONE) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks
     ranks : the processes that share the work, of which this one leads
     """
     start = time.perf_counter()
-    with folder.working(asked.run, report) as work, threads_restored(), ExitStack() as opened:
+    with folder.working(asked.run, report) as work, threads_restored():
         # Another process may have finished or begun this very run since `ask`.
         found = folder.look(asked.run)
         action = folder.decide(found, asked.request, overwrite=asked.overwrite)
@@ -82,29 +80,81 @@ def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks
                 asked.dataset.images, train_part, asked.preprocessing, progress, every=asked.check_views
             )
             report(f"{checked} images replay their stored views as the teacher saw them")
-        show_teacher(asked.targets, report)
-        data = _load_data(asked, opened)
         if found.holds == "run" and not asked.overwrite:
             _go_on(asked, work)
         recipe = replace(_recipe(asked, work, report, ranks), ranks=ranks)
-        spread(work, asked.seeds)
-        members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
-        _train(asked, recipe, data, members, progress=progress, report=report)
-        arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
-        metrics = write_outcome(asked, work, *arms, choice=choice, report=report)
-        outcome = {
-            "seconds": round(time.perf_counter() - start, 3),
-            "images_per_second": round(len(members) * asked.images / _seconds(arms), 2),
-        }
-        description = _description(asked, recipe, work, members[0]) | outcome
-        write_card(work, asked.run.name, description, metrics)
-        folder.make_durable(work)
-        folder.write_json(work / folder.RUN, description)
+        if asked.held_out:
+            metrics, spent = _make_each(asked, recipe, work, start, progress=progress, report=report)
+        else:
+            (metrics, _), spent = _make(asked, recipe, work, start, progress=progress, report=report)
         folder.finish(work, asked.run)
-    return {"run": str(asked.run), "action": asked.action, **metrics, **outcome}
+    return {"run": str(asked.run), "action": asked.action, **metrics, **spent}
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _make(
+    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Report, seed: int = 0
+) -> tuple[Outcome, dict[str, float]]:
+    """Train all members of a run, or what is left of them, and write what they come to; run.json last.
+
+    Parameters
+    ----------
+    start : when it began, by `time.perf_counter`
+    seed : of the resamples
+
+    Returns
+    -------
+    The outcome, and how long it took: ``seconds``, ``images_per_second``
+    """
+    work.mkdir(exist_ok=True)
+    recipe = replace(recipe, settings=asked.settings, epochs=asked.epochs)
+    show_teacher(asked.targets, report)
+    with ExitStack() as opened:
+        data = _load_data(asked, opened)
+        spread(work, asked.seeds)
+        members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
+        _train(asked, recipe, data, members, progress=progress, report=report)
+    arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
+    outcome = write_outcome(asked, work, *arms, choice=choice, report=report, seed=seed)
+    spent = _spent(start, len(members) * asked.images, _seconds(arms))
+    description = describe_run(asked, recipe, work, members[0]) | spent
+    write_card(work, called(asked), description, outcome.metrics)
+    folder.make_durable(work)
+    folder.write_json(work / folder.RUN, description)
+    return outcome, spent
+
+
+def _make_each(
+    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Report
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Make a run for each domain that is held out, in a folder of its own, and write what they come to together."""
+    outcomes: dict[str, Outcome] = {}
+    seconds = 0.0
+    for index, one in enumerate(asked.held_out):
+        report(f"without the domain '{one.name}', {index + 1} of {len(asked.held_out)}")
+        place = work / one.folder
+        begun = time.perf_counter()
+        outcomes[one.name], spent = _make(
+            asked.without(one.name), recipe, place, begun, progress=progress, report=report, seed=one.code
+        )
+        seconds += one.epochs * one.rows["train"] / spent["images_per_second"]
+    metrics = write_summary(asked, work, outcomes, report)
+    spent = _spent(start, asked.images, seconds)
+    description = describe_whole(asked, recipe, work) | spent
+    write_overview(work, asked.run.name, description, metrics)
+    folder.make_durable(work)
+    folder.write_json(work / folder.RUN, description)
+    return metrics, spent
+
+
+def _spent(start: float, images: int, seconds: float) -> dict[str, float]:
+    """Return how long a run took from its start, and the images a second while students were trained."""
+    return {
+        "seconds": round(time.perf_counter() - start, 3),
+        "images_per_second": round(images / max(1e-9, seconds), 2),
+    }
 
 
 def _arms(asked: Asked) -> tuple[str, ...]:
@@ -113,7 +163,7 @@ def _arms(asked: Asked) -> tuple[str, ...]:
 
 def _seconds(arms: Sequence[Sequence[Member]]) -> float:
     records = [read_record(member.place) or {} for members in arms for member in members]
-    return max(1e-9, sum(float(record["seconds"]) for record in records))
+    return sum(float(record["seconds"]) for record in records)
 
 
 def _go_on(asked: Asked, work: Path) -> None:
@@ -124,7 +174,8 @@ def _go_on(asked: Asked, work: Path) -> None:
         plan = {"request": dict(asked.request), "plan": Plan.from_dict(precision).to_dict()}
         kept = {name: precision[name] for name in ("images_per_second", "threads")}
         folder.write_json(work / folder.PLAN, plan | kept | {"trained_on": run["trained_on"]})
-    take_over(asked.run, work, asked.seeds)
+    for part in [one.folder for one in asked.held_out] or ["."]:
+        take_over(asked.run / part, work / part, asked.seeds)
 
 
 def _settle(
@@ -175,12 +226,12 @@ def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
         plan = Plan.from_dict(written["plan"])
         # Sums over a batch are split by thread: another number of threads would give other last bits.
         torch.set_num_threads(written["threads"])
-        if _environment(asked, ranks) not in written["trained_on"]:
+        if describe_environment(asked, ranks) not in written["trained_on"]:
             report(
                 "warning: this machine or its libraries are others than those that began this run: it goes on, and may "
                 "end with other last bits"
             )
-            written["trained_on"] = [*written["trained_on"], _environment(asked, ranks)]
+            written["trained_on"] = [*written["trained_on"], describe_environment(asked, ranks)]
         folder.write_json(path, written)
     else:
         model = initial_model(asked, asked.settings.seed)
@@ -188,12 +239,12 @@ def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
         plan, rates = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
         folder.write_json(
-            path, written | {"threads": torch.get_num_threads(), "trained_on": [_environment(asked, ranks)]}
+            path, written | {"threads": torch.get_num_threads(), "trained_on": [describe_environment(asked, ranks)]}
         )
         minutes = asked.images / wall_rate(model, plan, asked.image_size, asked.device) / 60
         report(
-            f"{settings.student} at {asked.image_size} px, {plan}: {asked.epochs} epochs of "
-            f"{asked.rows['train']} images, about {minutes:.1f} minutes{_times(asked)} (--epochs to change)"
+            f"{settings.student} at {asked.image_size} px, {plan}: {asked.passes}, about {minutes:.1f} minutes"
+            f"{_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
 
@@ -201,47 +252,8 @@ def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
 def _times(asked: Asked) -> str:
     settings = asked.settings
     members = settings.seeds * (1 + settings.baseline)
-    return (f" each of {members} students" if members > 1 else "") + (
-        ", and once more for the choice of alpha" if settings.alpha == "auto" else ""
+    return (
+        (f" each of {members} students" if members > 1 else "")
+        + (f", the {len(asked.held_out)} domains held out together" if asked.held_out else "")
+        + (", and once more for the choice of alpha" if settings.alpha == "auto" else "")
     )
-
-
-def _environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
-    """Return what equal bits depend on beside the request: the kind of device and the libraries."""
-    kind = torch.backends.cpu.get_cpu_capability() if asked.device == "cpu" else torch.cuda.get_device_name()
-    several = {"ranks": ranks.size} if ranks.size > 1 else {}
-    return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
-
-
-def _description(asked: Asked, recipe: Recipe, work: Path, student: Member) -> dict[str, Any]:
-    """Return run.json: every setting, what it acted on, and what computed it."""
-    manifest = asked.cache.manifest
-    plan = json.loads((work / folder.PLAN).read_text(encoding="utf-8"))
-    return {
-        "format": 1,
-        "request": dict(asked.request),
-        "task": manifest.task,
-        "classes": list(manifest.classes),
-        "rows": asked.rows,
-        "fit": dict(asked.targets.fit),
-        "cache": {
-            "name": asked.cache.path.name,
-            "cache_id": asked.cache.cache_id,
-            "content_digest": asked.cache.content_digest,
-            "dataset": manifest.dataset.get("name"),
-            **({"key_check": manifest.key_check} if manifest.key_check else {}),
-            "teacher": manifest.teacher.get("name"),
-        },
-        "target": "none" if student.alpha == 0 else f"{asked.settings.targets} view",
-        # As they were settled, where the request leaves them to val or to the teacher's recall.
-        "alpha": student.alpha,
-        "temperature": student.temperature,
-        "loss": student.loss,
-        "resize": asked.preprocessing.resize,
-        "calibration": calibrate(folder.read_predictions(work), manifest.task).to_dict(),
-        "precision": recipe.plan.to_dict()
-        | {"images_per_second": plan["images_per_second"], "threads": torch.get_num_threads()},
-        "device": asked.device,
-        "trained_on": plan["trained_on"],
-        "versions": {name: version(name) for name in _LIBRARIES},
-    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
@@ -13,10 +12,9 @@ import numpy.typing as npt
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
 from ..pipeline.datasets.units import find_units
-from ..pipeline.logistic import fold_logits
-from ..pipeline.probe import Probe, ProbeSettings, fit_probe
+from .refitting import refit
 from .settings import StudentSettings
-from .targets import SplitTargets, Targets
+from .targets import Targets
 
 __all__ = ["choose_labelled", "forget_labels"]
 
@@ -44,18 +42,12 @@ def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> 
     labelled = choose_labelled(
         train.key, train.group, train.label, targets.task, fraction=settings.label_fraction, seed=settings.seed
     )
-    probe = _fit(targets, labelled, _probe_settings(cache))
-    fold = np.full(len(train), -1, np.int8)
-    fold[labelled] = probe.fold
+    targets = refit(targets, cache, labelled)
     unknown = UNKNOWN_CLASS if targets.task == "multiclass" else UNKNOWN_BIT
     label = np.where(labelled.reshape(-1, *[1] * (train.label.ndim - 1)), train.label, unknown)
-    splits = {
-        name: replace(part, logits=_logits(part, fold if name == "train" else np.full(len(part), -1, np.int8), probe))
-        for name, part in targets.splits.items()
-    }
-    splits["train"] = replace(splits["train"], label=label.astype(train.label.dtype))
+    blind = replace(targets.splits["train"], label=label.astype(train.label.dtype))
     fit = {**targets.fit, "labelled": int(labelled.sum())}
-    return replace(targets, splits=splits, fit=fit)
+    return replace(targets, splits={**targets.splits, "train": blind}, fit=fit)
 
 
 def choose_labelled(
@@ -117,38 +109,3 @@ def _tickets(key: npt.NDArray[np.uint8], unit: npt.NDArray[np.int64], seed: int)
     salt = f"medal:labelled {seed} ".encode()
     digests = b"".join(blake2b(salt + row.tobytes(), digest_size=8).digest() for row in key[smallest])
     return np.frombuffer(digests, "<u8").astype(np.uint64)
-
-
-def _probe_settings(cache: Cache) -> ProbeSettings:
-    """Return the settings of the cache's own probe, the usual ones where another writer did not record any."""
-    request = cache.manifest.raw.get("request")
-    recorded = request.get("probe") if isinstance(request, Mapping) else None
-    return ProbeSettings() if recorded is None else ProbeSettings.from_dict(recorded)
-
-
-def _fit(targets: Targets, labelled: npt.NDArray[np.bool_], settings: ProbeSettings) -> Probe:
-    kept = {name: part for name, part in targets.splits.items() if name != "test"}
-    chosen = {name: labelled if name == "train" else np.ones(len(part), np.bool_) for name, part in kept.items()}
-    train = targets.splits["train"]
-    return fit_probe(
-        {name: _features(part)[:, 0][chosen[name]] for name, part in kept.items()},
-        {name: part.label[chosen[name]] for name, part in kept.items()},
-        keys=train.key[labelled],
-        groups=train.group[labelled],
-        task=targets.task,
-        n_classes=len(targets.classes),
-        settings=settings,
-    )
-
-
-def _features(part: SplitTargets) -> npt.NDArray[np.float16]:
-    if part.feature is None:
-        raise ValueError("the targets were loaded without features")
-    return part.feature
-
-
-def _logits(part: SplitTargets, fold: npt.NDArray[np.int8], probe: Probe) -> npt.NDArray[np.float32]:
-    """Return the probe's logits of every view, (N, V, C)."""
-    feature = _features(part)
-    views = [fold_logits(feature[:, view], fold, probe.weight, probe.bias) for view in range(feature.shape[1])]
-    return np.stack(views, 1)

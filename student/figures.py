@@ -32,23 +32,25 @@ Logits = Sequence[npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One arm on one split: the logits of each seed, their mean figures as JSON, and the resamples of that mean."""
+    """One arm on one split: the logits of each seed, the labels, mean figures as JSON, the resamples of that mean."""
 
     logits: Logits
+    label: npt.NDArray[Any]
     figures: Mapping[str, Any]
     resamples: Resamples
 
 
-def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float) -> Scored:
+def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float, seed: int = 0) -> Scored:
     """Measure an arm: means over seeds, 95 % intervals (over patients where they are known), undefined figures None.
 
     Parameters
     ----------
     logits : (N, C) of each seed; the teacher has one
+    seed : of the resamples, which arms that are to be compared must share
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
     groups = part.group if (part.group >= 0).any() else None
-    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups) for one in logits])
+    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups, seed=seed) for one in logits])
     each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
     found = mean_measures(each)
     found["ci95"] = _as_json(resamples)
@@ -64,7 +66,7 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
             found["domains"][name]["ci95"] = _as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
-    return Scored(logits, found, resamples)
+    return Scored(logits, part.label, found, resamples)
 
 
 def compare_arms(first: Scored, second: Scored, split: str, targets: Targets) -> tuple[dict[str, Difference], Any]:

@@ -41,6 +41,7 @@ def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int |
         "image_size": asked.image_size,
         "until": until,
         "targets_sha256": asked.request["targets_sha256"],
+        "held_out": asked.request.get("held_out"),
         "plan": recipe.plan.to_dict(),
         "threads": torch.get_num_threads(),
         "tensors": tensors,
@@ -60,21 +61,24 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
     StudentError
         This rank finds another cache or other images than rank 0.
     """
-    asked: Asked | None = None
-    data: TrainingData | None = None
+    whole: Asked | None = None
+    part: tuple[Asked, TrainingData] | None = None
     with ExitStack() as opened:
         while (order := ranks.hear()) is not None:
-            asked = asked or ask()
-            if asked.request["targets_sha256"] != order["targets_sha256"] or asked.image_size != order["image_size"]:
+            whole = whole or ask()
+            if whole.request["targets_sha256"] != order["targets_sha256"] or whole.image_size != order["image_size"]:
                 raise StudentError(
                     f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
                     "ranks the same files."
                 )
-            # Images are decoded once for all that is trained.
-            data = data or _load_data(asked, opened)
+            # Images are decoded once for all that is trained, or for all that is trained without a domain.
+            if part is None or part[0].request.get("held_out") != order["held_out"]:
+                opened.close()
+                asked = whole if order["held_out"] is None else whole.without(order["held_out"])
+                part = asked, _load_data(asked, opened)
             with threads_restored():
                 torch.set_num_threads(order["threads"])
-                _take_part(ranks, asked, data, order)
+                _take_part(ranks, *part, order)
 
 
 def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:

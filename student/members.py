@@ -135,6 +135,9 @@ def train_member(
     tracked = tracking(asked.track, _tracked_as(asked, member), {**asked.request, **member.own}, report)
     with tracked as track, progress(member.arm, asked.images, done) as advance:
         told = _telling(recipe, report, track)
+        # What was trained before a kill, or as a trial of --alpha auto, so that a tracker's curves are whole.
+        for row in state.history:
+            track(row)
         announce(asked, recipe, state)
         train(state, data, recipe, checkpoint=checkpoint, report=told, advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize
@@ -162,7 +165,9 @@ def train_member(
 def _tracked_as(asked: Asked, member: Member) -> Path:
     """Return the run by whose name a tracker knows a member: of several, each has its own."""
     several = asked.settings.seeds > 1 or asked.settings.baseline
-    return asked.run.with_name(f"{asked.run.name}-{member.arm}-{member.seed}") if several else asked.run
+    # Beside the whole run, whose folder holds nothing of a tracker's.
+    run = asked.run.parent.with_name(f"{asked.run.parent.name}-{asked.run.name}") if asked.is_part else asked.run
+    return run.with_name(f"{run.name}-{member.arm}-{member.seed}") if several else run
 
 
 def _telling(recipe: Recipe, report: Report, track: Track) -> Callable[[Mapping[str, float]], None]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from ..cache.errors import StudentError
+from ..cache.errors import StudentError, first_line
 from ..pipeline.hub import TIMEOUT_SECONDS, ask_hub
 from ..pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Resize
 
@@ -87,7 +87,7 @@ def build_model(spec: ModelSpec, weights: str, classes: int, image_size: int) ->
     except Exception as error:
         raise StudentError(
             f"timm could not make '{spec.name}' with {weights} weights for {image_size} px: "
-            f"{_first_line(error)}. Give --student-weights random or a folder, or another --image-size."
+            f"{first_line(error)}. Give --student-weights random or a folder, or another --image-size."
         ) from error
     if weights not in ("random", "pretrained"):
         _load(model, spec.name, Path(weights))
@@ -137,7 +137,7 @@ def _ask_for_weights(name: str) -> None:
     except Exception as error:
         raise StudentError(
             f"The weights of '{name}' are not in the local Hugging Face cache, and the hub gives none "
-            f"({_first_line(error)}). Give --student-weights random, or the folder of a copy."
+            f"({first_line(error)}). Give --student-weights random, or the folder of a copy."
         ) from error
 
 
@@ -179,7 +179,7 @@ def _folder_config(name: str, place: Path) -> dict[str, Any]:
         config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         architecture = config.get("architecture")
     except (ValueError, AttributeError) as error:
-        raise StudentError(f"'{place / CONFIG}' is not a timm model's JSON object: {_first_line(error)}.") from error
+        raise StudentError(f"'{place / CONFIG}' is not a timm model's JSON object: {first_line(error)}.") from error
     if architecture != name.split(".", maxsplit=1)[0]:
         raise StudentError(
             f"The weights in '{place}' are of '{architecture}', the student is '{name}'. Give --student {architecture}."
@@ -195,7 +195,7 @@ def _load(model: nn.Module, name: str, place: Path) -> None:
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise StudentError(f"The weights '{file}' cannot be read: {_first_line(error)}.") from error
+        raise StudentError(f"The weights '{file}' cannot be read: {first_line(error)}.") from error
     own = model.state_dict()
     heads = tuple(f"{name}." for name in _classifiers(model))
     replaced = [key for key in weights if key.startswith(heads) and key in own and weights[key].shape != own[key].shape]
@@ -229,7 +229,3 @@ def _silence(model: nn.Module) -> None:
         for name in _classifiers(model):
             for value in model.get_submodule(name).parameters():
                 value.zero_()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,19 @@ from .run import Predictions
 from .targets import Targets
 from .verdict import judge_teacher, word
 
-__all__ = ["show_teacher", "write_outcome"]
+__all__ = ["PAIRS", "Outcome", "show_teacher", "write_outcome"]
+
+# Which arms are compared, the first minus the second.
+PAIRS = (("student", "baseline"), ("student", "teacher"), ("teacher", "baseline"))
 
 Report = Callable[[str], None]
+
+
+class Outcome(NamedTuple):
+    """The metrics of a run, and what they come from: each arm on the split that is shown, test where there is one."""
+
+    metrics: dict[str, Any]
+    scored: Mapping[str, Scored]
 
 
 def show_teacher(targets: Targets, report: Report) -> None:
@@ -52,12 +62,14 @@ def write_outcome(
     *,
     choice: Choice | None,
     report: Report,
-) -> dict[str, Any]:
-    """Score the members and the teacher on the same rows, write metrics.json and the plots, and return the metrics.
+    seed: int = 0,
+) -> Outcome:
+    """Score the members and the teacher on the same rows, and write metrics.json and the plots.
 
     Parameters
     ----------
     students, baselines : where they lie when the run is finished, each with its predictions
+    seed : of the resamples
     """
     targets, at = asked.targets, asked.settings.at_sensitivity
     arms = {"student": students, "baseline": baselines}
@@ -70,7 +82,9 @@ def write_outcome(
                 for arm, members in arms.items()
                 if members
             } | {"teacher": [targets.splits[split].teacher]}
-            scored[split] = {arm: figures(one, split, targets, at_sensitivity=at) for arm, one in logits.items()}
+            scored[split] = {
+                arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
+            }
     shown = "test" if "test" in scored else "val"
     compared = {split: _compare(each, split, targets) for split, each in scored.items()}
     judged = compared[shown]["differences"]
@@ -116,7 +130,7 @@ def write_outcome(
         task=targets.task,
         classes=targets.classes,
     )
-    return metrics
+    return Outcome(metrics, scored[shown])
 
 
 def _record_teacher(work: Path, targets: Targets) -> None:
@@ -132,9 +146,8 @@ def _record_teacher(work: Path, targets: Targets) -> None:
 
 
 def _compare(arms: Mapping[str, Scored], split: str, targets: Targets) -> dict[str, dict[str, Any]]:
-    pairs = [("student", "baseline"), ("student", "teacher"), ("teacher", "baseline")]
     found: dict[str, dict[str, Any]] = {"differences": {}, "mcnemar": {}}
-    for one, other in pairs:
+    for one, other in PAIRS:
         if one in arms and other in arms:
             name = f"{one}_minus_{other}"
             found["differences"][name], found["mcnemar"][name] = compare_arms(arms[one], arms[other], split, targets)

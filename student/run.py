@@ -13,7 +13,9 @@ RUN/
 ├── choice.json                      what `--alpha auto` tried on val, and took
 ├── seed-K/                          of several seeds: the top level is the best one on val, these are the others,
 │                                    each with its weights, history, predictions and member.json
-└── baseline/                        students of the labels alone, laid out in the same way
+├── baseline/                        students of the labels alone, laid out in the same way
+└── domain-NAME/                     with --leave-one-domain-out: a run of its own, of all that was trained without
+                                     NAME; the top level then has README.md, metrics.json and run.json alone
 RUN.unfinished/                      the same, while it is being made, with plan.json and the checkpoint
 """
 
@@ -219,7 +221,23 @@ _PART = re.compile(
 )
 
 
-_PART_FOLDER = re.compile(rf"seed-\d+|{BASELINE}|{TRIALS}|alpha-[\d.]+-t-[\d.]+")
+def find_description(place: Path) -> Path | None:
+    """Return the run.json that speaks of a folder: its own, or that of the run of which it is a member; None if none.
+
+    A member is RUN/baseline, RUN/seed-K or RUN/baseline/seed-K.
+    """
+    found = place.absolute()
+    for _ in range(3):
+        if (found / RUN).is_file():
+            return found / RUN
+        if not _MEMBER_FOLDER.fullmatch(found.name):
+            return None
+        found = found.parent
+    return None
+
+
+_MEMBER_FOLDER = re.compile(rf"seed-\d+|{BASELINE}")
+_PART_FOLDER = re.compile(rf"seed-\d+|{BASELINE}|{TRIALS}|alpha-[\d.]+-t-[\d.]+|domain-[A-Za-z0-9._-]+")
 
 
 def _holds_parts(path: Path) -> bool:

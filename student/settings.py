@@ -43,6 +43,7 @@ class StudentSettings:
     logit_adjustment : add the log of each class's frequency in train to the logits of the hard loss (Menon et al. 2021,
         arXiv:2007.07314); predictions stay without it, and so favour no frequent class
     label_fraction : share of train's labels that student and probe may know, 0 to 1
+    leave_one_domain_out : train as often as there are domains, each time without one, and measure on that one
     targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
         the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
     augment : a policy of `pipeline.views.POLICIES`; None = the cache's, or a mild one where that is ``none``
@@ -74,6 +75,7 @@ class StudentSettings:
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     logit_adjustment: bool = False
     label_fraction: float = 1.0
+    leave_one_domain_out: bool = False
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
     average: float = 0.1
@@ -133,6 +135,9 @@ class StudentSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
         found = {name: value for name, value in asdict(self).items() if name != "workers"}
+        if not self.leave_one_domain_out:
+            # Requests that were written down before there was this one stay what they are.
+            del found["leave_one_domain_out"]
         return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}
 
 

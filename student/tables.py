@@ -22,6 +22,8 @@ def show_result(result: Mapping[str, Any]) -> str:
     ----------
     result : of `train_student`
     """
+    if "domains" in result:
+        return _show_domains(result)
     students, baseline = result["seeds"], result["baseline"]
     rows = []
     for split in ("val", "test"):
@@ -33,6 +35,23 @@ def show_result(result: Mapping[str, Any]) -> str:
             name = f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
             rows.append([split, name, *(write_figure(figures[split], column) for column in _COLUMNS)])
     return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+
+
+def _show_domains(result: Mapping[str, Any]) -> str:
+    """Return the arms in each domain that was held out, and their means, with the differences below them."""
+    seeds = len(result["seeds"])
+    rows = []
+    for domain, found in {**result["domains"], "mean": result}.items():
+        arms = {"student": found, "baseline": found["baseline"], "teacher": found["teacher"]}
+        for arm, figures in arms.items():
+            if figures is not None:
+                name = f"{arm}, mean of {seeds} seeds" if seeds > 1 and arm != "teacher" else arm
+                rows.append([domain, name, *(write_figure(figures["test"], column) for column in _COLUMNS)])
+        for name, difference in found["comparison"]["test"].items():
+            one, _, other = name.partition("_minus_")
+            cells = [_recorded(difference.get(column)) for column in _COLUMNS]
+            rows.append([domain, f"{one} − {other}", *cells])
+    return _draw(["held out", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
 
 
 def show_comparison(compared: Comparison) -> str:
@@ -65,10 +84,15 @@ def _short(value: float) -> str:
 
 def write_difference(found: Difference | None) -> str:
     """Return a difference with its 95 % interval and p-value: ``+0.031 (+0.004 to +0.058), p 0.02``."""
+    return _recorded(None if found is None else found.to_dict())
+
+
+def _recorded(found: Mapping[str, Any] | None) -> str:
+    """Show a difference as metrics.json has it."""
     if found is None:
         return "undefined"
-    low, high = found.interval
-    return f"{found.value:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if found.p < 0.01 else f'{found.p:.2f}'}"
+    (low, high), p = found["ci95"], found["p"]
+    return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if p < 0.01 else f'{p:.2f}'}"
 
 
 def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

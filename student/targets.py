@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,16 @@ from ..cache.join import Join, find_keys, image_members, join
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
 
-__all__ = ["SplitTargets", "Targets", "labelled_rows", "load_targets"]
+__all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "load_targets"]
+
+_BY_VIEW = ("logits", "view", "view_check", "feature")
+
+
+class ProbeHead(NamedTuple):
+    """A linear probe: weight (C, F) float32 and bias (C,) float32."""
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,27 @@ class SplitTargets:
         """Logits of the canonical view, (N, C) float32."""
         return self.logits[:, 0]
 
+    def take(self, rows: npt.NDArray[Any]) -> SplitTargets:
+        """Return some of the rows, by number or by mask."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken: dict[str, Any] = {name: None if one is None else one[rows] for name, one in columns.items()}
+        return SplitTargets(**taken)
+
+    @classmethod
+    def together(cls, parts: Sequence[SplitTargets]) -> SplitTargets:
+        """Return the rows of several parts in ascending (key, label), of each row as many views as all of them have."""
+        columns: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            given = [getattr(part, name) for part in parts]
+            if any(column is None for column in given):
+                continue
+            if name in _BY_VIEW:
+                given = [column[:, : min(other.shape[1] for other in given)] for column in given]
+            columns[name] = np.concatenate(given)
+        whole = cls(**columns)
+        labels = whole.label.reshape(len(whole), -1)
+        return whole.take(np.lexsort((*labels.T[::-1], *whole.key.T[::-1])))
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -62,6 +92,7 @@ class Targets:
     Attributes
     ----------
     also : content digest and weight of each further cache whose logits are in the mean
+    head : the probe that answers for images that it has not seen, where it was fitted anew; None = the cache's own
     """
 
     task: Task
@@ -70,6 +101,7 @@ class Targets:
     fit: Mapping[str, int]
     domains: tuple[str, ...] = ()
     also: tuple[Mapping[str, Any], ...] = ()
+    head: ProbeHead | None = None
 
     @property
     def feature_dim(self) -> int | None:
@@ -147,8 +179,8 @@ def load_targets(
         )
     if features and not cache.manifest.size.features_kept:
         raise CacheMismatch(
-            f"Cache '{cache.path}' was made with --no-features, and --loss feature and --label-fraction need them; "
-            "make it anew without that option, or leave these out."
+            f"Cache '{cache.path}' was made with --no-features, and --loss feature, --label-fraction and "
+            "--leave-one-domain-out need them; make it anew without that option, or leave these out."
         )
     splits = {}
     for name in cache.splits:

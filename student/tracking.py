@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..cache.errors import StudentError
+from ..cache.errors import StudentError, first_line
 
 __all__ = ["TRACKERS", "Track", "require_tracker", "tracking"]
 
@@ -57,7 +57,7 @@ def tracking(
     # Trackers raise whatever their own layers do: no network, no login, a full disk.
     except Exception as error:
         raise StudentError(
-            f"The tracker '{name}' could not be started: {_first_line(error)}. Mend that, or leave --track out: "
+            f"The tracker '{name}' could not be started: {first_line(error)}. Mend that, or leave --track out: "
             "history.csv is written in any case."
         ) from error
     failed = False
@@ -70,7 +70,7 @@ def tracking(
             tracker.log({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
         except Exception as error:  # noqa: BLE001 - as above
             failed = True
-            report(f"warning: the tracker '{name}' failed and is given up: {_first_line(error)}")
+            report(f"warning: the tracker '{name}' failed and is given up: {first_line(error)}")
 
     try:
         yield track
@@ -97,7 +97,3 @@ def _start(name: str, run: Path, settings: Mapping[str, Any]) -> Any:
         {key: value if isinstance(value, plain) else json.dumps(value) for key, value in settings.items()}
     )
     return tracker
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

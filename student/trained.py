@@ -21,6 +21,7 @@ from ..pipeline.metrics import fit_temperature, known
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import normalise
 from . import run as folder
+from .device import pick_device
 from .images import PixelSource
 from .model import CONFIG, WEIGHTS, build_model, describe_model
 from .run import Predictions, read_predictions
@@ -117,15 +118,18 @@ def calibrate(recorded: Mapping[str, Predictions], task: Task) -> Temperature:
 
 
 def open_run(run: Path, device: str = "auto") -> Trained:
-    """Open a finished run; weights are read from safetensors and nothing in the folder is executed.
+    """Open a finished run, or a member of one; weights are read from safetensors and nothing there is executed.
+
+    Parameters
+    ----------
+    run : RUN, or for instance RUN/baseline, RUN/seed-1 or RUN/domain-NAME
 
     Raises
     ------
     StudentError
         It is no finished run of medal, or its files do not fit together.
     """
-    _require_finished(run)
-    description, config = _read(run / folder.RUN), _read(run / CONFIG)
+    description, config = describe(run), _read(run / CONFIG)
     try:
         own = config["pretrained_cfg"]
         request = description["request"]
@@ -147,9 +151,7 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         )
     # The size that the architecture is built for comes from timm, the size that the run is for from its own files.
     spec = replace(describe_model(architecture, "random"), mean=preprocessing.mean, std=preprocessing.std)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = pick_device(device)
     model = build_model(spec, str(run), len(classes), preprocessing.image_size)
     return Trained(
         run=run,
@@ -164,19 +166,44 @@ def open_run(run: Path, device: str = "auto") -> Trained:
     )
 
 
-def _require_finished(run: Path) -> None:
-    if not (run / folder.RUN).is_file():
-        work = folder.work_folder(run)
-        if work.is_dir():
-            raise StudentError(
-                f"'{run}' is not finished yet, '{work}' holds what there is of it; go on with the same train-student "
-                "command first."
-            )
-        there = "is no finished run of medal" if run.exists() else "is not there"
-        raise StudentError(f"'{run}' {there}; expected the folder that train-student made with --out.")
+def describe(run: Path) -> dict[str, Any]:
+    """Return run.json as it is for a folder's own student: a member's α, T and loss are those of its member.json.
+
+    Raises
+    ------
+    StudentError
+        There is no finished run, or no student in this folder of it.
+    """
+    place = folder.find_description(run)
+    if place is None:
+        raise StudentError(_unfinished(run))
+    description = _read(place)
+    parts = description.get("domains")
+    if place.parent == run.absolute() and isinstance(parts, dict) and parts:
+        one = next((str(part["folder"]) for part in parts.values() if isinstance(part, dict) and "folder" in part), "")
+        raise StudentError(
+            f"'{run}' has no student of its own but one for each of {len(parts)} domains that were held out; give one "
+            f"of its folders, for instance '{run / one}'."
+        )
     missing = [name for name in (CONFIG, WEIGHTS, folder.PREDICTIONS) if not (run / name).is_file()]
     if missing:
         raise StudentError(f"The run '{run}' has no {', '.join(missing)}; ask for a whole copy of it.")
+    if place.parent != run.absolute() and (run / folder.MEMBER).is_file():
+        own = _read(run / folder.MEMBER)
+        description |= {name: own[name] for name in ("alpha", "temperature", "loss") if name in own}
+        description["target"] = "none" if own.get("alpha") == 0 else description.get("target")
+    return description
+
+
+def _unfinished(run: Path) -> str:
+    work = folder.work_folder(run)
+    if work.is_dir():
+        return (
+            f"'{run}' is not finished yet, '{work}' holds what there is of it; go on with the same train-student "
+            "command first."
+        )
+    there = "is no finished run of medal" if run.exists() else "is not there"
+    return f"'{run}' {there}; expected the folder that train-student made with --out, or one of a member in it."
 
 
 def _read(path: Path) -> dict[str, Any]:

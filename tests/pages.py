@@ -5,8 +5,8 @@ A block is run unless the paragraph right before it says, for readers too, that 
 *Not run by the tests: needs a Slurm.*                 its command lines are parsed, nothing more
 *Run by the tests where `lightning` is installed.*     run if that module is there
 
-In a block, `$ ` begins a command, and the lines after it are what it prints: each has to come, in that order, `…` standing
-for anything. A command whose comment says "exit status 1" has to end so.
+In a block, `$ ` begins a command, and the lines after it are what it prints: each has to come, in that order, `…`
+standing for anything. A command whose comment says "exit status 1" has to end so.
 """
 
 import io
@@ -80,7 +80,7 @@ def read_commands(body):
 
 
 def medal_words(block):
-    """Yield the words after `medal` of every command line of a block, whatever starts it (srun, torchrun, a variable)."""
+    """Yield the words after `medal` of every command line of a block, whatever starts it (srun, torchrun, …)."""
     lines = [command for command, _ in read_commands(block.body)] if block.language == "console" else None
     for line in lines or block.body.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
