@@ -33,6 +33,10 @@ class Arrays:
     def key(self, row: int) -> bytes:
         return array_key(self.arrays[row])
 
+    @contextmanager
+    def remembering(self):
+        yield self
+
     def read(self, row: int) -> np.ndarray:
         return self.arrays[row][:, :, None]
 
