@@ -6,11 +6,12 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import copies_option, json_option, note, print_json, progress
+from ..cache.console import json_option, note, print_json, progress, store_options
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
@@ -127,7 +128,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
 )
-@copies_option
+@store_options
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -146,6 +147,8 @@ def cache_teacher(
     wait_for_others: bool,
     by: str | None,
     max_cache_size: str,
+    signers: Path | None,
+    revoked: Path | None,
     **chosen: Any,
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
@@ -172,7 +175,8 @@ def cache_teacher(
             _lead(
                 team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
                 dry_run=dry_run, as_json=as_json,
-                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size), yes=yes,
+                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size, signers=signers,
+                              revoked=revoked), yes=yes,
             )  # fmt: skip
         else:
             from .computing import follow
@@ -180,15 +184,26 @@ def cache_teacher(
             follow(team, dataset, options, settings, note)
 
 
-def _open_lab(store: str | None, *, push: bool, wait: bool, by: str | None, most: str) -> Lab | None:
+def _open_lab(
+    store: str | None,
+    *,
+    push: bool,
+    wait: bool,
+    by: str | None,
+    most: str,
+    signers: Path | None,
+    revoked: Path | None,
+) -> Lab | None:
     if not store:
         return None
+    from ..cache.store.fetch import Trust
     from ..cache.store.local_copies import parse_size
     from ..cache.store.store import open_store
     from .sharing import Lab
 
     shown = partial(progress, unit="bytes")
-    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most))
+    trust = None if signers is None else Trust(signers, revoked)
+    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most), trust=trust)
 
 
 def _lead(
