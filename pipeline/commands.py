@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..cache.console import json_option, note, print_json, progress, store_options
+from ..cache.errors import TeacherError
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
@@ -225,8 +226,17 @@ def _lead(
     from .caching import cache_teacher as make
     from .planning import decide_again, estimate, prepare
     from .sharing import names_of
+    from .teacher_files import locate_teacher
 
-    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources)
+    files = None
+    if lab is not None:
+        try:
+            files = locate_teacher(settings.teacher, settings.revision)
+        except TeacherError as error:
+            _take_by_name(dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run,
+                          as_json=as_json)  # fmt: skip
+            return
+    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources, files=files)
     if settings.tune:
         from .tuning import settle
 
@@ -259,6 +269,35 @@ def _lead(
         confirm_names(names_of(asked), yes)
     made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
     _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+
+
+def _take_by_name(
+    dataset: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    reason: TeacherError,
+    lab: Lab,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take the cache over by the name of a teacher that cannot be loaded, or say why it cannot."""
+    from .named import ask_by_name, find_named, obtain_named
+
+    asked = ask_by_name(dataset, out, options, settings, reason)
+    if not dry_run:
+        made = obtain_named(asked, lab, reason, overwrite=overwrite, tell=note)
+        _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+        return
+    entry = find_named(asked, lab, reason, note)
+    if as_json:
+        rows = entry.summary.get("rows")
+        told = {"cache": str(asked.target), "action": "pulled", "cache_id": entry.cache_id, "rows": rows}
+        print_json({**told, "bytes": entry.size, "seconds": 0.0})
+    else:
+        click.echo(f"Would pull '{asked.target}': {asked.images} images, about {entry.size / 1e6:.1f} MB.")
 
 
 def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: bool, as_json: bool) -> None:

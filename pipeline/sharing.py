@@ -61,7 +61,7 @@ class Lab:
         CacheMismatch
             There is one, and nobody signed it who has to have.
         """
-        found = [entry for entry in self._entries(tell) if entry.cache_id == cache_id]
+        found = [entry for entry in self.entries(tell) if entry.cache_id == cache_id]
         return self._choose(found) if found else None
 
     def _choose(self, entries: list[Entry]) -> Entry:
@@ -72,7 +72,8 @@ class Lab:
                 f"{error} Or leave --store out to compute it, or --signers to take it on your own judgement."
             ) from error
 
-    def _entries(self, tell: Tell) -> list[Entry]:
+    def entries(self, tell: Tell) -> list[Entry]:
+        """Return what the store lists; a store that cannot be asked has nothing, and that is told."""
         try:
             self.store.check()
             entries, problems = read_entries(self.store)
@@ -116,7 +117,7 @@ class Lab:
     def with_features(self, asked: Plan, tell: Tell) -> Plan:
         """Return the plan with a source of features for the same images, if only splits or probe differ."""
         features, rows = features_address(asked.request), rows_address(asked.request)
-        for entry in self._entries(lambda _: None):
+        for entry in self.entries(lambda _: None):
             summary = entry.summary
             if (
                 summary.get("features_kept") is True

@@ -41,7 +41,7 @@ from .parts import PartFiles, array_bytes
 from .signing import check_signature, signature_path
 from .store import Store
 
-__all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull"]
+__all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_manifest"]
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
@@ -175,6 +175,11 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: 
     if signature is not None:
         write_file(signature_path(target), signature)
     return cache
+
+
+def read_manifest(store: Store, entry: Entry) -> Manifest:
+    """Return the manifest that an entry vouches for, checked against it; whoever pulls the entry gets no other one."""
+    return _describe(store, entry).manifest
 
 
 def choose_signed(store: Store, entries: Sequence[Entry], trust: Trust | None) -> Entry:

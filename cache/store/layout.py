@@ -25,7 +25,7 @@ __all__ = [
     "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",
     "SIGNATURE", "SIGNATURES", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry",
     "parse_entry_name", "parse_listing", "parse_marker", "parse_signatures", "rows_address", "set_of_lease",
-    "sha256_hex", "signature_name", "signatures_bytes", "summarize",
+    "sha256_hex", "signature_name", "signatures_bytes", "summarize", "unweighted_address",
 ]  # fmt: skip
 
 VERSION = 1
@@ -204,6 +204,15 @@ def features_address(request: Mapping[str, Any]) -> str:
     return blake2b_json({name: request.get(name) for name in _DECISIVE})
 
 
+def unweighted_address(request: Mapping[str, Any]) -> str:
+    """Return the address of a request without what only the teacher's files say: weights and normalisation."""
+    teacher, preprocessing = (
+        {name: value for name, value in dict(request.get(part) or {}).items() if name not in unsaid}
+        for part, unsaid in (("teacher", ("weights_sha256",)), ("preprocessing", ("mean", "std")))
+    )
+    return blake2b_json({**request, "teacher": teacher, "preprocessing": preprocessing})
+
+
 def rows_address(request: Mapping[str, Any]) -> str:
     """Return the address of a dataset: its images, labels, splits, domains and groups."""
     return blake2b_json(request.get("rows"))
@@ -233,6 +242,7 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "features_kept": manifest.size.features_kept,
         "features_address": features_address(request),
         "rows_address": rows_address(request),
+        "unweighted_address": unweighted_address(request),
     }
 
 
