@@ -9,30 +9,60 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-__all__ = ["copies_option", "json_option", "note", "plain", "print_json", "progress", "resolve_cache", "silent"]
+__all__ = ["json_option", "note", "plain", "print_json", "progress", "resolve_cache", "silent", "store_options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
-copies_option = click.option(
-    "--max-cache-size", default="20GB", show_default=True, metavar="SIZE",
-    help="Bound of local copies of a store's caches, the least recently used out first.",
-)  # fmt: skip
+_STORE_OPTIONS = (
+    click.option(
+        "--max-cache-size",
+        default="20GB",
+        show_default=True,
+        metavar="SIZE",
+        help="Bound of local copies of a store's caches, the least recently used out first.",
+    ),
+    click.option(
+        "--signers",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Refuse what of a store nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
+    ),
+    click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more."),
+)
 
 
-def resolve_cache(text: str, max_cache_size: str) -> str:
-    """Return the path of what a user gives as CACHE: a path, or STORE#NAME, of which a verified copy is fetched."""
+def store_options(function: F) -> F:
+    """Add the options of a command that takes caches from stores: --max-cache-size, --signers, --revoked."""
+    for option in reversed(_STORE_OPTIONS):
+        function = option(function)
+    return function
+
+
+def resolve_cache(text: str, max_cache_size: str, signers: Path | None = None, revoked: Path | None = None) -> str:
+    """Return the path of what a user gives as CACHE: a path, or STORE#NAME, of which a verified copy is fetched.
+
+    Parameters
+    ----------
+    max_cache_size, signers, revoked : as the options of `store_options`; a path is the user's own, and not asked who
+        signed it
+    """
     if "#" not in text:
         return text
+    from .store.fetch import Trust
     from .store.local_copies import resolve
 
-    return resolve(text, partial(progress, unit="bytes"), most=max_cache_size)
+    trust = None if signers is None else Trust(signers, revoked)
+    return resolve(text, partial(progress, unit="bytes"), most=max_cache_size, trust=trust)
 
 
 def note(text: str) -> None:

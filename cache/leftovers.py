@@ -26,7 +26,8 @@ Action = Literal["remove", "put back", "leave"]
 State = Literal["abandoned", "only copy", "perhaps the only copy", "mixed"]
 Tell = Callable[[str], None]
 
-_NEIGHBOUR = re.compile(r"\.(.+)\.(sealing|replaced)(\.[^.]+)?")
+_NEIGHBOUR_KINDS = {"sealing": "draft", "pulling": "unfinished pull", "replaced": "replaced copy"}
+_NEIGHBOUR = re.compile(r"\.(.+)\.(sealing|pulling|replaced)(\.[^.]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,7 @@ def look(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
             # Some names can be read in two ways.
             state = _neighbour_state(path, target, what, kind) if beside(target, what) == path else None
             if state is not None:
-                return _leftover(path, target, "draft" if what == "sealing" else "replaced copy", state)
+                return _leftover(path, target, _NEIGHBOUR_KINDS[what], state)
         if path.name.endswith(kind.suffix) and path.is_dir() and kind.is_work(path):
             state = "abandoned" if kind.is_part(path) else "mixed"
             target = path.with_name(path.name.removesuffix(kind.suffix))
@@ -176,7 +177,7 @@ def _neighbour_state(path: Path, target: Path, what: str, kind: Kind) -> State |
     if what not in kind.drafts:
         return None
     is_part = kind.is_part(path)
-    if what == "sealing":
+    if what != "replaced":
         return "abandoned" if is_part else None
     is_finished = kind.is_finished(path)
     if not is_part and not is_finished:

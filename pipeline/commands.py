@@ -6,11 +6,13 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import copies_option, json_option, note, print_json, progress
+from ..cache.console import json_option, note, print_json, progress, store_options
+from ..cache.errors import TeacherError
 from .datasets.options import dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
@@ -127,7 +129,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
 )
-@copies_option
+@store_options
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @json_option
@@ -146,6 +148,8 @@ def cache_teacher(
     wait_for_others: bool,
     by: str | None,
     max_cache_size: str,
+    signers: Path | None,
+    revoked: Path | None,
     **chosen: Any,
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
@@ -172,7 +176,8 @@ def cache_teacher(
             _lead(
                 team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
                 dry_run=dry_run, as_json=as_json,
-                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size), yes=yes,
+                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size, signers=signers,
+                              revoked=revoked), yes=yes,
             )  # fmt: skip
         else:
             from .computing import follow
@@ -180,15 +185,26 @@ def cache_teacher(
             follow(team, dataset, options, settings, note)
 
 
-def _open_lab(store: str | None, *, push: bool, wait: bool, by: str | None, most: str) -> Lab | None:
+def _open_lab(
+    store: str | None,
+    *,
+    push: bool,
+    wait: bool,
+    by: str | None,
+    most: str,
+    signers: Path | None,
+    revoked: Path | None,
+) -> Lab | None:
     if not store:
         return None
+    from ..cache.store.fetch import Trust
     from ..cache.store.local_copies import parse_size
     from ..cache.store.store import open_store
     from .sharing import Lab
 
     shown = partial(progress, unit="bytes")
-    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most))
+    trust = None if signers is None else Trust(signers, revoked)
+    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most), trust=trust)
 
 
 def _lead(
@@ -210,8 +226,17 @@ def _lead(
     from .caching import cache_teacher as make
     from .planning import decide_again, estimate, prepare
     from .sharing import names_of
+    from .teacher_files import locate_teacher
 
-    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources)
+    files = None
+    if lab is not None:
+        try:
+            files = locate_teacher(settings.teacher, settings.revision)
+        except TeacherError as error:
+            _take_by_name(dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run,
+                          as_json=as_json)  # fmt: skip
+            return
+    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources, files=files)
     if settings.tune:
         from .tuning import settle
 
@@ -244,6 +269,35 @@ def _lead(
         confirm_names(names_of(asked), yes)
     made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
     _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+
+
+def _take_by_name(
+    dataset: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    reason: TeacherError,
+    lab: Lab,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take the cache over by the name of a teacher that cannot be loaded, or say why it cannot."""
+    from .named import ask_by_name, find_named, obtain_named
+
+    asked = ask_by_name(dataset, out, options, settings, reason)
+    if not dry_run:
+        made = obtain_named(asked, lab, reason, overwrite=overwrite, tell=note)
+        _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+        return
+    entry = find_named(asked, lab, reason, note)
+    if as_json:
+        rows = entry.summary.get("rows")
+        told = {"cache": str(asked.target), "action": "pulled", "cache_id": entry.cache_id, "rows": rows}
+        print_json({**told, "bytes": entry.size, "seconds": 0.0})
+    else:
+        click.echo(f"Would pull '{asked.target}': {asked.images} images, about {entry.size / 1e6:.1f} MB.")
 
 
 def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: bool, as_json: bool) -> None:

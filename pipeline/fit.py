@@ -5,11 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.console import copies_option, json_option, plain, print_json, resolve_cache
+from ..cache.console import json_option, plain, print_json, resolve_cache, store_options
 from .datasets.options import dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
@@ -101,10 +102,18 @@ def remedies(found: Fit, cache: str, spec: str) -> list[str]:
 @click.command(short_help="Describe a cache.")
 @click.argument("cache")
 @click.argument("dataset", required=False)
-@copies_option
+@store_options
 @json_option
 @dataset_options
-def show(cache: str, dataset: str | None, max_cache_size: str, as_json: bool, **chosen: Any) -> None:
+def show(
+    cache: str,
+    dataset: str | None,
+    max_cache_size: str,
+    signers: Path | None,
+    revoked: Path | None,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
     """Describe CACHE from its manifest: dataset, teacher, probe, digests. CACHE may be STORE#NAME-OR-ID.
 
     With DATASET, say how the two fit: matched, missing and extra images, labels that disagree, by split, and the
@@ -120,7 +129,7 @@ def show(cache: str, dataset: str | None, max_cache_size: str, as_json: bool, **
     from ..cache.reader import open_cache
 
     options = take_dataset_options(chosen)
-    opened = open_cache(resolve_cache(cache, max_cache_size))
+    opened = open_cache(resolve_cache(cache, max_cache_size, signers, revoked))
     found = None if dataset is None else fit(opened, dataset, options)
     if as_json:
         report = {} if found is None else {"fit": {**asdict(found), "fits": found.is_perfect}}

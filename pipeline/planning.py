@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from .teacher import Teacher
 
 __all__ = [
+    "Arranged",
     "Plan",
+    "arrange",
     "capable_precision",
     "count_kept",
     "count_known",
@@ -94,12 +96,14 @@ def prepare(
     *,
     overwrite: bool = False,
     sources: Sequence[str] = (),
+    files: TeacherFiles | None = None,
 ) -> Plan:
     """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
 
     Parameters
     ----------
     sources : sealed caches to take features over from, beside one that is at the target
+    files : the teacher's, where they have been found already
 
     Raises
     ------
@@ -109,7 +113,7 @@ def prepare(
         The target holds something else, or a source cannot be opened or has features of another kind.
     """
     dataset = open_dataset(spec, options)
-    files = locate_teacher(settings.teacher, settings.revision)
+    files = files or locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
         raise TeacherError(
             f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
@@ -122,6 +126,63 @@ def prepare(
         intensity=options.intensity,
         window=options.window,
     )
+    arranged = _arrange(dataset, settings)
+    dataset, rows = arranged.dataset, arranged.rows
+    preprocessing = replace(preprocessing, image_size=arranged.image_size)
+    request = make_request(dataset, rows, files, preprocessing, settings)
+    address = cache_id(request)
+    target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
+    return Plan(
+        target=target,
+        dataset=dataset,
+        rows=rows,
+        files=files,
+        preprocessing=preprocessing,
+        settings=settings,
+        request=request,
+        cache_id=address,
+        action="create",
+        splits_drawn=arranged.drawn,
+        drawing=arranged.drawing,
+        warnings=(*assumptions(files), *arranged.warnings, *repeat_warnings(rows)),
+        existing=None,
+        overwrite=overwrite,
+        sources=tuple(map(open_cache, sources)),
+        skipped=arranged.skipped,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A dataset's rows as a cache will have them, whatever the teacher.
+
+    Attributes
+    ----------
+    image_size : side of the teacher's input, settled if it was left open
+    drawn : whether splits were drawn, and `drawing` how
+    """
+
+    dataset: Dataset
+    rows: Mapping[str, SplitRows]
+    image_size: int
+    drawn: bool
+    drawing: str | None
+    warnings: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def arrange(spec: str, options: DatasetOptions, settings: CacheSettings) -> Arranged:
+    """Read a dataset, draw splits where it has none, and sort its rows.
+
+    Raises
+    ------
+    DataError
+        The dataset cannot be used.
+    """
+    return _arrange(open_dataset(spec, options), settings)
+
+
+def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
     dataset, key, skipped = _readable(dataset, settings)
     split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
     if settings.limit is not None:
@@ -137,28 +198,14 @@ def prepare(
             f"few: {error} Or give a higher --limit."
         ) from error
     rows = arrange_rows(dataset, key, split)
-    if settings.image_size == "auto":
-        preprocessing = replace(preprocessing, image_size=_fitting_size(dataset, rows))
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
-    request = make_request(dataset, rows, files, preprocessing, settings)
-    address = cache_id(request)
-    target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
-    return Plan(
-        target=target,
+    return Arranged(
         dataset=dataset,
         rows=rows,
-        files=files,
-        preprocessing=preprocessing,
-        settings=settings,
-        request=request,
-        cache_id=address,
-        action="create",
-        splits_drawn=drawn,
+        image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,
+        drawn=drawn,
         drawing=drawing,
-        warnings=(*assumptions(files), *warnings, *repeat_warnings(rows)),
-        existing=None,
-        overwrite=overwrite,
-        sources=tuple(map(open_cache, sources)),
+        warnings=tuple(warnings),
         skipped=tuple(skipped),
     )
 

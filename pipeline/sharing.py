@@ -7,12 +7,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..cache.errors import CacheCorrupt, CacheError, CacheNotFound
+from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..cache.manifest import Manifest
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
-from ..cache.store.entries import read_entries, served
-from ..cache.store.fetch import fetch
+from ..cache.store.entries import read_entries
+from ..cache.store.fetch import Trust, choose_signed, fetch
 from ..cache.store.layout import Entry, features_address, rows_address
 from ..cache.store.local_copies import local_copy
 from ..cache.store.privacy import check_text
@@ -41,6 +41,7 @@ class Lab:
     confirm : see `publish.push`
     progress : of what is pulled and pushed, in bytes
     most : bytes that local copies of other caches may take
+    trust : whose signatures count, if somebody has to have signed what is taken over
     """
 
     store: Store
@@ -50,12 +51,29 @@ class Lab:
     by: str | None = None
     confirm: Callable[[Manifest], None] = lambda _: None
     most: int
+    trust: Trust | None = None
 
     def find(self, cache_id: str, tell: Tell) -> Entry | None:
-        """Return the entry that has what is asked for; a store that cannot be asked has none, and that is told."""
-        return served(self._entries(tell), cache_id)
+        """Return the entry that has what is asked for; a store that cannot be asked has none, and that is told.
 
-    def _entries(self, tell: Tell) -> list[Entry]:
+        Raises
+        ------
+        CacheMismatch
+            There is one, and nobody signed it who has to have.
+        """
+        found = [entry for entry in self.entries(tell) if entry.cache_id == cache_id]
+        return self._choose(found) if found else None
+
+    def _choose(self, entries: list[Entry]) -> Entry:
+        try:
+            return choose_signed(self.store, entries, self.trust)
+        except CacheMismatch as error:
+            raise CacheMismatch(
+                f"{error} Or leave --store out to compute it, or --signers to take it on your own judgement."
+            ) from error
+
+    def entries(self, tell: Tell) -> list[Entry]:
+        """Return what the store lists; a store that cannot be asked has nothing, and that is told."""
         try:
             self.store.check()
             entries, problems = read_entries(self.store)
@@ -85,7 +103,7 @@ class Lab:
         entry = self.find(asked.cache_id, tell)
         if entry is None:
             entry = self._await(asked.cache_id, tell)
-        return None if entry is None else fetch(self.store, entry, asked.target, self.progress)
+        return None if entry is None else fetch(self.store, entry, asked.target, self.progress, self.trust)
 
     def _await(self, cache_id: str, tell: Tell) -> Entry | None:
         try:
@@ -99,14 +117,18 @@ class Lab:
     def with_features(self, asked: Plan, tell: Tell) -> Plan:
         """Return the plan with a source of features for the same images, if only splits or probe differ."""
         features, rows = features_address(asked.request), rows_address(asked.request)
-        for entry in self._entries(lambda _: None):
+        for entry in self.entries(lambda _: None):
             summary = entry.summary
             if (
                 summary.get("features_kept") is True
                 and summary.get("features_address") == features
                 and summary.get("rows_address") == rows
             ):
-                cache = local_copy(self.store, entry, self.progress, most=self.most)
+                try:
+                    cache = local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust)
+                except CacheMismatch as error:
+                    tell(f"warning: features are not taken over: {error}")
+                    continue
                 tell(f"features are taken over from cache '{entry.cache_id}' of store '{self.store.url}'")
                 return replace(asked, sources=(*asked.sources, cache))
         return asked

@@ -27,6 +27,7 @@ __all__ = [
     "check_image_size",
     "default_preprocessing",
     "feature_dim",
+    "is_hub_id",
     "locate_teacher",
 ]
 
@@ -87,6 +88,11 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
         )
     folder = fetch_from_hub(teacher, revision, _check_early)
     return _read_folder(folder, teacher, folder.name)
+
+
+def is_hub_id(teacher: str) -> bool:
+    """Tell whether what a user gives as teacher is an id of the Hugging Face hub: no folder, but the form of one."""
+    return not Path(teacher).expanduser().is_dir() and _HUB_ID.fullmatch(teacher) is not None
 
 
 def cached_teacher(name: str, revision: str | None) -> TeacherFiles:

@@ -38,10 +38,10 @@ _ADVICE = {
 def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: bool) -> None:
     """List what killed or abandoned commands left in each FOLDER (default: the current one) and the folders below.
 
-    That is: work directories of stage one (CACHE.work), unfinished runs of stage two (RUN.unfinished), drafts and dead
-    locks. Whoever made them could still go on with the same command; with --remove nobody can. Sealed caches,
-    finished runs, what a living process holds and what is not medal's are never touched, and links are not followed.
-    A finished cache or run that a kill caught while it was being replaced is put back.
+    That is: work directories of stage one (CACHE.work), unfinished runs of stage two (RUN.unfinished), unfinished pulls
+    from a store, drafts and dead locks. Whoever made them could still go on with the same command; with --remove nobody
+    can. Sealed caches, finished runs, what a living process holds and what is not medal's are never touched, and links
+    are not followed. A finished cache or run that a kill caught while it was being replaced is put back.
 
     \b
     medal clean

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..cache.console import copies_option, json_option, note, plain, print_json, progress, resolve_cache
+from ..cache.console import json_option, note, plain, print_json, progress, resolve_cache, store_options
 from ..cache.errors import StudentError
 from ..pipeline.datasets.options import dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
@@ -150,7 +150,7 @@ class _Alpha(click.ParamType[float | str]):
 )  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
-@copies_option
+@store_options
 @json_option
 @dataset_options
 def train_student(
@@ -164,6 +164,8 @@ def train_student(
     track: str | None,
     overwrite: bool,
     max_cache_size: str,
+    signers: Path | None,
+    revoked: Path | None,
     dry_run: bool,
     as_json: bool,
     **chosen: Any,
@@ -193,8 +195,9 @@ def train_student(
     from .following import follow
     from .parallel import join_ranks
 
-    cache = resolve_cache(cache, max_cache_size)
-    teachers = [(resolve_cache(path, max_cache_size), weight) for path, weight in map(_read_weight, also)]
+    resolve = partial(resolve_cache, max_cache_size=max_cache_size, signers=signers, revoked=revoked)
+    cache = resolve(cache)
+    teachers = [(resolve(path), weight) for path, weight in map(_read_weight, also)]
     ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
     with join_ranks(settings.device) as ranks:
         if ranks.leads:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from store_cases import make_cache
 
 from medal.cache.leftovers import Leftover, decide, find_leftovers, take_away
 from medal.cache.lock import STALE_SECONDS, lock_path
@@ -64,6 +65,20 @@ seen = []
 cache = open_cache(sys.argv[2])
 with locked(target, wait=True, tell=print), cache.open_arrays() as arrays:
     write_cache(target, {name: Rows(rows) for name, rows in arrays.items()}, cache.manifest.raw)
+"""
+# Killed when all parts are there, but for the one that is being written.
+PULL = """
+from store_cases import quiet
+from medal.cache.store import fetch
+from medal.cache.store.entries import find_entry
+from medal.cache.store.store import open_store
+class Parts:
+    def __init__(self, files, sizes, arrays):
+        files[0].rename(files[0].with_name(f".{files[0].name}.part"))
+        die()
+fetch.PartFiles = Parts
+store = open_store(sys.argv[2])
+fetch.pull(store, find_entry(store, sys.argv[3]), target, quiet)
 """
 REPLACE = """
 from medal.cache.lock import locked
@@ -316,6 +331,24 @@ def test_a_draft_of_a_killed_sealing(suffix, moment, medal, tmp_path):
     assert snapshot(tmp_path) == before
 
 
+@BOTH
+def test_a_killed_pull(suffix, medal, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    name = make_cache(tmp_path / "made.zarr").cache_id
+    medal("push", "--yes", tmp_path / "made.zarr", tmp_path / "store")
+    here = tmp_path / "here"
+    here.mkdir()
+    kill_while(PULL, here / f"x{suffix}", tmp_path / "store", name)
+    found = medal("clean", here)
+    assert names(found) == {f".x.pulling{suffix}": "unfinished pull", f".x{suffix}.lock": "dead lock"}
+    assert {one["target"] for one in found["found"]} == {str(here / f"x{suffix}")}
+    assert len(medal("clean", here, "--remove")["removed"]) == 2
+    assert list(here.iterdir()) == []
+    # Nothing of the store is anybody's leftover.
+    assert medal("clean", tmp_path / "store")["found"] == []
+    medal("pull", name, tmp_path / "store", here / f"x{suffix}")
+
+
 @pytest.mark.parametrize("name", ["x.zarr", "x", "x.v2"])
 def test_the_only_copy_is_put_back_and_never_removed(name, medal, say, tmp_path):
     target = tmp_path / name
@@ -426,6 +459,10 @@ def test_strangers_are_never_touched(medal, tmp_path):
         ".i.sealing.zarr/zarr.json": "{}",
         ".i.sealing.zarr/notes.txt": "mine",
         ".j.sealing.h5": "notes",
+        ".j.pulling.h5": "notes",
+        ".k.pulling.zarr/notes.txt": "mine",
+        f".l.pulling.zarr/{'0' * 64}.partly": "mine",
+        f".m.pulling.parts/{'0' * 64}.part": "of another tool",
         ".k.replaced.zarr": "a file",
         ".l.replaced/run.json": '{"km": 10}',
         ".m.sealing/run.json": '{"format": 1, "request": {}}',

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 from store_cases import make_cache, member, whole
@@ -26,6 +27,14 @@ def ask(shell):
         return json.loads(done.stdout.splitlines()[-1])
 
     return run
+
+
+def ssh_key(folder):
+    """Make the key of a member, and return a file that allows it."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "ana.key"], check=True)
+    signers = folder / "signers"
+    signers.write_text(f"ana {(folder / 'ana.key.pub').read_text()}")
+    return signers
 
 
 def check_life(cache, url, env, ask, shell, tmp_path):
@@ -71,6 +80,13 @@ def test_https_is_read_only(cache, ask, shell, medal, tmp_path):
         assert ask("pull", cache.cache_id[:8], url, tmp_path / "got.zarr", env=env)["action"] == "pulled"
         assert whole(tmp_path / "got.zarr").seal == cache.seal
         assert ask("show", f"{url}#chest", env=env)["content_digest"] == cache.content_digest
+        signers = ssh_key(tmp_path)
+        trusted = ("pull", "chest", url, tmp_path / "signed.zarr", "--signers", signers)
+        unsigned = shell(*trusted, env=env)
+        assert (unsigned.returncode, "is not signed" in unsigned.stderr) == (1, True)
+        medal("push", "--yes", cache.path, tmp_path / "www/store", "--sign", tmp_path / "ana.key")
+        assert ask(*trusted, env=env)["action"] == "pulled"
+        assert ask("verify", tmp_path / "signed.zarr", "--signers", signers, env=env)["ok"]
         for words in (("push", "--yes", cache.path, url), ("remove", "chest", url), ("gc", url)):
             refused = shell(*words, env=env)
             assert (refused.returncode, "is read only" in refused.stderr) == (1, True), words

@@ -157,6 +157,73 @@ def refused_verdict(*words):
     return json.loads(out.getvalue().splitlines()[-1])
 
 
+@pytest.fixture
+def signed(small_cache, keys, medal, tmp_path, monkeypatch):
+    """A store with the real small cache, signed by whom the parameter of the test names."""
+    monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
+
+    def push(key):
+        medal("push", small_cache, tmp_path / "store", "--yes", *(("--sign", keys / key) if key else ()))
+        return tmp_path / "store"
+
+    return push
+
+
+@pytest.mark.parametrize(
+    ("key", "revoked", "refusal"),
+    [
+        ("ana", False, None),
+        (None, False, "is not signed"),
+        ("eve", False, "is signed by nobody whom"),
+        ("ana", True, "a key that was revoked"),
+    ],
+)
+def test_whatever_takes_from_a_store_asks_who_signed(
+    key, revoked, refusal, signed, small_cache, small_npz, small_request, keys, medal, tmp_path
+):
+    store = signed(key)
+    trust = ("--signers", keys / "signers", *(("--revoked", keys / "ana.pub") if revoked else ()))
+    name = f"{store}#chest"
+    commands = [
+        ("show", name),
+        ("train-student", name, small_npz, "--out", tmp_path / "run", "--dry-run"),
+        ("cache-teacher", small_npz, tmp_path / "mine.zarr", *small_request, "--store", store),
+    ]
+    for words in commands:
+        if refusal is None:
+            assert medal(*words, *trust)
+        else:
+            with pytest.raises(CacheMismatch, match=refusal):
+                medal(*words, *trust)
+            assert not (tmp_path / "mine.zarr").exists()
+    if refusal is None:
+        assert whole(tmp_path / "mine.zarr").seal == open_cache(small_cache).seal
+    elif key is None:
+        # A copy that was taken on one's own judgement is not believed either.
+        medal("show", name)
+        with pytest.raises(CacheMismatch, match=refusal):
+            medal("show", name, *trust)
+        # Features of it are no better than itself: the images are computed.
+        made = medal(*commands[2], "--folds", 3, "--limit", 30, *trust)
+        assert (made["action"], made["computed"]) == ("create", 90)
+
+
+def test_who_published_first_unsigned_keeps_nobody_from_what_was_signed(cache, keys, medal, tmp_path):
+    other = make_cache(tmp_path / "other.zarr", rounding=0.25)
+    medal("push", other.path, tmp_path / "store", "--yes")
+    medal("push", cache.path, tmp_path / "store", "--yes", "--sign", keys / "ana")
+    medal("pull", "chest", tmp_path / "store", tmp_path / "got.zarr", "--signers", keys / "signers")
+    assert whole(tmp_path / "got.zarr").seal == cache.seal
+    medal("pull", "chest", tmp_path / "store", tmp_path / "first.zarr")
+    assert whole(tmp_path / "first.zarr").seal == other.seal
+
+
+def test_a_project_does_not_say_whom_to_believe(shell, tmp_path):
+    (tmp_path / "medal.toml").write_text("[cache-teacher]\nsigners = 'theirs'\n")
+    refused = shell("cache-teacher", "phantom", "--dry-run", cwd=tmp_path)
+    assert (refused.returncode, "such a file cannot decide" in refused.stderr) == (1, True)
+
+
 def test_a_signature_of_another_cache_counts_for_nothing(cache, keys, medal, tmp_path):
     assert cache.path == tmp_path / "chest.zarr"
     make_cache(tmp_path / "other.zarr", 1, name="other")

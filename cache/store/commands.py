@@ -121,16 +121,16 @@ def pull(
     medal pull pneumoniamnist /mnt/lab/caches
     medal pull 3f2a9c https://lab.example.org/caches chest.h5
     """
-    from .entries import find_entry
-    from .fetch import Trust
+    from .entries import find_entries
+    from .fetch import Trust, choose_signed
     from .fetch import pull as get
     from .store import open_store
 
     opened = open_store(store)
     opened.check()
-    entry = find_entry(opened, name)
-    target = out or default_target(entry)
     trust = None if signers is None else Trust(signers, revoked)
+    entry = choose_signed(opened, find_entries(opened, name), trust)
+    target = out or default_target(entry)
     pulled = get(opened, entry, target, _bytes, overwrite=overwrite, trust=trust, tell=note)
     cache = pulled.cache
     if as_json:

@@ -10,7 +10,7 @@ from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from .layout import ENTRIES, INDEX, Entry, marker_bytes, parse_entry, parse_entry_name
 from .store import Store
 
-__all__ = ["find_entry", "read_entries", "refresh_index", "served"]
+__all__ = ["find_entries", "find_entry", "read_entries", "refresh_index", "served"]
 
 _ENTRY_BYTES = 1 << 15
 _INDEX_BYTES = 1 << 27
@@ -115,7 +115,14 @@ def served(entries: Sequence[Entry], cache_id: str) -> Entry | None:
 
 
 def find_entry(store: Store, asked: str) -> Entry:
-    """Return the entry that a dataset's name, or the beginning of a cache id or content digest, stands for.
+    """Return the entry that something stands for: of those of `find_entries`, the first published."""
+    return find_entries(store, asked)[0]
+
+
+def find_entries(store: Store, asked: str) -> list[Entry]:
+    """Return the entries that a dataset's name, or the beginning of a cache id or content digest, stands for.
+
+    They are all of one id: the same request, perhaps with other content; the first published first.
 
     Raises
     ------
@@ -137,4 +144,4 @@ def find_entry(store: Store, asked: str) -> Entry:
             f"'{asked}' may be any of {len(ids)} caches of store '{store.url}': {', '.join(list(ids)[:6])}. Say which "
             "one by its id."
         )
-    return found[0]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -23,13 +23,25 @@ from ..seal import Seal
 from ..verify import verify
 from ..writer import beside, put_back, remove, write_cache, write_file
 from .entries import read_entries
-from .layout import LISTING, MANIFEST, PART_BYTES, SETS, SIGNATURE, Entry, Listing, parse_listing, sha256_hex
+from .layout import (
+    LISTING,
+    MANIFEST,
+    PART_BYTES,
+    SETS,
+    SIGNATURE,
+    SIGNATURES,
+    Entry,
+    Listing,
+    parse_listing,
+    parse_signatures,
+    sha256_hex,
+)
 from .leases import Lease, Withdrawn
 from .parts import PartFiles, array_bytes
 from .signing import check_signature, signature_path
 from .store import Store
 
-__all__ = ["Pulled", "Trust", "fetch", "pull"]
+__all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_manifest"]
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
@@ -141,7 +153,7 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: T
 
 
 def _folder(target: Path) -> Path:
-    return beside(target, "pulling").with_suffix(".parts")
+    return beside(target, "pulling")
 
 
 def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: Trust | None) -> Cache:
@@ -165,23 +177,61 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: 
     return cache
 
 
+def read_manifest(store: Store, entry: Entry) -> Manifest:
+    """Return the manifest that an entry vouches for, checked against it; whoever pulls the entry gets no other one."""
+    return _describe(store, entry).manifest
+
+
+def choose_signed(store: Store, entries: Sequence[Entry], trust: Trust | None) -> Entry:
+    """Return the first of some entries that an allowed signer signed; the first of all where nobody has to have.
+
+    Otherwise whoever publishes first, unsigned, would keep others from what was signed.
+
+    Raises
+    ------
+    CacheMismatch
+        There is none.
+    """
+    refusals: list[CacheMismatch] = []
+    for entry in entries:
+        try:
+            if trust is not None:
+                _check_trust(store, entry, None, trust)
+        except CacheMismatch as error:
+            refusals.append(error)
+        else:
+            return entry
+    raise refusals[0]
+
+
+def _signatures(store: Store, entry: Entry) -> list[bytes]:
+    """Return the signatures of an entry's set; where names cannot be listed, those of its list of them."""
+    folder = f"{SETS}/{entry.set}"
+    if store.can_list:
+        names = [name for name in store.names(folder) if SIGNATURE.fullmatch(name)]
+    else:
+        try:
+            names = parse_signatures(store.read(f"{folder}/{SIGNATURES}", _SIGNATURE_BYTES), "list of signatures")
+        except CacheNotFound:
+            names = []
+    found = []
+    for name in names[:_MOST_SIGNATURES]:
+        with suppress(CacheNotFound):  # withdrawn just now
+            found.append(store.read(f"{folder}/{name}", _SIGNATURE_BYTES))
+    return found
+
+
 def _check_trust(store: Store, entry: Entry, target: Path | None, trust: Trust | None) -> bytes | None:
     """Return a signature of a cache: one by an allowed signer where these are given, else whatever there is.
 
     It is kept beside `target`, where that is given.
     """
-    names = store.names(f"{SETS}/{entry.set}") if store.can_list else {}
-    found = [store.read(f"{SETS}/{entry.set}/{name}", _SIGNATURE_BYTES) for name in names if SIGNATURE.fullmatch(name)]
+    found = _signatures(store, entry)
     if trust is None:
         return found[0] if found else None
-    if not store.can_list:
-        raise CacheError(
-            f"Store '{store.url}' cannot be listed, and so not asked for signatures; pull without --signers and check "
-            "the content digest with whoever made it, or use another address of the same store."
-        )
     seal = Seal(format=FORMAT, content_digest=entry.content_digest, manifest_sha256=entry.manifest_sha256).to_bytes()
     where = f"Cache '{entry.cache_id}' of store '{store.url}'"
-    _, signature = check_signature(where, seal, found[:_MOST_SIGNATURES], trust.signers, trust.revoked)
+    _, signature = check_signature(where, seal, found, trust.signers, trust.revoked)
     if target is not None:
         write_file(signature_path(target), signature)
     return signature

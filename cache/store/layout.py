@@ -12,7 +12,7 @@ STORE/medal-store.json                             says that the folder is a sto
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
@@ -23,8 +23,9 @@ from ..manifest import Manifest, parse_json
 
 __all__ = [
     "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",
-    "SIGNATURE", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry", "parse_entry_name",
-    "parse_listing", "parse_marker", "rows_address", "set_of_lease", "sha256_hex", "signature_name", "summarize",
+    "SIGNATURE", "SIGNATURES", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry",
+    "parse_entry_name", "parse_listing", "parse_marker", "parse_signatures", "rows_address", "set_of_lease",
+    "sha256_hex", "signature_name", "signatures_bytes", "summarize", "unweighted_address",
 ]  # fmt: skip
 
 VERSION = 1
@@ -38,6 +39,8 @@ MANIFEST = "manifest.json"
 LISTING = "listing.json"
 # Of several members; each file is named by its own SHA-256.
 SIGNATURE = re.compile(r"seal\.[0-9a-f]{16}\.sig")
+# Their names, for who cannot list.
+SIGNATURES = "signatures.json"
 # Stands in a set that is about to be removed, and goes last.
 CONDEMNED = "condemned"
 # Small enough that a few fit into memory at once, large enough that the way there does not count.
@@ -201,6 +204,15 @@ def features_address(request: Mapping[str, Any]) -> str:
     return blake2b_json({name: request.get(name) for name in _DECISIVE})
 
 
+def unweighted_address(request: Mapping[str, Any]) -> str:
+    """Return the address of a request without what only the teacher's files say: weights and normalisation."""
+    teacher, preprocessing = (
+        {name: value for name, value in dict(request.get(part) or {}).items() if name not in unsaid}
+        for part, unsaid in (("teacher", ("weights_sha256",)), ("preprocessing", ("mean", "std")))
+    )
+    return blake2b_json({**request, "teacher": teacher, "preprocessing": preprocessing})
+
+
 def rows_address(request: Mapping[str, Any]) -> str:
     """Return the address of a dataset: its images, labels, splits, domains and groups."""
     return blake2b_json(request.get("rows"))
@@ -230,12 +242,27 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "features_kept": manifest.size.features_kept,
         "features_address": features_address(request),
         "rows_address": rows_address(request),
+        "unweighted_address": unweighted_address(request),
     }
 
 
 def signature_name(signature: bytes) -> str:
     """Return the name of a signature in its set."""
     return f"seal.{sha256_hex(signature)[:16]}.sig"
+
+
+def signatures_bytes(names: Iterable[str]) -> bytes:
+    """Return the list of a set's signatures, by their names."""
+    return canonical_json({"medal_store": VERSION, "signatures": sorted(names)})
+
+
+def parse_signatures(data: bytes, what: str) -> list[str]:
+    """Parse a list of signatures; names that are none of a signature count as absent."""
+    raw = parse_json(data, what)
+    _check_version(raw.get("medal_store"), what)
+    names = raw.get("signatures")
+    given = names if isinstance(names, list) else []
+    return [name for name in given if isinstance(name, str) and SIGNATURE.fullmatch(name)]
 
 
 def sha256_hex(data: bytes) -> str:

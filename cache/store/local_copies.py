@@ -14,8 +14,8 @@ from ..home import home_folder
 from ..lock import locked
 from ..reader import Cache
 from ..writer import remove
-from .entries import find_entry
-from .fetch import pull
+from .entries import find_entries
+from .fetch import Trust, choose_signed, pull
 from .layout import Entry
 from .store import Store, open_store
 
@@ -42,16 +42,19 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
-def local_copy(store: Store, entry: Entry, progress: Progress, *, most: int = DEFAULT_BYTES) -> Cache:
+def local_copy(
+    store: Store, entry: Entry, progress: Progress, *, most: int = DEFAULT_BYTES, trust: Trust | None = None
+) -> Cache:
     """Return a verified copy of a store's cache, pulled if it is not there yet.
 
     Parameters
     ----------
     most : bytes that all copies may take, if that can be kept to
+    trust : whose signatures count, if somebody has to have signed it
     """
     target = _folder() / f"{entry.content_digest[:32]}-{entry.manifest_sha256[:16]}.zarr"
     target.parent.mkdir(parents=True, exist_ok=True)
-    cache = pull(store, entry, target, progress, overwrite=True).cache
+    cache = pull(store, entry, target, progress, overwrite=True, trust=trust).cache
     os.utime(target)
     _make_room(target, most)
     return cache
@@ -80,13 +83,15 @@ def _make_room(keep: Path, most: int) -> None:
                 total -= size
 
 
-def resolve(text: str, progress: Progress, *, most: str | None = None) -> str:
+def resolve(text: str, progress: Progress, *, most: str | None = None, trust: Trust | None = None) -> str:
     """Return the path of a cache: of ``STORE#NAME`` a verified local copy, of anything else what it says.
 
     Raises
     ------
     CacheNotFound, CacheError, CacheCorrupt
         The store does not have it, or not as it was published.
+    CacheMismatch
+        Nobody signed it whom `trust` names.
     """
     url, hash_sign, name = text.rpartition("#")
     if not hash_sign or not url or not name or Path(text).exists():
@@ -94,4 +99,5 @@ def resolve(text: str, progress: Progress, *, most: str | None = None) -> str:
     store = open_store(url)
     store.check()
     limit = DEFAULT_BYTES if most is None else parse_size(most)
-    return str(local_copy(store, find_entry(store, name), progress, most=limit).path)
+    entry = choose_signed(store, find_entries(store, name), trust)
+    return str(local_copy(store, entry, progress, most=limit, trust=trust).path)

@@ -24,11 +24,14 @@ from .layout import (
     LISTING,
     MANIFEST,
     SETS,
+    SIGNATURE,
+    SIGNATURES,
     Entry,
     Listing,
     parse_listing,
     sha256_hex,
     signature_name,
+    signatures_bytes,
     summarize,
 )
 from .leases import Lease, Withdrawn, has_condemned
@@ -42,6 +45,8 @@ Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None
 _THREADS = 4
 # A set is removed under a push only if this process slept for a quarter of an hour.
 _TRIES = 3
+# Other signers come in between at most a few times.
+_TRIES_TO_LIST = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +174,7 @@ def _fill(
     store.write(f"{folder}/{MANIFEST}", cache.manifest.to_bytes())
     store.write(f"{folder}/{LISTING}", listing_bytes)
     if signature is not None:
-        store.write(f"{folder}/{signature_name(signature)}", signature)
+        _write_signature(store, folder, signature)
     # Whoever's clock is behind does not come before what was there when they looked.
     latest = max((other.published for other in entries if other.cache_id == cache.cache_id), default=0)
     entry = Entry(
@@ -197,7 +202,19 @@ def _add_signature(store: Store, entry: Entry, signature: bytes | None) -> None:
     """Sign what is published already; an SSH signature of the same key is the same, or stands beside the others."""
     if signature is not None:
         with Lease(store, entry.set):
-            store.write(f"{SETS}/{entry.set}/{signature_name(signature)}", signature)
+            _write_signature(store, f"{SETS}/{entry.set}", signature)
+
+
+def _write_signature(store: Store, folder: str, signature: bytes) -> None:
+    """Add a signature to a set, and bring the list of them up to date; as the index is, without a lock."""
+    store.write(f"{folder}/{signature_name(signature)}", signature)
+    listed: set[str] = set()
+    for _ in range(_TRIES_TO_LIST):
+        there = {name for name in store.names(folder) if SIGNATURE.fullmatch(name)}
+        if there == listed:
+            return
+        store.write(f"{folder}/{SIGNATURES}", signatures_bytes(there))
+        listed = there
 
 
 def _is_whole(store: Store, folder: str, listing: Listing) -> bool:
