@@ -17,7 +17,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     path
-    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
+    for folder in (
+        "",
+        "cache",
+        "cache/store",
+        "pipeline",
+        "pipeline/audit",
+        "pipeline/datasets",
+        "student",
+        "student/report",
+    )
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 
@@ -132,7 +141,7 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare"]
+    first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare", "report"]
     use = ["predict", "predict", "evaluate", "export", "show", "verify", "convert", "audit"]
     share = ["push", "list", "pull", "cache-teacher", "remove", "gc"]
     assert ran == [*first, *use, *share]

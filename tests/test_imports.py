@@ -33,7 +33,16 @@ def import_all(package):
 
 MODULES = [
     path
-    for folder in ("", "cache", "cache/store", "pipeline", "pipeline/audit", "pipeline/datasets", "student")
+    for folder in (
+        "",
+        "cache",
+        "cache/store",
+        "pipeline",
+        "pipeline/audit",
+        "pipeline/datasets",
+        "student",
+        "student/report",
+    )
     for path in sorted((ROOT / folder).glob("*.py"))
 ]
 

@@ -54,6 +54,12 @@ def test_package_list_is_the_folders_with_init():
     assert set(PACKAGES) == found
 
 
+def test_every_template_is_package_data():
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    found = {path for package in PACKAGES if package != "medal" for path in folder_of(package).glob("*.html")}
+    assert found == {folder_of(package) / name for package, names in data.items() for name in names if "html" in name}
+
+
 def test_every_folder_with_modules_is_a_package():
     with_modules = {folder for folder in our_folders() if any(folder.glob("*.py"))}
     assert with_modules == {folder_of(package) for package in PACKAGES} - {ROOT}
@@ -86,7 +92,8 @@ def wheel(tmp_path_factory):
 
 
 def test_wheel_holds_what_is_listed_and_nothing_else(wheel):
-    expected = {"medal/py.typed"} | {
+    data = PROJECT["tool"]["setuptools"]["package-data"]
+    expected = {"/".join((*package.split("."), name)) for package, names in data.items() for name in names} | {
         "/".join((*package.split("."), path.name)) for package in PACKAGES for path in folder_of(package).glob("*.py")
     }
     assert {name for name in wheel if ".dist-info/" not in name} == expected

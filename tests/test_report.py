@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -190,12 +191,9 @@ def test_images_are_shown_only_when_asked_for(made, medal):
     html = out.read_text(encoding="utf-8")
     assert html.count('<img src="data:image/jpeg;base64,') == 12
     assert "This page shows images of patients" in html
-    small = made / "few.csv"
     header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
     (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
-    told = medal(
-        "report", made / "whole", "--out", small.with_suffix(".html"), "--with-images", made / "classes/few.csv"
-    )
+    told = medal("report", made / "half", "--out", made / "few.html", "--with-images", made / "classes/few.csv")
     assert told["thumbnails"] == 0
 
 
@@ -209,9 +207,14 @@ def test_several_labels_patients_and_no_test_split(made, medal):
     assert re.search(r"(big|<i>odd): (yes|no|unknown)", text)
 
 
-def test_runs_beside_each_other(made, medal):
+@pytest.fixture(scope="module")
+def beside(made, medal):
     medal("report", made / "whole", made / "half", "--out", made / "two.html")
-    html = (made / "two.html").read_text(encoding="utf-8")
+    return made / "two.html"
+
+
+def test_runs_beside_each_other(beside, made, medal):
+    html = beside.read_text(encoding="utf-8")
     read, text = Reader(html), " ".join("".join(Reader(html).text).split())
     assert len(set(read.ids)) == len(read.ids)
     assert "What labels are worth" in text
@@ -264,3 +267,85 @@ def test_nothing_is_replaced_unasked_and_a_dry_run_writes_nothing(made, medal, t
     medal("report", made / "half", "--out", out, "--overwrite")
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert [path.name for path in tmp_path.iterdir()] == ["x.html"]
+
+
+# ── In a browser ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Texts whose colour is too near to what is behind them (WCAG 2, 1.4.3 asks for 4.5), with their ratio.
+UNREADABLE = """() => {
+  const parts = text => { const found = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith('color(') ? found.slice(0, 4).map((v, i) => i < 3 ? v * 255 : v) : found; };
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = element => { for (let one = element; one; one = one.parentElement) {
+    const found = parts(getComputedStyle(one).backgroundColor); if (found.length < 4 || found[3] > 0) return found; }
+    return [255, 255, 255]; };
+  const found = [];
+  for (const element of document.querySelectorAll('body *')) {
+    if (element.closest('title, desc')) continue;
+    if (![...element.childNodes].some(one => one.nodeType === 3 && one.data.trim())) continue;
+    const style = getComputedStyle(element), svg = element instanceof SVGElement;
+    const [a, b] = [light(parts(svg ? style.fill : style.color)), light(behind(element))].sort((x, y) => y - x);
+    if ((a + 0.05) / (b + 0.05) < 4.5) found.push([element.textContent.slice(0, 40), (a + 0.05) / (b + 0.05)]);
+  }
+  return found; }"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    play = pytest.importorskip("playwright.sync_api", reason="there is no playwright: pip install playwright")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    # Root has no sandbox to go into; the pages are our own.
+    options = ["--no-sandbox"] if os.getuid() == 0 else []
+    with play.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=options)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def audited(made, medal):
+    medal("audit", made / "classes.zarr", made / "classes/set.csv", "--html", made / "audit.html")
+    return made / "audit.html"
+
+
+@pytest.mark.usefixtures("page", "beside", "audited")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("name", ["whole", "two", "audit"])
+def test_a_browser_shows_it_without_a_word(browser, made, name, width, scheme):
+    view = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    heard = []
+    view.on("console", lambda said: heard.append(said.text))
+    view.on("pageerror", lambda said: heard.append(str(said)))
+    view.on("dialog", lambda said: heard.append(said.message))
+    view.on("request", lambda asked: heard.append(asked.url[:60]))
+    view.goto((made / f"{name}.html").as_uri())
+    for _ in range(2):
+        assert view.evaluate("document.documentElement.scrollWidth") <= width
+        view.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert view.evaluate(UNREADABLE) == []
+    assert [one for one in heard if one != (made / f"{name}.html").as_uri()[:60]] == []
+    assert view.evaluate("[...document.querySelectorAll('svg[role=img]')].every(one => one.clientHeight > 50)")
+    view.close()
+
+
+@pytest.mark.usefixtures("page")
+def test_keyboard_selection_and_paper(browser, made):
+    view = browser.new_page(color_scheme="dark")
+    view.goto((made / "whole.html").as_uri())
+    view.keyboard.press("Tab")
+    assert view.evaluate("document.activeElement.textContent") == "Skip to the content"
+    view.keyboard.press("Enter")
+    assert view.evaluate("document.activeElement.id") == "content"
+    selected = "svg => { getSelection().selectAllChildren(svg); return getSelection().toString(); }"
+    assert "sensitivity" in view.locator("svg[aria-labelledby*=-roc-]").first.evaluate(selected)
+    view.emulate_media(media="print")
+    assert view.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    tall = "[...document.querySelectorAll('details table')].map(one => one.getBoundingClientRect().height)"
+    assert min(view.evaluate(tall)) > 20
+    view.close()
