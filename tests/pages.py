@@ -5,8 +5,8 @@ A block is run unless the paragraph right before it says, for readers too, that 
 *Not run by the tests: needs a Slurm.*                 its command lines are parsed, nothing more
 *Run by the tests where `lightning` is installed.*     run if that module is there
 
-In a block, `$ ` begins a command, and the lines after it are what it prints: each has to come, in that order, `…` standing
-for anything. A command whose comment says "exit status 1" has to end so.
+In a block, `$ ` begins a command, and the lines after it are what it prints: each has to come, in that order, `…`
+standing for anything. A command whose comment says "exit status 1" has to end so.
 """
 
 import io
@@ -15,6 +15,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from medal.cache.defaults import option_defaults, read_defaults
 from medal.cache.errors import MedalError
 from medal.cli import COMMANDS, group
 
@@ -80,7 +83,7 @@ def read_commands(body):
 
 
 def medal_words(block):
-    """Yield the words after `medal` of every command line of a block, whatever starts it (srun, torchrun, a variable)."""
+    """Yield the words after `medal` of every command line of a block, whatever starts it: srun, torchrun."""
     lines = [command for command, _ in read_commands(block.body)] if block.language == "console" else None
     for line in lines or block.body.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -93,8 +96,12 @@ def check_words(words):
     if words[0].startswith("-"):
         return
     assert words[0] in COMMANDS, words
-    command = group.get_command(click.Context(group, info_name="medal"), words[0])
-    command.make_context(words[0], list(words[1:]))
+    command_named(words[0]).make_context(words[0], list(words[1:]))
+
+
+def command_named(name):
+    """Return a command of medal, without what this machine's files say of its defaults."""
+    return group.get_command(click.Context(group, info_name="medal", resilient_parsing=True), name)
 
 
 class Reader:
@@ -123,8 +130,13 @@ class Reader:
             body = body.replace(written, typed)
         if block.language == "toml":
             Path("medal.toml").write_text(body)
+            for name in tomllib.loads(body):
+                option_defaults(command_named(name), read_defaults(name, list(COMMANDS), [Path("medal.toml")]))
         elif block.language == "python":
-            exec(compile(body, block.place, "exec"), self.names)  # noqa: S102 - our own page
+            with warnings.catch_warnings():
+                if _NEEDS.match(block.before):
+                    warnings.simplefilter("ignore")  # what a library that is not ours warns of is not our page's fault
+                exec(compile(body, block.place, "exec"), self.names)  # noqa: S102 - our own page
         else:
             for command, expected in read_commands(body):
                 status, printed = self._type(command)
