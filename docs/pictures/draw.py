@@ -3,6 +3,7 @@
 python docs/pictures/draw.py facebook/dinov2-small
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,10 @@ def draw(teacher: str) -> None:
         medal.train_student(made.cache, "phantom", run, tell=print, **STUDENT)
         for name in ("roc.png", "curves.png", "reliability.png"):
             shutil.copy(run / name, HERE / name)
-        (HERE / "forest.svg").unlink(missing_ok=True)
-        compare = ["compare", run / "baseline", run, "--out", HERE / "forest.svg"]
-        subprocess.run([sys.executable, "-m", "medal", *map(str, compare)], check=True)
+        # Names as a reader would type them, and no date, so that the same run gives the same file.
+        compare = [sys.executable, "-m", "medal", "compare", "phantom/baseline", "phantom", "--out", "forest.svg"]
+        subprocess.run(compare, check=True, cwd=folder, env={**os.environ, "SOURCE_DATE_EPOCH": "0"})
+        shutil.copy(Path(folder) / "forest.svg", HERE)
 
 
 if __name__ == "__main__":
