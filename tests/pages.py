@@ -82,11 +82,16 @@ def read_commands(body):
     return commands
 
 
+def split_words(line):
+    """Return the words of a command line as a shell does: a comment begins with a word, unlike in STORE#NAME."""
+    return shlex.split(re.sub(r"(^|\s)#.*", "", line))
+
+
 def medal_words(block):
     """Yield the words after `medal` of every command line of a block, whatever starts it: srun, torchrun."""
     lines = [command for command, _ in read_commands(block.body)] if block.language == "console" else None
     for line in lines or block.body.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        words = split_words(line)
         if "medal" in words:
             yield words[words.index("medal") + 1 :]
 
@@ -145,7 +150,7 @@ class Reader:
                 _compare(expected, printed, f"{block.place}: {command}")
 
     def _type(self, command):
-        words = shlex.split(command, comments=True)
+        words = split_words(command)
         if words[0] == "medal" and not set(words) & {"|", ">", "&&", "2>"}:
             return _run_here([*words[1:], *self.shorter.get(words[1], [])])
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
