@@ -1,6 +1,6 @@
 # Everything a person or CI runs. Needs Python 3.11 or newer, make and a package index; nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format benchmark clean
+.PHONY: help demo test test-slow lint format docs docs-serve benchmark clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,11 +34,18 @@ format: $(VENV)/.dev ## put the code into ruff's shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.docs ## the site of docs/, into docs/_build, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build $(ARGS)
+	@echo "docs/_build/index.html"
+
+docs-serve: docs ## the same, shown at http://127.0.0.1:8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory docs/_build 8000
+
 benchmark: $(VENV)/.dev ## measure start-up time
 	$(BIN)/python benchmarks/startup.py
 
 clean: ## remove what make and the tools made; caches/, runs/ and demo/ stay
-	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .typing docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp says that a set-up succeeded; a change of pyproject.toml makes it stale.
@@ -59,4 +66,9 @@ $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	$(PIP) --editable '.[dev]'
 	mkdir -p .typing
 	ln -sfn .. .typing/medal
+	@touch $@
+
+# Beside .dev, whose libraries the reference is read from.
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[docs]'
 	@touch $@

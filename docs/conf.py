@@ -1,4 +1,4 @@
-"""How the pages of this folder become a site: Sphinx, with pages in Markdown; `make docs` builds it."""
+"""How the pages of this folder become a site: Sphinx, from Markdown. `make docs` builds it, warnings as errors."""
 
 from importlib.metadata import version as installed
 
@@ -11,16 +11,12 @@ extensions = [
     "myst_parser",
     "numpydoc",
     "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
     "sphinx_click",
 ]
 exclude_patterns = ["_build"]
-nitpicky = True  # a reference that leads nowhere is a warning, and so an error
-# The types of other libraries are names here: nobody's inventory is fetched while the site is built.
-nitpick_ignore_regex = [("py:.*", r".*")]
+smartquotes = False  # two hyphens before an option are two hyphens
 
 # ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────
-myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3  # as GitHub gives them, so that a link to a heading holds in both places
 
 # ── Docstrings ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -35,3 +31,8 @@ html_theme = "furo"
 html_title = f"medal {release}"
 html_show_sourcelink = False
 html_copy_source = False
+
+
+def setup(app):
+    """Leave out of the page of commands what its every option would repeat: that a variable of its name counts, too."""
+    app.connect("sphinx-click-process-envvars", lambda _app, _context, lines: lines.clear())

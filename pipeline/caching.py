@@ -31,7 +31,16 @@ Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What stage one did."""
+    """What stage one did.
+
+    Attributes
+    ----------
+    cache : open
+    action : create, resume, extend, reuse or pulled
+    computed, kept : images sent through the teacher now, and images found durable
+    images_per_second : computed / wall time from the first row read to the last row durable; None where none was
+    pushed : what was published in a store, if that was asked for
+    """
 
     cache: Cache
     action: Action

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from html import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ __all__ = ["Trained", "train_student"]
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Trained:
     """What stage two did.
 
@@ -39,6 +40,15 @@ class Trained:
     teacher: Mapping[str, Any]
     seconds: float
     result: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<Trained '{self.run}': {self.result['verdict']}>"
+
+    def _repr_html_(self) -> str:
+        """Show figures and verdict in notebooks."""
+        from .tables import show_result
+
+        return f"<pre>{escape(show_result(self.result))}\n{escape(self.result['verdict'])}</pre>"
 
     def load(self) -> Any:
         """Return the trained student, a timm model in evaluation mode."""

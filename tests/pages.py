@@ -15,6 +15,8 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from medal.cache.defaults import option_defaults, read_defaults
 from medal.cache.errors import MedalError
 from medal.cli import COMMANDS, group
 
@@ -79,11 +82,16 @@ def read_commands(body):
     return commands
 
 
+def split_words(line):
+    """Return the words of a command line as a shell does: a comment begins with a word, unlike in STORE#NAME."""
+    return shlex.split(re.sub(r"(^|\s)#.*", "", line))
+
+
 def medal_words(block):
-    """Yield the words after `medal` of every command line of a block, whatever starts it (srun, torchrun, …)."""
+    """Yield the words after `medal` of every command line of a block, whatever starts it: srun, torchrun."""
     lines = [command for command, _ in read_commands(block.body)] if block.language == "console" else None
     for line in lines or block.body.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+        words = split_words(line)
         if "medal" in words:
             yield words[words.index("medal") + 1 :]
 
@@ -93,8 +101,12 @@ def check_words(words):
     if words[0].startswith("-"):
         return
     assert words[0] in COMMANDS, words
-    command = group.get_command(click.Context(group, info_name="medal"), words[0])
-    command.make_context(words[0], list(words[1:]))
+    command_named(words[0]).make_context(words[0], list(words[1:]))
+
+
+def command_named(name):
+    """Return a command of medal, without what this machine's files say of its defaults."""
+    return group.get_command(click.Context(group, info_name="medal", resilient_parsing=True), name)
 
 
 class Reader:
@@ -123,8 +135,13 @@ class Reader:
             body = body.replace(written, typed)
         if block.language == "toml":
             Path("medal.toml").write_text(body)
+            for name in tomllib.loads(body):
+                option_defaults(command_named(name), read_defaults(name, list(COMMANDS), [Path("medal.toml")]))
         elif block.language == "python":
-            exec(compile(body, block.place, "exec"), self.names)  # noqa: S102 - our own page
+            with warnings.catch_warnings():
+                if _NEEDS.match(block.before):
+                    warnings.simplefilter("ignore")  # what a library that is not ours warns of is not our page's fault
+                exec(compile(body, block.place, "exec"), self.names)  # noqa: S102 - our own page
         else:
             for command, expected in read_commands(body):
                 status, printed = self._type(command)
@@ -133,7 +150,7 @@ class Reader:
                 _compare(expected, printed, f"{block.place}: {command}")
 
     def _type(self, command):
-        words = shlex.split(command, comments=True)
+        words = split_words(command)
         if words[0] == "medal" and not set(words) & {"|", ">", "&&", "2>"}:
             return _run_here([*words[1:], *self.shorter.get(words[1], [])])
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

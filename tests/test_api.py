@@ -56,6 +56,13 @@ def test_stage_two_gives_a_student(trained):
     assert model(torch.zeros(1, 3, SIDE, SIDE)).shape == (1, 2)
 
 
+def test_a_run_shows_itself(trained):
+    assert repr(trained).startswith(f"<Trained '{trained.run}': Whether distilling helped is not known")
+    page = trained._repr_html_()
+    assert "student" in page
+    assert trained.result["verdict"] in page
+
+
 def test_a_cache_shows_itself(small_cache):
     cache = library.open_cache(small_cache)
     assert repr(cache).startswith("<Cache '")

@@ -82,6 +82,18 @@ def test_every_command_stands_in_the_readme(command):
 def test_every_option_that_pages_name_exists():
     context = click.Context(group, info_name="medal")
     known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs", "--nproc-per-node"}
+    # Of pip, the hub's command, torchrun, Slurm and timm.
+    known |= {
+        "--wheel-dir",
+        "--no-index",
+        "--find-links",
+        "--local-dir",
+        "--nnodes",
+        "--rdzv-backend",
+        "--rdzv-endpoint",
+    }
+    known |= {"--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--requeue"}
+    known |= {"--smoothing"}
     for name in COMMANDS:
         for parameter in group.get_command(context, name).params:
             known.update(parameter.opts)

@@ -1,20 +1,26 @@
 """The site is true: every block of every page runs, or says why it cannot; links lead to headings that are there."""
 
+import importlib
 import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from pages import PROSE, ROOT, RUN, SCRIPTS, SITE, Reader, check_words, medal_words, parse_blocks, read_blocks
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 # What the pages' commands run with here, longer names first: a tiny teacher, small sets, a folder for a store.
 STAND_INS = {
     "medmnist:pneumoniamnist": "chest.npz",
     "facebook/dinov2-small": "tiny",
     "facebook/dinov2-base": "tiny",
+    "/models/dinov2-small": "tiny",
+    "microsoft/rad-dino": "other",
+    "/models/dinov2-ours": "other",
     "pneumoniamnist": "chest",
     "/mnt/lab/caches": "lab",
 }
@@ -34,9 +40,27 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def desk(tiny, tmp_path, monkeypatch):
-    """The current folder of a reader: a teacher, a set of arrays, a folder of images by split and class."""
+    """The current folder of a reader: two teachers and small sets, under the names that the pages give them."""
+    import torch
+
     shutil.copytree(tiny, tmp_path / "tiny")
+    weights = load_file(tiny / "model.safetensors")
+    shutil.copytree(tiny, tmp_path / "other")
+    save_file({name: array * np.float32(1.1) for name, array in weights.items()}, tmp_path / "other/model.safetensors")
     random = np.random.default_rng(0)
+    lay_out_arrays_and_folder(tmp_path, random)
+    lay_out_study(tmp_path / "study", random)
+    lay_out_dicom(tmp_path / "ct", random)
+    monkeypatch.chdir(tmp_path)
+    # Models this small are no faster with more threads, and slower where other work wants them.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def lay_out_arrays_and_folder(place, random):
+    """Eighty images with splits, as chest.npz and as folder/SPLIT/CLASS/file."""
     arrays = {}
     for split, count in {"train": 48, "val": 16, "test": 16}.items():
         labels = np.arange(count) % 2
@@ -44,22 +68,43 @@ def desk(tiny, tmp_path, monkeypatch):
         arrays[f"{split}_images"] = (noise + 100 * labels[:, None, None]).astype(np.uint8)
         arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
         for row, image in enumerate(arrays[f"{split}_images"]):
-            file = tmp_path / "folder" / split / ("normal", "pneumonia")[labels[row]] / f"{row}.png"
+            file = place / "folder" / split / ("normal", "pneumonia")[labels[row]] / f"{row}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
-    np.savez(tmp_path / "chest.npz", **arrays)
-    monkeypatch.chdir(tmp_path)
-    import torch
-
-    # Models this small are no faster with more, and two of them at once much slower.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield tmp_path
-    torch.set_num_threads(threads)
+    np.savez(place / "chest.npz", **arrays)
 
 
+def lay_out_study(place, random):
+    """Forty patients of two images each, from two scanners, in a table without splits."""
+    place.mkdir()
+    rows = [["file", "label", "patient", "scanner"]]
+    for patient in range(40):
+        ill, scanner = patient % 2, patient // 2 % 2
+        for visit in range(2):
+            name = f"{patient:02}-{visit}.png"
+            image = random.integers(0, 120, (28, 28)) + 60 * ill + 40 * scanner
+            Image.fromarray(image.astype(np.uint8)).save(place / name)
+            rows.append([name, ("well", "ill")[ill], f"P{patient:02}", ("alder", "birch")[scanner]])
+    (place / "table.csv").write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+def lay_out_dicom(place, random):
+    """Forty slices of CT as ct/SPLIT/CLASS/file, where there is pydicom."""
+    if find_spec("pydicom") is None:
+        return
+    from dicom_files import make
+
+    for split, count in {"train": 24, "val": 8, "test": 8}.items():
+        for row in range(count):
+            file = place / split / ("clear", "nodule")[row % 2] / str(row)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            values = random.integers(-1000, 200, (32, 32)) + 400 * (row % 2)
+            make(values.astype(np.int16), RescaleSlope=1, RescaleIntercept=0).save_as(file, enforce_file_format=True)
+
+
+@pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("page", CODE, ids=lambda path: str(path.relative_to(ROOT / "docs")))
-def test_what_a_page_says_runs(page, desk):
+def test_what_a_page_says_runs(page):
     reader = Reader(STAND_INS, SHORTER)
     for block in read_blocks(page):
         if block.language in RUN and block.is_run:
@@ -109,6 +154,14 @@ def test_links_to_headings_lead_to_one(page):
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
         there = (page.parent / target).resolve() if target else page
         assert anchor in headings(there), f"{page.name}: {target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", SITE, ids=IDS)
+def test_what_pages_call_by_its_path_is_there(page):
+    paths = set(re.findall(r"`(medal(?:\.\w+)+)`", page.read_text(encoding="utf-8"))) - {"medal.toml"}
+    for path in paths:
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), f"{page.name}: {path}"
 
 
 def test_pictures_are_small_and_shown():
