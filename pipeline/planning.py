@@ -108,6 +108,8 @@ def prepare(
     CacheError
         The target holds something else, or a source cannot be opened or has features of another kind.
     """
+    if options.unlabelled and settings.tune:
+        raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
     dataset = open_dataset(spec, options)
     files = locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
@@ -140,6 +142,8 @@ def prepare(
     if settings.image_size == "auto":
         preprocessing = replace(preprocessing, image_size=_fitting_size(dataset, rows))
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
+    if dataset.unlabelled:
+        drawn, drawing = False, None
     request = make_request(dataset, rows, files, preprocessing, settings)
     address = cache_id(request)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"

@@ -76,6 +76,11 @@ class _Alpha(click.ParamType[float | str]):
     "(weight: 1, as CACHE's own).",
 )  # fmt: skip
 @click.option(
+    "--unlabelled", nargs=2, multiple=True, metavar="CACHE DATASET",
+    help="Add images without labels to train, which learn from the teacher alone: a cache of the same teacher, as "
+    "cache-teacher --unlabelled makes it, and its images; may be repeated.",
+)  # fmt: skip
+@click.option(
     "--label-fraction", type=float, default=_DEFAULT.label_fraction, show_default=True, metavar="SHARE",
     help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
 )  # fmt: skip
@@ -161,6 +166,7 @@ def train_student(
     no_distill: bool,
     check_views: bool,
     also: tuple[str, ...],
+    unlabelled: tuple[tuple[str, str], ...],
     track: str | None,
     overwrite: bool,
     max_cache_size: str,
@@ -195,7 +201,10 @@ def train_student(
 
     cache = resolve_cache(cache, max_cache_size)
     teachers = [(resolve_cache(path, max_cache_size), weight) for path, weight in map(_read_weight, also)]
-    ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
+    others = [(resolve_cache(path, max_cache_size), images) for path, images in unlabelled]
+    ask_again = partial(
+        ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers, unlabelled=others
+    )
     with join_ranks(settings.device) as ranks:
         if ranks.leads:
             asked = replace(ask_again(), check_views=check_views, track=track)

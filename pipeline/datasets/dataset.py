@@ -19,6 +19,7 @@ Window = tuple[float, float]  # centre and width
 SPLITS = ("train", "val", "test")
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
+UNLABELLED = ("unlabelled",)  # the classes of images that never had labels: a cache has one name at least
 UNREADABLE = "unreadable file"  # why an image has not even a key
 
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
@@ -73,7 +74,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """How to read a dataset; every command that takes a DATASET has these as options."""
+    """How to read a dataset; every command that takes a DATASET has these as options.
+
+    Attributes
+    ----------
+    unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
+    """
 
     label_column: str | None = None
     label_columns: tuple[str, ...] = ()
@@ -83,6 +89,7 @@ class DatasetOptions:
     exclude_classes: tuple[str, ...] = ()
     intensity: Intensity = "declared"
     window: Window | None = None
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +119,22 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether these are images alone."""
+        return self.task == "multiclass" and self.classes == UNLABELLED
+
+    def without_labels(self) -> Dataset:
+        """Return the images alone, all of them in train."""
+        return replace(
+            self,
+            task="multiclass",
+            classes=UNLABELLED,
+            label=np.full(len(self), UNKNOWN_CLASS, np.int32),
+            split=np.zeros(len(self), np.int8),
+            label_columns=(),
+        )
 
     def keys(self) -> npt.NDArray[np.uint8]:
         """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.
