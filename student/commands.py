@@ -184,6 +184,7 @@ def train_student(
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
     medal train-student scans.h5 labels.csv --out runs/scans --student mobilenetv3_small_100
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/three --seeds 3 --baseline
+    medal train-student scans.zarr labels.csv --out runs/unseen --leave-one-domain-out --baseline
     """
     options = take_dataset_options(chosen)
     if not out.name:
@@ -271,9 +272,9 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
 def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool) -> None:
     """Compare runs with the first one, image by image, from the predictions that they recorded.
 
-    Each RUN is a folder of train-student, or the baseline folder inside one; all its seeds count. Differences, 95 %
-    intervals and p-values come from the same resamples of the images that all runs share, which are matched by content;
-    runs of other test images are refused.
+    Each RUN is a folder of train-student, or RUN/baseline or RUN/domain-NAME inside one; all its seeds count.
+    Differences, 95 % intervals and p-values come from the same resamples of the images that all runs share, which are
+    matched by content; runs of other test images are refused.
 
     \b
     medal compare runs/resnet runs/mobilenet
