@@ -22,7 +22,7 @@ from .logistic import fold_logits
 from .machine import library_versions
 from .planning import Plan
 from .policies import VIEW_PARAMETERS, policy_named
-from .probe import Probe, ProbeSettings, describe_probe, fit_probe
+from .probe import Probe, ProbeSettings, describe_probe, fit_probe, silent_probe
 from .rows import SplitRows, anonymous_groups
 from .skipped import describe_skipped
 
@@ -79,17 +79,20 @@ def lay_out(content: Content, tell: Callable[[str], None]) -> tuple[dict[str, Ro
     """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
     dataset, rows = content.dataset, content.rows
     train = rows["train"]
-    probe = fit_probe(
-        {split: _View(feature, 0) for split, feature in content.fields["feature"].items()},
-        {split: part.label for split, part in rows.items()},
-        keys=train.key,
-        groups=train.group,
-        task=dataset.task,
-        n_classes=len(dataset.classes),
-        settings=content.probe,
-        tell=tell,
-    )
-    if probe.folds < content.probe.folds:
+    if dataset.unlabelled:
+        probe = silent_probe(len(train), content.fields["feature"]["train"].shape[2], content.probe)
+    else:
+        probe = fit_probe(
+            {split: _View(feature, 0) for split, feature in content.fields["feature"].items()},
+            {split: part.label for split, part in rows.items()},
+            keys=train.key,
+            groups=train.group,
+            task=dataset.task,
+            n_classes=len(dataset.classes),
+            settings=content.probe,
+            tell=tell,
+        )
+    if probe.folds < content.probe.folds and not dataset.unlabelled:
         tell(_shrunk(content, probe.folds))
     groups = anonymous_groups(rows, content.probe.seed)
     arrays: dict[str, Rows] = {"probe/weight": probe.weight, "probe/bias": probe.bias}

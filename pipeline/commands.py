@@ -111,6 +111,10 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
 )  # fmt: skip
 @click.option(
+    "--unlabelled", is_flag=True,
+    help="Images alone, whatever labels there are: their features, for train-student --unlabelled.",
+)  # fmt: skip
+@click.option(
     "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
     help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
 )  # fmt: skip
@@ -339,6 +343,9 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
     extra = [word for name, column in columns.items() if column for word in (name, column)]
     extra += ["--on-missing", "drop"] if limited else []
     following = ["medal", "train-student", str(target), dataset, "--out", f"runs/{target.stem}", *extra]
+    if options.unlabelled:
+        # Beside a set that has labels.
+        following = ["medal", "train-student", "CACHE", "DATASET", "--out", "RUN", "--unlabelled", str(target), dataset]
     click.echo(f"Next: {shlex.join(following)}")
 
 

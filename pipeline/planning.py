@@ -112,6 +112,8 @@ def prepare(
     CacheError
         The target holds something else, or a source cannot be opened or has features of another kind.
     """
+    if options.unlabelled and settings.tune:
+        raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
     dataset = open_dataset(spec, options)
     files = files or locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
@@ -199,6 +201,8 @@ def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
         ) from error
     rows = arrange_rows(dataset, key, split)
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
+    if dataset.unlabelled:
+        drawn, drawing = False, None
     return Arranged(
         dataset=dataset,
         rows=rows,

@@ -24,7 +24,7 @@ from .logistic import linear_logits as logits
 from .scores import known, score
 from .selection import Trial, can_judge, choose
 
-__all__ = ["Evidence", "Probe", "ProbeSettings", "Trial", "describe_probe", "fit_probe", "logits"]
+__all__ = ["Evidence", "Probe", "ProbeSettings", "Trial", "describe_probe", "fit_probe", "logits", "silent_probe"]
 
 Evidence = Literal["val", "train hold-out", "train out-of-fold", "none"]
 
@@ -221,6 +221,22 @@ def fit_probe(
         temperature=temperature,
         calibrated_on=calibrated_on,
         converged=all(head.converged for head in heads),
+        settings=settings,
+    )
+
+
+def silent_probe(rows: int, feature_dim: int, settings: ProbeSettings) -> Probe:
+    """Return the probe of images that have no labels: one class, nothing fitted, its logits are 0."""
+    return Probe(
+        weight=np.zeros((1, 1, feature_dim), np.float32),
+        bias=np.zeros((1, 1), np.float32),
+        fold=np.full(rows, -1, np.int8),
+        C=settings.grid[len(settings.grid) // 2],
+        chosen_on="none",
+        tried=(),
+        temperature=1.0,
+        calibrated_on="none",
+        converged=True,
         settings=settings,
     )
 

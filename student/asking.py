@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..cache.errors import CacheMismatch, StudentError
+from ..cache.errors import CacheMismatch
 from ..cache.reader import Cache, open_cache
 from ..pipeline.datasets import open_dataset
-from ..pipeline.datasets.dataset import Dataset, DatasetOptions, typical_side
+from ..pipeline.datasets.dataset import UNLABELLED, Dataset, DatasetOptions, typical_side
 from ..pipeline.datasets.recorded import recorded_options
-from ..pipeline.metrics import measure
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
 from . import run as folder
@@ -26,16 +23,16 @@ from .few_labels import forget_labels
 from .images import choose_image_size
 from .imbalance import check_imbalance
 from .losses import check_terms, parse_terms
-from .model import WEIGHTS, ModelSpec, describe_model
+from .model import ModelSpec, describe_model
+from .per_class import require_out_of_fold, settle_per_class
 from .policy import choose_policy
 from .refitting import refit
+from .request import check_together, make_request, request_more
 from .settings import StudentSettings, default_epochs
 from .targets import Targets, load_targets
+from .unlabelled import Beside, add_unlabelled, open_beside
 
 __all__ = ["Asked", "ask"]
-
-# A class that the teacher always recognises still listens to its labels a little: they are what is measured.
-_MOST_ALPHA = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +90,7 @@ class Asked:
             found.append(f"student and probe know the labels of {known} of {rows} train images and of no others there")
         if self.held_out:
             found += self._not_learned
+        found += _tell_unlabelled(fit)
         if fit["disagree"]:
             found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
         if "test" not in self.targets.splits and not self.held_out:
@@ -143,7 +141,7 @@ class Asked:
             targets = forget_labels(targets, self.cache, settings)
         else:
             targets = refit(targets, self.cache, np.ones(len(targets.splits["train"]), np.bool_))
-        settings = _settle_per_class(settings, targets)
+        settings = settle_per_class(settings, targets)
         return replace(
             self,
             run=self.run / one.folder,
@@ -160,6 +158,15 @@ class Asked:
         )
 
 
+def _tell_unlabelled(fit: Mapping[str, int]) -> list[str]:
+    told = {
+        "unlabelled": "unlabelled images join train, where they learn from the teacher alone",
+        "unlabelled_in_val_or_test": "unlabelled images are left out, as they stand in val or test too",
+        "unlabelled_in_train": "unlabelled images are left out, as they stand in train already",
+    }
+    return [f"{fit[name]} {text}" for name, text in told.items() if fit.get(name, 0)]
+
+
 def ask(
     cache_path: str,
     dataset: str,
@@ -169,12 +176,14 @@ def ask(
     *,
     overwrite: bool,
     also: Sequence[tuple[str, float]] = (),
+    unlabelled: Sequence[tuple[str, str]] = (),
 ) -> Asked:
     """Open and check everything, and decide what to do about the run folder; nothing is written.
 
     Parameters
     ----------
     also : further caches whose logits are averaged with the first one's, and their weights
+    unlabelled : caches of images without labels that join train, each with its dataset
 
     Raises
     ------
@@ -190,23 +199,17 @@ def ask(
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
         folder.decide(found, there, overwrite=overwrite)
     terms = parse_terms(settings.loss)
-    if also and settings.label_fraction < 1:
-        raise StudentError(
-            "--label-fraction and --also-cache exclude each other: only the first cache's probe is fitted on the share."
-        )
-    if also and settings.leave_one_domain_out:
-        raise StudentError(
-            "--leave-one-domain-out and --also-cache exclude each other: only the first cache's probe is fitted "
-            "without the domain."
-        )
+    check_together(settings, also=bool(also), unlabelled=bool(unlabelled))
     spec = describe_model(settings.student, settings.weights)
     device = pick_device(settings.device)
     cache = open_cache(cache_path)
+    _require_labels(cache, dataset)
     options = recorded_options(options, cache.manifest, dataset)
     images = open_dataset(dataset, options, cache.manifest.classes)
     settings = replace(settings, augment=choose_policy(cache, settings))
     policy = policy_named(str(settings.augment))
     others = [(open_cache(path), weight) for path, weight in also]
+    beside = [open_beside(path, place, options.key_secret) for path, place in unlabelled]
     targets = load_targets(
         cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
         stored=settings.targets == "stored",
@@ -216,14 +219,12 @@ def ask(
     check_terms(terms, targets.task)
     check_imbalance(settings, targets.task)
     joined = targets
-    held_out = find_domains(targets, cache) if settings.leave_one_domain_out else ()
-    if settings.label_fraction < 1 and not held_out:
-        targets = forget_labels(targets, cache, settings)
-        targets = targets if settings.compares_features else targets.without_features()
     if settings.alpha == "per-class":
-        _require_out_of_fold((cache, *(other for other, _ in others)))
+        require_out_of_fold((cache, *(other for other, _ in others)))
+    held_out = find_domains(targets, cache) if settings.leave_one_domain_out else ()
     if not held_out:
-        settings = _settle_per_class(settings, targets)
+        targets, images = _teach(targets, cache, images, settings, beside)
+        settings = settle_per_class(settings, targets)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
 
@@ -232,9 +233,8 @@ def ask(
 
     held_out = tuple(replace(one, epochs=count_epochs(one.rows["train"])) for one in held_out)
     epochs = max((one.epochs for one in held_out), default=count_epochs(len(train_rows)))
-    request = _request(settings, options, joined, policy, image_size, epochs)
-    if held_out:
-        request |= {"epochs": {one.name: one.epochs for one in held_out}}
+    request = make_request(settings, options, joined, policy, image_size, epochs)
+    request |= request_more(targets, held_out, beside)
     return Asked(
         run=run,
         cache=cache,
@@ -254,53 +254,25 @@ def ask(
     )
 
 
-def _request(
-    settings: StudentSettings, options: DatasetOptions, targets: Targets, policy: Policy, image_size: int, epochs: int
-) -> dict[str, Any]:
-    """Return what a run's bits depend on as JSON: settings with nothing left open, and digests of what they act on."""
-    weights: dict[str, Any] = {"weights": settings.weights}
-    if settings.weights not in ("random", "pretrained"):
-        place = Path(settings.weights)
-        with (place / WEIGHTS if place.is_dir() else place).open("rb") as file:
-            # The last name only: a path says where somebody works.
-            weights = {"weights": place.resolve().name, "weights_sha256": file_digest(file, "sha256").hexdigest()}
-    return {
-        "medal": version("medalmighty"),
-        **settings.to_dict(),
-        **weights,
-        "epochs": epochs,
-        "image_size": image_size,
-        "intensity": options.intensity,
-        "window": options.window and list(options.window),
-        "policy": policy.to_dict(),
-        "targets_sha256": targets.digest(),
-        "also": list(targets.also),
-    }
+def _require_labels(cache: Cache, dataset: str) -> None:
+    if cache.manifest.task == "multiclass" and cache.manifest.classes == UNLABELLED:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' was made with --unlabelled and knows no labels, so nothing can be learned from it "
+            "alone; give it beside one that has: medal train-student CACHE DATASET --out RUN --unlabelled "
+            f"{cache.path} {dataset}"
+        )
 
 
-def _require_out_of_fold(caches: Sequence[Cache]) -> None:
-    """Refuse caches whose logits of train are in-sample, which flatter the teacher.
-
-    Raises
-    ------
-    CacheMismatch
-    """
-    for cache in caches:
-        if (cache.read("train", "fold") < 0).any():
-            raise CacheMismatch(
-                f"--alpha per-class needs the teacher's out-of-fold recall, and cache '{cache.path}' was made with "
-                "--folds 0; give --alpha a number or auto, or make a cache with --folds 5."
-            )
-
-
-def _settle_per_class(settings: StudentSettings, targets: Targets) -> StudentSettings:
-    """Replace ``--alpha per-class`` by the out-of-fold recall of each class, at most 0.9; absent ones have the mean."""
-    if settings.alpha != "per-class":
-        return settings
-    train = targets.splits["train"]
-    classes = measure(train.teacher, train.label, targets.task, targets.classes)["classes"]
-    recall = [figures["sensitivity"] for figures in classes.values()]
-    known = [value for value in recall if value is not None]
-    mean = sum(known) / len(known) if known else 0.0
-    weights = tuple(round(min(_MOST_ALPHA, mean if value is None else value), 4) for value in recall)
-    return replace(settings, alpha=weights)
+def _teach(
+    targets: Targets, cache: Cache, images: Dataset, settings: StudentSettings, beside: Sequence[Beside]
+) -> tuple[Targets, Dataset]:
+    """Return what train is taught, few labels forgotten and unlabelled images added, and the images of all of it."""
+    if settings.label_fraction < 1:
+        targets = forget_labels(targets, cache, settings)
+        targets = targets if settings.compares_features else targets.without_features()
+    if not beside:
+        return targets, images
+    return add_unlabelled(
+        targets, cache, images, beside, on_missing=settings.on_missing,
+        stored=settings.targets == "stored", features=settings.compares_features,
+    )  # fmt: skip

@@ -209,11 +209,17 @@ def _data(description: Mapping[str, Any]) -> str:
 
 
 def _labels_known(description: Mapping[str, Any]) -> list[str]:
-    known = description.get("fit", {}).get("labelled")
-    if known is None:
-        return []
-    of_all = description["rows"]["train"]
-    return [f"* labels known in train: {known} of {of_all}; the teacher's probe is fitted on these alone"]
+    fit, of_all = description.get("fit", {}), description["rows"]["train"]
+    found = []
+    if "labelled" in fit:
+        found.append(
+            f"* labels known in train: {fit['labelled']} of {of_all}; the teacher's probe is fitted on these alone"
+        )
+    if "unlabelled" in fit:
+        found.append(
+            f"* images in train that never had a label: {fit['unlabelled']} of {of_all}, taught by the teacher alone"
+        )
+    return found
 
 
 def _held_out(description: Mapping[str, Any]) -> list[str]:

@@ -76,6 +76,11 @@ class _Alpha(click.ParamType[float | str]):
     "(weight: 1, as CACHE's own).",
 )  # fmt: skip
 @click.option(
+    "--unlabelled", nargs=2, multiple=True, metavar="CACHE DATASET",
+    help="Add images without labels to train, which learn from the teacher alone: a cache of the same teacher, as "
+    "cache-teacher --unlabelled makes it, and its images; may be repeated.",
+)  # fmt: skip
+@click.option(
     "--label-fraction", type=float, default=_DEFAULT.label_fraction, show_default=True, metavar="SHARE",
     help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
 )  # fmt: skip
@@ -161,6 +166,7 @@ def train_student(
     no_distill: bool,
     check_views: bool,
     also: tuple[str, ...],
+    unlabelled: tuple[tuple[str, str], ...],
     track: str | None,
     overwrite: bool,
     max_cache_size: str,
@@ -180,6 +186,7 @@ def train_student(
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
     medal train-student scans.h5 labels.csv --out runs/scans --student mobilenetv3_small_100
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/three --seeds 3 --baseline
+    medal train-student scans.zarr labels.csv --out runs/unseen --leave-one-domain-out --baseline
     """
     options = take_dataset_options(chosen)
     if not out.name:
@@ -198,7 +205,10 @@ def train_student(
     resolve = partial(resolve_cache, max_cache_size=max_cache_size, signers=signers, revoked=revoked)
     cache = resolve(cache)
     teachers = [(resolve(path), weight) for path, weight in map(_read_weight, also)]
-    ask_again = partial(ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers)
+    others = [(resolve(path), images) for path, images in unlabelled]
+    ask_again = partial(
+        ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers, unlabelled=others
+    )
     with join_ranks(settings.device) as ranks:
         if ranks.leads:
             asked = replace(ask_again(), check_views=check_views, track=track)
@@ -265,9 +275,9 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
 def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool) -> None:
     """Compare runs with the first one, image by image, from the predictions that they recorded.
 
-    Each RUN is a folder of train-student, or the baseline folder inside one; all its seeds count. Differences, 95 %
-    intervals and p-values come from the same resamples of the images that all runs share, which are matched by content;
-    runs of other test images are refused.
+    Each RUN is a folder of train-student, or RUN/baseline or RUN/domain-NAME inside one; all its seeds count.
+    Differences, 95 % intervals and p-values come from the same resamples of the images that all runs share, which are
+    matched by content; runs of other test images are refused.
 
     \b
     medal compare runs/resnet runs/mobilenet

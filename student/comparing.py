@@ -149,8 +149,8 @@ def _read(place: Path, split: str) -> _Run:
         domains = sorted(part.name for part in place.glob("domain-*"))
         if domains:
             raise StudentError(
-                f"'{place}' has a student for each of {len(domains)} domains that were held out, and each one's test "
-                f"images are others; compare domain by domain, for instance '{place / domains[0]}'."
+                f"'{place}' has a student for each of {len(domains)} domains that were held out, and each has other "
+                f"test images; compare domain by domain, for instance '{place / domains[0]}'."
             )
     if described is None or not (place / folder.PREDICTIONS).is_file():
         raise StudentError(

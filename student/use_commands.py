@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "overwrite_option", "predict", "require_place"]
 
+# RUN, or a member of one: RUN/baseline, RUN/seed-1, RUN/domain-NAME.
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."

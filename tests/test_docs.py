@@ -134,10 +134,24 @@ def reader_of_the_readme(tmp_path, monkeypatch):
         arrays[f"{split}_labels"] = labels[:, None].astype(np.uint8)
     np.savez(tmp_path / "chest.npz", **arrays)
     tiny_teacher(tmp_path).rename(tmp_path / "tiny")
-    (tmp_path / "scans").mkdir()
+    for folder in ("scans", "more"):
+        (tmp_path / folder).mkdir()
+    for row in range(6):
+        Image.fromarray(random.integers(0, 200, (28, 28), dtype=np.uint8)).save(tmp_path / f"more/{row}.png")
     for name in ("new.png", "scans/first.png"):
         Image.fromarray(arrays["test_images"][0]).save(tmp_path / name)
+    lines = ["file,label,split,domain"]
+    for split, count in {"train": 24, "val": 12, "test": 8}.items():
+        for row in range(count):
+            Image.fromarray(arrays[f"{split}_images"][row]).save(tmp_path / f"{split}-{row}.png")
+            lines.append(f"{split}-{row}.png,{row % 2},{split},{'north' if row // 2 % 2 else 'south'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
     monkeypatch.chdir(tmp_path)
+    group.main(
+        ["cache-teacher", "labels.csv", "scans.zarr", "--teacher", "tiny", "--image-size", "28"],
+        "medal",
+        standalone_mode=False,
+    )
 
 
 @pytest.mark.usefixtures("reader_of_the_readme")
@@ -153,7 +167,8 @@ def test_what_the_readme_says_runs():
         except SystemExit as ended:
             assert not ended.code, words  # noqa: PT017 - a command may say its exit status
         ran.append(words[1])
-    first = ["--version", "doctor", "cache-teacher", "train-student", "train-student", "compare", "report"]
+    first = ["--version", "doctor", "cache-teacher", "train-student"]
+    first += ["cache-teacher", "train-student", "train-student", "train-student", "compare", "report"]
     use = ["predict", "predict", "evaluate", "export", "show", "verify", "convert", "audit"]
     share = ["push", "list", "pull", "cache-teacher", "remove", "gc"]
     assert ran == [*first, *use, *share]

@@ -318,7 +318,7 @@ def test_the_command_shows_domains_side_by_side(place, shell, medal, tmp_path):
         medal("predict", tmp_path / "run", place / "0.png")
     with pytest.raises(StudentError, match=r"compare domain by domain, for instance .*domain-north'"):
         medal("compare", tmp_path / "run", tmp_path / "run/domain-south-2")
-    assert medal("predict", tmp_path / "run/domain-north/baseline", place / "0.png")["images"] == 1
+    assert medal("predict", tmp_path / "run/domain-north", place / "0.png")["images"] == 1
 
 
 def test_without_domains_it_is_refused_in_a_sentence(place, medal, tmp_path):

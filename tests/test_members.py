@@ -18,7 +18,9 @@ from medal.cache.errors import CacheMismatch, StudentError
 from medal.pipeline.metrics import score
 from medal.student.checkpoint import Checkpoint
 from medal.student.choice import GRID, plan_rungs
+from medal.student.comparing import compare_runs
 from medal.student.run import RUN_KIND, read_predictions
+from medal.student.trained import calibrate, open_run
 
 SQUARES = str(Path(__file__).parent / "student_squares.py")
 squares = SimpleNamespace(**runpy.run_path(SQUARES))
@@ -320,3 +322,37 @@ def test_alpha_per_class_is_refused_where_recall_would_be_in_sample(place, tmp_p
 def test_settings_out_of_range_are_refused(place, tmp_path, changed):
     with pytest.raises(StudentError, match="must be"):
         ask_for(place, tmp_path / "run", **changed)
+
+
+# ── Members in use ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_member_is_used_by_its_folder(three, medal, place, tmp_path, monkeypatch):
+    """What stands above it, in run.json, is said of it as well; what is its own comes from member.json."""
+    run, result = three
+    other = next(path.name for path in run.glob("seed-*"))
+    for folder in (run / "baseline", run / other, next(run.glob("baseline/seed-*"))):
+        trained = open_run(folder, "cpu")
+        record = json.loads((folder / "member.json").read_text())
+        assert trained.description["alpha"] == record["alpha"]
+        assert trained.description["target"] == ("none" if record["arm"] == "baseline" else "canonical view")
+        assert trained.classes == ("0", "1", "2")
+        own = calibrate(read_predictions(folder), "multiclass")
+        assert trained.temperature == own
+    found = medal("evaluate", run / "baseline", place / "squares.npz", "--split", "test")
+    best = next(one for one in result["baseline"]["seeds"] if one["folder"] == "baseline")
+    assert found["student"]["auroc"] == pytest.approx(best["test"]["auroc"], abs=1e-6)
+    monkeypatch.chdir(run)
+    assert open_run(Path(other), "cpu").description["cache"] == open_run(run, "cpu").description["cache"]
+    with pytest.raises(StudentError, match="is no finished run of medal"):
+        open_run(place, "cpu")
+    shutil.copytree(run / "baseline", tmp_path / "alone")
+    with pytest.raises(StudentError, match="is no finished run of medal"):
+        open_run(tmp_path / "alone", "cpu")
+
+
+def test_seeds_of_a_baseline_are_compared(three):
+    run, _ = three
+    other = next(run.glob("baseline/seed-*"))
+    found = compare_runs([other, run], "test", lambda _text: None)
+    assert found.seeds == (1, 2)

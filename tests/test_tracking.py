@@ -38,6 +38,15 @@ def test_tensorboard_gets_what_the_history_has(squares, tmp_path):
     assert not [item for item in (tmp_path / "run").iterdir() if "event" in item.name]
 
 
+def test_a_tracker_gets_the_epochs_in_which_alpha_was_chosen(squares, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    asked = student_squares.ask_for(squares, tmp_path / "run", epochs=4, alpha="auto")
+    train_student(replace(asked, track="tensorboard"), student_squares.silent, lambda _text: None)
+    events = EventAccumulator(str(tmp_path / "tracking/run")).Reload()
+    assert [event.step for event in events.Scalars("train_loss")] == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_that_is_not_installed_is_named_with_the_command(name, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)

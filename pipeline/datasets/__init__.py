@@ -67,7 +67,9 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     if kind != "table":
         _refuse_columns(options, spec, kind)
     _check_window(options, spec, kind)
+    _check_unlabelled(options)
     dataset = _OPENERS[kind](spec, options, classes)
+    dataset = dataset.without_labels() if options.unlabelled else dataset
     _check_names(dataset)
     return dataset if options.key_secret is None else replace(dataset, secret=options.key_secret)
 
@@ -143,6 +145,20 @@ def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
     if kind not in ("table", "folder"):
         raise DataError(
             f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no DICOM files for --window; leave that option out."
+        )
+
+
+def _check_unlabelled(options: DatasetOptions) -> None:
+    asked = {
+        "--label-column": options.label_column,
+        "--label-columns": options.label_columns,
+        "--split-column": options.split_column,
+        "--exclude-class": options.exclude_classes,
+    }
+    unheard = [option for option, value in asked.items() if value]
+    if options.unlabelled and unheard:
+        raise DataError(
+            f"--unlabelled reads images alone, and {', '.join(unheard)} would go unheard; leave one or the other out."
         )
 
 

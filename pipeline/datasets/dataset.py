@@ -20,6 +20,7 @@ Window = tuple[float, float]  # centre and width
 SPLITS = ("train", "val", "test")
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
+UNLABELLED = ("unlabelled",)  # the classes of images that never had labels: a cache has one name at least
 UNREADABLE = "unreadable file"  # why an image has not even a key
 
 # Hashing releases the interpreter lock, and files on a network share wait more than they compute.
@@ -81,7 +82,10 @@ class Images(Protocol):
 class DatasetOptions:
     """How to read a dataset; every command that takes a DATASET has these as options.
 
-    `key_secret` is the lab's secret by which keys are keyed, None = plain keys.
+    Attributes
+    ----------
+    key_secret : the lab's secret by which keys are keyed, None = plain keys
+    unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
     """
 
     label_column: str | None = None
@@ -93,6 +97,7 @@ class DatasetOptions:
     intensity: Intensity = "declared"
     window: Window | None = None
     key_secret: KeySecret | None = None
+    unlabelled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +134,22 @@ class Dataset:
         """Return the content key of an image, keyed where there is a secret."""
         plain = self.images.key(row)
         return plain if self.secret is None else self.secret.key(plain)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether these are images alone."""
+        return self.task == "multiclass" and self.classes == UNLABELLED
+
+    def without_labels(self) -> Dataset:
+        """Return the images alone, all of them in train."""
+        return replace(
+            self,
+            task="multiclass",
+            classes=UNLABELLED,
+            label=np.full(len(self), UNKNOWN_CLASS, np.int32),
+            split=np.zeros(len(self), np.int8),
+            label_columns=(),
+        )
 
     def keys(self) -> npt.NDArray[np.uint8]:
         """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.

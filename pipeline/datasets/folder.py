@@ -13,7 +13,7 @@ import numpy as np
 from ...cache.errors import DataError
 from .dataset import SPLITS, Dataset, DatasetOptions, class_order
 from .images import FORMATS, find_format, list_images
-from .labels import label_classes, quoted
+from .labels import label_classes, no_labels, quoted
 from .splits import SPLIT_NAMES
 
 __all__ = ["open_folder"]
@@ -44,6 +44,8 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     """
     what = f"folder '{path}'"
     folders = _class_folders(path, what)
+    if options.unlabelled:
+        folders.append(_ClassFolder(-1, "", "."))  # images of no class may lie there
     names: list[str] = []
     split: list[int] = []
     class_names = class_order([folder.name for folder in folders])
@@ -52,7 +54,8 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     deeper: list[str] = []
     for folder in folders:
         entries = _entries(path / folder.path, what)
-        deeper += [f"{folder.path}/{entry.name}" for entry in entries if entry.is_dir()]
+        if folder.path != ".":
+            deeper += [f"{folder.path}/{entry.name}" for entry in entries if entry.is_dir()]
         files = [entry.name for entry in entries if entry.is_file()]
         images = sorted(file for file in files if find_format(path / folder.path / file))
         others += [f"{folder.path}/{file}" for file in sorted(set(files) - set(images))]
@@ -71,7 +74,10 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
             len(deeper),
             min(deeper),
         )
-    labels = label_classes(class_names, np.array(code), exclude=options.exclude_classes, classes=classes, what=what)
+    if options.unlabelled:
+        labels = no_labels(len(names))
+    else:
+        labels = label_classes(class_names, np.array(code), exclude=options.exclude_classes, classes=classes, what=what)
     splits = np.array(split, np.int8)
     listing = list_images(path, [names[row] for row in labels.rows], options, what)
     rows = labels.rows[listing.place]

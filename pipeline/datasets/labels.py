@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import DataError
-from .dataset import UNKNOWN_CLASS, class_order
+from .dataset import UNKNOWN_CLASS, UNLABELLED, class_order
 
-__all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "others_beside", "quoted"]
+__all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "no_labels", "others_beside", "quoted"]
 
 _BESIDE = 5
 
@@ -110,6 +110,11 @@ def label_bits(
         raise DataError(f"{what} has no label left; leave fewer of {quoted(names)} out.")
     columns = [names.index(name) for name in wanted]
     return Labels(wanted, np.ascontiguousarray(bits[:, columns]), np.arange(len(bits)))
+
+
+def no_labels(count: int) -> Labels:
+    """Return the labels of images alone."""
+    return Labels(UNLABELLED, np.full(count, UNKNOWN_CLASS, np.int32), np.arange(count))
 
 
 def _count(names: Sequence[str]) -> str:

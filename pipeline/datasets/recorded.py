@@ -10,7 +10,7 @@ from ...cache.keys import match_secret
 from ...cache.manifest import Manifest
 from ..preprocessing import parse_window
 from . import dataset_kind
-from .dataset import DatasetOptions
+from .dataset import UNLABELLED, DatasetOptions
 from .labels import quoted
 
 __all__ = ["recorded_options"]
@@ -36,7 +36,9 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     """
     secret = match_secret(options.key_secret, manifest.key_check, f"the cache of '{manifest.dataset.get('name')}'")
     options = replace(options, key_secret=secret)
-    if dataset_kind(spec) == "table":
+    if manifest.task == "multiclass" and manifest.classes == UNLABELLED:
+        options = replace(options, unlabelled=True)
+    elif dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
     strange = [name for name in options.exclude_classes if name not in known]

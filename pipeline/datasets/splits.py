@@ -50,7 +50,11 @@ def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]
     never of the order of rows
     """
     given = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
-    if len(dataset) == 0 or ((given >= 0).all() and ((given == _VAL).any() or not (given == _TRAIN).any())):
+    if (
+        dataset.unlabelled
+        or len(dataset) == 0
+        or ((given >= 0).all() and ((given == _VAL).any() or not (given == _TRAIN).any()))
+    ):
         return given.copy()
     unit = find_units(keys, dataset.group)
     drawn = given.copy()
@@ -156,6 +160,8 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
         raise DataError(
             f"dataset '{dataset.name}' has no train rows; expected some: a teacher's probe is fitted on train."
         )
+    if dataset.unlabelled:
+        return ()
     counts = dict(zip(dataset.classes, _fewest(dataset, split == _TRAIN).tolist(), strict=True))
     rare = [(name, count) for name, count in counts.items() if count < 2]
     if rare:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from .dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Task, class_order
 from .images import list_images
-from .labels import Labels, label_bits, label_classes, others_beside, quoted
+from .labels import Labels, label_bits, label_classes, no_labels, others_beside, quoted
 from .splits import SPLIT_NAMES
 
 __all__ = ["BITS", "FIRST_ROW", "open_table", "read_columns"]
@@ -46,17 +46,20 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     """
     what = f"table '{path}'"
     columns = read_columns(path, what)
-    bits = _label_columns(columns, options, classes)
+    bits = [] if options.unlabelled else _label_columns(columns, options, classes)
     label_column = options.label_column or _LABEL
     _require(columns, [_FILE], what, "the images' paths")
-    _require(columns, bits or [label_column], what, "the labels (--label-column, --label-columns)")
+    if not options.unlabelled:
+        _require(columns, bits or [label_column], what, "the labels (--label-column, --label-columns)")
     splits = _optional(columns, options.split_column, "split", "--split-column", what)
     domains = _optional(columns, options.domain_column, "domain", "--domain-column", what)
     groups = _optional(columns, options.group_column, "group", "--group-column", what)
     files = columns[_FILE]
     _require_files(path.parent, files, what)
     task: Task = "multilabel" if bits else "multiclass"
-    if bits:
+    if options.unlabelled:
+        labels = no_labels(len(files))
+    elif bits:
         labels = _read_bits(columns, bits, options, classes, what)
     else:
         labels = _read_classes(columns[label_column], options, classes, what)
