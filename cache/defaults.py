@@ -19,11 +19,11 @@ import click
 
 from .errors import MedalError
 
-__all__ = ["Defaults", "find_files", "name_variables", "option_defaults", "read_defaults"]
+__all__ = ["TYPED", "Defaults", "find_files", "name_variables", "option_defaults", "read_defaults"]
 
 _NAME = "medal.toml"
 # What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
-_TYPED = ("yes", "overwrite", "remove")
+TYPED = ("yes", "overwrite", "remove")
 # Whom somebody trusts is theirs to say, and not a project's.
 _OWN = ("signers", "revoked")
 
@@ -93,8 +93,8 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
     for name in found.values:
-        if name in _TYPED or (name in _OWN and found.origin[name] != _user_file()):
-            where = "on the command line" if name in _TYPED else f"there, or in '{_user_file()}'"
+        if name in TYPED or (name in _OWN and found.origin[name] != _user_file()):
+            where = "on the command line" if name in TYPED else f"there, or in '{_user_file()}'"
             raise MedalError(
                 f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; such a file cannot decide that "
                 f"for you: take it out, and give --{name} {where}."
@@ -116,7 +116,7 @@ def name_variables(command: click.Command, name: str) -> None:
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None:
             flag = max(option.opts, key=len).lstrip("-")
-            if flag not in _TYPED:
+            if flag not in TYPED:
                 option.envvar = f"MEDAL_{name}_{flag}".replace("-", "_").upper()
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, plain, print_json
-from .datasets.options import dataset_options, take_dataset_options
+from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from .request import CacheSettings
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ __all__ = ["doctor"]
 _DEFAULT = CacheSettings()
 
 
-@click.command(short_help="What this machine can do, and what is missing.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="What this machine can do, and what is missing.")
 @click.argument("dataset", required=False)
 @click.option("--teacher", help="Folder, or hub id of one in the local cache (default: whichever is on this machine).")
 @click.option(

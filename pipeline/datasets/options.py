@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
+from ...cache.command import OTHERS
 from ...cache.errors import TeacherError
 from ..preprocessing import parse_window
 from .dataset import DatasetOptions, Window
 
-__all__ = ["dataset_options", "take_dataset_options"]
+__all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -78,6 +79,15 @@ _OPTIONS = (
         "the first of each file's own; with a CACHE, the one it was made with).",
     ),
 )
+
+# The end of a command's help: what is its own before what all have.
+DATASET_GROUP: dict[str, tuple[str, ...]] = {
+    OTHERS: (),
+    "Reading DATASET": (
+        "--label-column", "--label-columns", "--split-column", "--domain-column", "--group-column", "--exclude-class",
+        "--intensity", "--window",
+    ),
+}  # fmt: skip
 
 
 def dataset_options(function: F) -> F:
