@@ -154,7 +154,7 @@ def _read(place: Path, split: str) -> _Run:
         record = json.loads((described / folder.RUN).read_text(encoding="utf-8"))
         task, classes = record["task"], tuple(map(str, record["classes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudentError(f"'{described / folder.RUN}' cannot be read: {error}.") from error
+        raise StudentError(f"'{described / folder.RUN}' cannot be read: {error}. Train it again.") from error
     ordered = [_in_order(part) for part in parts if part is not None]
     if len(ordered) < len(members):
         raise StudentError(f"'{place}' has no predictions on '{split}'; give --split val, or runs that have them.")
@@ -177,7 +177,8 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
     pair = f"'{first.name}' and '{other.name}'"
     if (first.task, first.classes) != (other.task, other.classes):
         raise StudentError(
-            f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}."
+            f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}; "
+            "give runs of one dataset."
         )
     one, two = ({bytes(key) for key in run.key} for run in (first, other))
     if len(first.key) != len(other.key) or not np.array_equal(first.key, other.key):
@@ -187,5 +188,6 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
         )
     if not np.array_equal(first.label, other.label):
         raise StudentError(
-            f"{pair} cannot be compared: {int((first.label != other.label).sum())} labels of the same images differ."
+            f"{pair} cannot be compared: {int((first.label != other.label).sum())} labels of the same images differ; "
+            "give runs that were trained on one version of the dataset."
         )
