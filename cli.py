@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import click
 
-from medal.cache.console import note, plain
-from medal.cache.defaults import find_files, name_variables, option_defaults, read_defaults
+from medal.cache.command import undo_flags
+from medal.cache.console import log_json, logs_json, note, plain
+from medal.cache.defaults import TYPED, find_files, name_variables, option_defaults, read_defaults
 from medal.cache.errors import MedalError
 
 # name: (module, function, short help); the order is the order of a lab's day.
@@ -58,6 +59,7 @@ class LazyGroup(click.Group):
             return None
         module, function, _ = COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(module), function)
+        undo_flags(command, TYPED)
         if ctx.default_map is None and not ctx.resilient_parsing:
             name_variables(command, cmd_name)
             if files := find_files():
@@ -95,10 +97,19 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool)
         ctx.exit()
 
 
+def _log_json(_ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:
+    if asked:
+        log_json()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Show the version."
 )
+@click.option(
+    "--log-json", is_flag=True, is_eager=True, expose_value=False, envvar="MEDAL_LOG_JSON", show_envvar=True,
+    callback=_log_json, help="Progress, warnings and errors as lines of JSON, on stderr as ever.",
+)  # fmt: skip
 def group() -> None:
     """Teach small, fast medical-image classifiers from cached DINOv2 soft targets.
 
@@ -134,7 +145,16 @@ def main() -> NoReturn:
     """Run the command line: medal's own errors are one sentence and exit status 1, or 128 + a signal's number."""
     _take_signals()
     try:
-        group(prog_name="medal")
+        status = group.main(prog_name="medal", standalone_mode=False)
+    except click.ClickException as error:  # the command line is misused
+        if logs_json():
+            note(f"medal: {error.format_message()}")
+        else:
+            error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:  # a question was not answered
+        note("medal: Aborted; nothing was done.")
+        sys.exit(1)
     except MedalError as error:
         # After SIGHUP there may be no terminal any more.
         with suppress(OSError):
@@ -145,4 +165,4 @@ def main() -> NoReturn:
         place = f" '{error.filename}'" if error.filename else ""
         note(f"medal: {error.strerror or error}{place}; mend that and run the same command again.")
         sys.exit(1)
-    sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,9 +1,15 @@
-"""How commands speak: progress on stderr, results on stdout, one JSON line for scripts."""
+"""How commands speak: progress on stderr, results on stdout, one JSON line for scripts.
+
+With ``--log-json`` every line of stderr is a JSON object: ``time`` (UTC), ``level`` (info, warning, error),
+``message``, ``host``, ``pid``, and for progress ``what``, ``done``, ``total``, ``unit``, ``per_second`` and
+``seconds_left``.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +20,17 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["json_option", "note", "plain", "print_json", "progress", "resolve_cache", "silent", "store_options"]
+__all__ = [
+    "json_option", "log_json", "logs_json", "note", "plain", "print_json", "progress", "resolve_cache", "silent",
+    "store_options",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS_BETWEEN_LINES = 5.0
+# A variable, so that the processes that a command starts speak as it does.
+_VARIABLE = "MEDAL_LOG_JSON"
+_LEVELS = {"warning: ": "warning", "medal: ": "error"}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
@@ -65,9 +77,46 @@ def resolve_cache(text: str, max_cache_size: str, signers: Path | None = None, r
     return resolve(text, partial(progress, unit="bytes"), most=max_cache_size, trust=trust)
 
 
-def note(text: str) -> None:
-    """Say something on stderr that is not the result."""
-    click.echo("\n".join(map(plain, text.split("\n"))), err=True)
+def note(text: str, **figures: Any) -> None:
+    """Say something on stderr that is not the result.
+
+    Parameters
+    ----------
+    figures : what the text says, as numbers for those who read JSON
+    """
+    if logs_json():
+        begin = next((begin for begin in _LEVELS if text.startswith(begin)), "")
+        _log(_LEVELS.get(begin, "info"), text.removeprefix(begin).strip(), **figures)
+    else:
+        click.echo("\n".join(map(plain, text.split("\n"))), err=True)
+
+
+def logs_json() -> bool:
+    """Return whether stderr is for a program that reads JSON."""
+    return os.environ.get(_VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
+
+
+def log_json() -> None:
+    """Let stderr be JSON lines from here on, of this process and of those that it starts; libraries' warnings too."""
+    import logging
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level = "error" if record.levelno >= logging.ERROR else record.levelname.lower()
+            _log(level, record.getMessage().strip(), logger=record.name)
+
+    os.environ[_VARIABLE] = "1"
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(handlers=[Lines()], level=logging.WARNING, force=True)
+
+
+def _log(level: str, message: str, **figures: Any) -> None:
+    from platform import node
+
+    now = time.time()
+    stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z"
+    record = {"time": stamp, "level": level, "message": message, **figures, "host": node(), "pid": os.getpid()}
+    click.echo(json.dumps(_finite(record), allow_nan=False), err=True)
 
 
 def plain(text: str) -> str:
@@ -96,7 +145,7 @@ def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iter
 
     Yields a function to be called with the number of units finished since the last call.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not logs_json():
         with _bar(what, total, done) as advance:
             yield advance
     else:
@@ -126,8 +175,12 @@ def _lines(what: str, total: int, done: int, unit: str) -> Callable[[int], None]
             return
         last = now
         rate = (done - begun_at) / max(now - start, 1e-9)
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        note(f"{what}: {done}/{total} {unit}, {rate:.1f}/s{left}")
+        seconds = (total - done) / rate if rate > 0 else None
+        left = f", {seconds:.0f} s left" if seconds else ""
+        note(
+            f"{what}: {done}/{total} {unit}, {rate:.1f}/s{left}",
+            what=what, done=done, total=total, unit=unit, per_second=rate, seconds_left=seconds,
+        )  # fmt: skip
 
     return advance
 

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from .errors import MedalError
 
-__all__ = ["Defaults", "find_files", "name_variables", "option_defaults", "read_defaults"]
+__all__ = [
+    "TYPED", "Defaults", "Setting", "find_files", "name_variables", "option_defaults", "read_defaults",
+    "settings_in_effect",
+]  # fmt: skip
 
 _NAME = "medal.toml"
 # What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
-_TYPED = ("yes", "overwrite", "remove")
+TYPED = ("yes", "overwrite", "remove")
 # Whom somebody trusts, and with what, is theirs to say, and not a project's.
 _OWN = ("signers", "revoked", "key-secret")
 
@@ -39,6 +43,22 @@ class Defaults(NamedTuple):
 
     values: Mapping[str, Any]
     origin: Mapping[str, Path]
+
+
+class Setting(NamedTuple):
+    """What an option is where the command line does not say, and who says so.
+
+    Attributes
+    ----------
+    source : ``environment``, ``project``, ``user`` or ``built in``
+    origin : the variable or the file; None for what is built in
+    """
+
+    command: str
+    option: str
+    value: Any
+    source: str
+    origin: str | None
 
 
 def find_files(folder: Path | None = None) -> list[Path]:
@@ -93,8 +113,8 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
         for flag in (*parameter.opts, *parameter.secondary_opts)
     }
     for name in found.values:
-        if name in _TYPED or (name in _OWN and found.origin[name] != _user_file()):
-            where = "on the command line" if name in _TYPED else f"there, or in '{_user_file()}'"
+        if name in TYPED or (name in _OWN and found.origin[name] != _user_file()):
+            where = "on the command line" if name in TYPED else f"there, or in '{_user_file()}'"
             raise MedalError(
                 f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; such a file cannot decide that "
                 f"for you: take it out, and give --{name} {where}."
@@ -111,12 +131,56 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     }
 
 
+def settings_in_effect(group: click.Group, files: Sequence[Path]) -> list[Setting]:
+    """Return what every option of every command is where the command line does not say.
+
+    Raises
+    ------
+    MedalError
+        As `read_defaults` and `option_defaults`.
+    click.BadParameter
+        A file or a variable gives an option what it cannot be.
+    """
+    settings = []
+    commands = group.list_commands(click.Context(group))
+    for name in commands:
+        parent = click.Context(group, info_name="medal")
+        command = group.get_command(parent, name)
+        if command is None:
+            continue
+        context = click.Context(command, info_name=name, parent=parent)
+        files_say = read_defaults(name, commands, files).origin
+        settings += [
+            _setting(name, option, context, files_say) for option in command.params if isinstance(option, click.Option)
+        ]
+    return settings
+
+
+def _setting(name: str, option: click.Option, context: click.Context, files_say: Mapping[str, Path]) -> Setting:
+    given, source = option.consume_value(context, {})
+    flag = max(option.opts, key=len)
+    if source is ParameterSource.ENVIRONMENT:
+        return Setting(name, flag, _plain(option.type_cast_value(context, given)), "environment", str(option.envvar))
+    if source is ParameterSource.DEFAULT_MAP:
+        said = (word.lstrip("-") for word in (*option.opts, *option.secondary_opts))
+        file = next(files_say[word] for word in said if word in files_say)
+        level = "user" if file == _user_file() else "project"
+        return Setting(name, flag, _plain(option.type_cast_value(context, given)), level, str(file))
+    # What has no default, some versions of click mark by an object of their own.
+    known = given is None or isinstance(given, str | int | float | list | tuple)
+    return Setting(name, flag, given if known else None, "built in", None)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
 def name_variables(command: click.Command, name: str) -> None:
     """Let options be set by the environment too, in the words of the command line: MEDAL_CACHE_TEACHER_IMAGE_SIZE."""
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None:
             flag = max(option.opts, key=len).lstrip("-")
-            if flag not in _TYPED:
+            if flag not in TYPED:
                 option.envvar = f"MEDAL_{name}_{flag}".replace("-", "_").upper()
 
 

@@ -93,8 +93,12 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         if not path.exists():
-            raise CacheNotFound(f"There is no cache at '{path}'.") from error
-        raise CacheCorrupt(f"Cache '{path}' lacks a part: {_sentence(error)}.") from error
+            raise CacheNotFound(
+                f"There is no cache at '{path}'; check the path, or make it: medal cache-teacher DATASET {path}"
+            ) from error
+        raise CacheCorrupt(
+            f"Cache '{path}' lacks a part: {_sentence(error)}. Get it again from whoever made it, or make it anew."
+        ) from error
     except PermissionError as error:
         raise CacheError(f"Cache '{path}' may not be read: {_sentence(error)}. Ask its owner for access.") from error
     except MemoryError as error:

@@ -109,7 +109,9 @@ def _body_sha256(path: Path) -> str:
 def read_seal(path: Path) -> tuple[bytes, bytes]:
     """Return the bytes of the seal and of the manifest, once the body is known to be the sealed one."""
     if not path.exists():
-        raise CacheNotFound(f"There is no cache at '{path}'.")
+        raise CacheNotFound(
+            f"There is no cache at '{path}'; check the path, or make it: medal cache-teacher DATASET {path}"
+        )
     with reading(path):
         block = _check_body(path)
         with h5py.File(path, "r") as file:

@@ -71,7 +71,9 @@ def _sync_tree(path: Path) -> None:
 def read_seal(path: Path) -> tuple[bytes, bytes]:
     """Return the bytes of the seal and of the manifest."""
     if not path.exists():
-        raise CacheNotFound(f"There is no cache at '{path}'.")
+        raise CacheNotFound(
+            f"There is no cache at '{path}'; check the path, or make it: medal cache-teacher DATASET {path}"
+        )
     with reading(path):
         if not path.is_dir():
             raise CacheCorrupt(f"Cache '{path}' should be a folder, as its name ends in .zarr; it is none.")

@@ -122,7 +122,9 @@ def read_keys(path: Path) -> npt.NDArray[np.uint8]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        raise DataError(f"The list of keys '{path}' cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"The list of keys '{path}' cannot be read: {error.strerror}; give the path of a text file."
+        ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"The list of keys '{path}' is no text; expected a key in hexadecimal on each line.") from error
     named = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, print_json, progress, store_options
 from ..cache.errors import TeacherError
-from .datasets.options import dataset_options, take_dataset_options
+from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
 from .request import CacheSettings
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["cache_teacher"]
 
 _DEFAULT = CacheSettings()
+_GROUPS = {
+    "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
+    "Soft targets": ("--views", "--augment", "--folds", "--no-features", "--seed"),
+    "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
+    "Images": ("--limit", "--from", "--on-bad-image"),
+    "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size"),
+    **DATASET_GROUP,
+}
 
 
 class _SizeOrAuto(click.ParamType[int | str]):
@@ -38,7 +47,7 @@ class _SizeOrAuto(click.ParamType[int | str]):
 _SIZE_OR_AUTO = _SizeOrAuto()
 
 
-@click.command(short_help="Stage one: run the teacher once, seal a cache.")
+@click.command(cls=Command, groups=_GROUPS, short_help="Stage one: run the teacher once, seal a cache.")
 @click.argument("dataset")
 @click.argument("out", required=False)
 @click.option("--teacher", default=_DEFAULT.teacher, show_default=True, help="Hugging Face id or local folder.")

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, print_json
 
 __all__ = ["demo"]
@@ -52,7 +53,7 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
     )
 
 
-@click.command(short_help="Both stages on a small embedded set, in a few minutes.")
+@click.command(cls=Command, short_help="Both stages on a small embedded set, in a few minutes.")
 @click.option("--quick", is_flag=True, help="Fewer and smaller images: one minute rather than a few.")
 @click.option(
     "--teacher", envvar="MEDAL_TEACHER", show_envvar=True,

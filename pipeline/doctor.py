@@ -53,6 +53,7 @@ class Report:
     chosen : device, precision, batch_size, threads and engine of stage one
     teacher : name, image_size, batch_size and images_per_second of a real forward pass; or why there is none
     dataset : images, bytes and free_bytes on disk, peak_bytes and available_bytes of memory, seconds of the teacher
+    store : url, access (what can be done there) and why_not (a sentence, None if it can be reached); None = none asked
     extras : of each optional extra, what is missing of it and the command that mends that
     problems : what is needed and broken, a sentence with its remedy each
     """
@@ -62,6 +63,7 @@ class Report:
     chosen: dict[str, Choice] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] | None = None
+    store: dict[str, Any] | None = None
     extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -70,18 +72,23 @@ class Report:
         return {"ok": not self.problems, **asdict(self)}
 
 
-def examine(dataset: str | None, options: DatasetOptions, settings: CacheSettings, teacher: str | None) -> Report:
-    """Look at libraries, devices, teacher and dataset; nothing is written, and no network is used.
+def examine(
+    dataset: str | None, options: DatasetOptions, settings: CacheSettings, teacher: str | None, store: str | None = None
+) -> Report:
+    """Look at libraries, devices, teacher, dataset and store; nothing is written, no network used but for the store.
 
     Parameters
     ----------
     dataset : whose needs are compared with what there is; None = none
     settings : what stage one would be asked for
     teacher : a folder or hub id; None = whichever is at hand
+    store : address of a store that is to be reached; None = none
     """
     report = Report()
     _find_packages(report)
     _check_home(report)
+    if store is not None:
+        _reach(report, store)
     try:
         import torch
 
@@ -144,6 +151,20 @@ def _check_home(report: Report) -> None:
     there = _existing(home_folder())
     if not os.access(there, os.W_OK):
         report.problems.append(f"'{home_folder()}' cannot be written to; set MEDAL_HOME to a folder of yours.")
+
+
+def _reach(report: Report, url: str) -> None:
+    """See that a store can be read, and whether it can be written as far as its kind says; nothing is written there."""
+    from ..cache.store.store import open_store
+
+    report.store = {"url": url, "access": None, "why_not": None}
+    try:
+        store = open_store(url)
+        store.check()
+        report.store["access"] = "can be read" if store.read_only else "can be read, and pushed to if it lets you"
+    except MedalError as error:
+        report.store["why_not"] = str(error)
+        report.problems.append(str(error))
 
 
 def _existing(path: Path) -> Path:

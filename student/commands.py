@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, plain, print_json, progress, resolve_cache, store_options
 from ..cache.errors import StudentError
-from ..pipeline.datasets.options import dataset_options, take_dataset_options
+from ..pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
 from .settings import StudentSettings
 from .tracking import TRACKERS, require_tracker
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 __all__ = ["compare", "train_student"]
 
 _DEFAULT = StudentSettings()
+_GROUPS = {
+    "Student": ("--student", "--student-weights", "--image-size", "--out"),
+    "Training": ("--epochs", "--batch-size", "--lr", "--augment", "--seed", "--class-weight", "--sampler",
+                 "--logit-adjustment"),
+    "Soft targets": ("--alpha", "--temperature", "--loss", "--also-cache", "--targets", "--check-views",
+                     "--no-distill"),
+    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--at-sensitivity", "--track"),
+    "Machine": ("--precision", "--device", "--workers"),
+    "Joining CACHE and DATASET": ("--on-missing", "--labels", "--max-cache-size"),
+    **DATASET_GROUP,
+}  # fmt: skip
 
 
 class _Alpha(click.ParamType[float | str]):
@@ -36,7 +48,7 @@ class _Alpha(click.ParamType[float | str]):
         return value if value in ("auto", "per-class") else float(click.FLOAT.convert(value, param, ctx))
 
 
-@click.command(short_help="Stage two: train a student from a cache.")
+@click.command(cls=Command, groups=_GROUPS, short_help="Stage two: train a student from a cache.")
 @click.argument("cache")
 @click.argument("dataset")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
@@ -262,7 +274,7 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
     click.echo(f'Use it: timm.create_model("local-dir:{place}", pretrained=True)')
 
 
-@click.command(short_help="Compare finished runs on the test images they share.")
+@click.command(cls=Command, short_help="Compare finished runs on the test images they share.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
 @click.option(
     "--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Images to compare on."

@@ -163,7 +163,7 @@ def _read(place: Path, split: str) -> _Run:
         task, classes = record["task"], tuple(map(str, record["classes"]))
         key_check = record.get("cache", {}).get("key_check")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudentError(f"'{described}' cannot be read: {error}.") from error
+        raise StudentError(f"'{described}' cannot be read: {error}. Train it again.") from error
     ordered = [_in_order(part) for part in parts if part is not None]
     if len(ordered) < len(members):
         raise StudentError(f"'{place}' has no predictions on '{split}'; give --split val, or runs that have them.")
@@ -186,7 +186,8 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
     pair = f"'{first.name}' and '{other.name}'"
     if (first.task, first.classes) != (other.task, other.classes):
         raise StudentError(
-            f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}."
+            f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}; "
+            "give runs of one dataset."
         )
     if first.key_check != other.key_check:
         raise StudentError(
@@ -201,5 +202,6 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
         )
     if not np.array_equal(first.label, other.label):
         raise StudentError(
-            f"{pair} cannot be compared: {int((first.label != other.label).sum())} labels of the same images differ."
+            f"{pair} cannot be compared: {int((first.label != other.label).sum())} labels of the same images differ; "
+            "give runs that were trained on one version of the dataset."
         )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ..cache.command import Command
 from ..cache.console import json_option, note, plain, print_json, progress
 from ..cache.errors import DataError, StudentError
-from ..pipeline.datasets.options import dataset_options, take_dataset_options
+from ..pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
     from .prediction import Answers
@@ -32,7 +33,7 @@ workers_option = click.option(
 )  # fmt: skip
 
 
-@click.command(short_help="What a student says of images.")
+@click.command(cls=Command, short_help="What a student says of images.")
 @run_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
@@ -143,7 +144,7 @@ def require_place(out: Path | None, *, overwrite: bool) -> None:
         raise StudentError(f"'{out}' is there already; give --overwrite to replace it, or another --out.")
 
 
-@click.command(short_help="Measure a student on a dataset.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Measure a student on a dataset.")
 @run_argument
 @click.argument("dataset")
 @click.option(
@@ -228,7 +229,7 @@ def _figures(scores: dict[str, Any]) -> str:
     )
 
 
-@click.command(short_help="Write a student as ONNX or as an exported program.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Write a student as ONNX or as an exported program.")
 @run_argument
 @click.argument("dataset", required=False)
 @click.option(

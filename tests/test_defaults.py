@@ -1,5 +1,7 @@
 """Defaults from medal.toml: flag > environment > project > user, and what is wrong in a file is said."""
 
+import json
+
 import click
 import pytest
 
@@ -131,3 +133,26 @@ def test_the_nearest_project_counts(places, monkeypatch):
     assert find_files(user) == [user / "medal.toml"]
     (user / "medal.toml").unlink()
     assert find_files(inner) == [inner / "medal.toml"]
+
+
+def test_doctor_says_which_defaults_are_in_effect_and_from_where(places, shell):
+    project, user, env = places
+    (user / "medal.toml").write_text("[cache-teacher]\nlimit = 40\nimage-size = 28\n[compare]\nout = 'forest.svg'\n")
+    (project / "medal.toml").write_text("[cache-teacher]\nlimit = 30\nexclude-class = 'basophil'\n")
+    env = {**env, "MEDAL_TRAIN_STUDENT_LR": "0.5"}
+    found = json.loads(shell("doctor", "--config", "--json", cwd=project, env=env).stdout)
+    assert found["files"] == [str(project / "medal.toml"), str(user / "medal.toml")]
+    said = {(one["command"], one["option"]): (one["value"], one["source"], one["origin"]) for one in found["settings"]}
+    assert said["cache-teacher", "--limit"] == (30, "project", str(project / "medal.toml"))
+    assert said["cache-teacher", "--image-size"] == (28, "user", str(user / "medal.toml"))
+    assert said["cache-teacher", "--exclude-class"] == (["basophil"], "project", str(project / "medal.toml"))
+    assert said["compare", "--out"] == ("forest.svg", "user", str(user / "medal.toml"))
+    assert said["train-student", "--lr"] == (0.5, "environment", "MEDAL_TRAIN_STUDENT_LR")
+    assert said["train-student", "--batch-size"] == (64, "built in", None)
+    assert said["train-student", "--epochs"] == (None, "built in", None)
+    shown = shell("doctor", "--config", cwd=project, env=env).stdout
+    assert f"cache-teacher --limit: 30   project, {project / 'medal.toml'}" in shown
+    assert "--batch-size" not in shown
+    wrong = shell("doctor", "--config", cwd=project, env={**env, "MEDAL_TRAIN_STUDENT_LR": "fast"})
+    assert wrong.returncode == 2
+    assert "'fast' is not a valid float" in wrong.stderr

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from medal.cache.store.store import open_store
 from medal.cli import group
 from medal.pipeline import doctor
 from medal.pipeline.demo_teacher import tiny_teacher
@@ -115,6 +116,25 @@ def test_a_dataset_that_is_not_there_is_told(capsys):
     status, found = run(capsys, "nowhere.npz")
     assert status == 1
     assert "nowhere.npz" in found["problems"][0]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_store_is_reached_or_it_is_said_why_not(capsys, tiny, tmp_path, monkeypatch):
+    words = ("--teacher", tiny, "--image-size", 28)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words)[1]["store"] is None
+    status, found = run(capsys, *words, "--store", tmp_path / "lab")
+    assert status == 1
+    assert found["store"]["why_not"] == found["problems"][0]
+    assert "There is no store at" in found["problems"][0]
+    open_store(str(tmp_path / "lab")).begin()
+    status, found = run(capsys, *words, "--store", tmp_path / "lab")
+    assert (status, found["store"]["why_not"]) == (0, None)
+    assert found["store"]["access"].startswith("can be read")
+    # The one that cache-teacher would ask, where a file names it.
+    (tmp_path / "medal.toml").write_text("[cache-teacher]\nstore = 'elsewhere'\n")
+    status, found = run(capsys, *words)
+    assert (status, found["store"]["url"]) == (1, "elsewhere")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..command import Command
 from ..console import json_option, note, plain, print_json, progress
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ __all__ = ["confirm", "confirm_names", "gc", "list_store", "pull", "push", "remo
 _bytes = partial(progress, unit="bytes")
 
 
-@click.command(short_help="Offer a cache to others.")
+@click.command(cls=Command, short_help="Offer a cache to others.")
 @click.argument("cache")
 @click.argument("store")
 @click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as (default: nobody).")
@@ -98,7 +99,7 @@ def confirm_names(found: Mapping[str, Sequence[str]], yes: bool) -> None:
         raise CacheError("Nothing was pushed. Rename them where the dataset is, and make the cache anew.")
 
 
-@click.command(short_help="Get a cache from others, verified.")
+@click.command(cls=Command, short_help="Get a cache from others, verified.")
 @click.argument("name")
 @click.argument("store")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
@@ -158,7 +159,7 @@ def default_target(entry: Entry) -> Path:
     return Path("caches") / f"{safe}.zarr"
 
 
-@click.command("list", short_help="Say what a store has.")
+@click.command("list", cls=Command, short_help="Say what a store has.")
 @click.argument("store")
 @click.option(
     "--filter", "filters", multiple=True, metavar="KEY=VALUE",
@@ -252,7 +253,7 @@ def _auroc(found: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else "-"
 
 
-@click.command(short_help="Take a cache out of a store.")
+@click.command(cls=Command, short_help="Take a cache out of a store.")
 @click.argument("name")
 @click.argument("store")
 @json_option
@@ -281,7 +282,7 @@ def remove(name: str, store: str, as_json: bool) -> None:
         note(f"note: somebody is reading its data just now; remove that later with: medal gc {store}")
 
 
-@click.command(short_help="Remove what no cache of a store needs.")
+@click.command(cls=Command, short_help="Remove what no cache of a store needs.")
 @click.argument("store")
 @json_option
 def gc(store: str, as_json: bool) -> None:

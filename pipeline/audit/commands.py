@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cache.command import Command
 from ...cache.console import json_option, note, plain, print_json, progress
 from ...cache.errors import MedalError
-from ..datasets.options import dataset_options, take_dataset_options
+from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
     from .report import Audit
@@ -21,7 +22,7 @@ _STYLES = {"serious": "bold red", "look": "yellow", "fine": "green", "left out":
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(short_help="Find leaks, duplicates, doubtful labels in a dataset.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Find leaks, duplicates, doubtful labels in a dataset.")
 @click.argument("cache")
 @click.argument("dataset")
 @click.option("--csv", "table", type=_FILE, metavar="FILE", help="Write the rows to look at, each with advice.")

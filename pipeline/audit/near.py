@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from ..datasets.dataset import SPLITS
-from .confirm import CONFIRMED, correlations
 from .findings import Advice, Finding, count_of
 from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, propose, search
+from .registration import agreement, calibrate_on_copies
 from .repeats import label_numbers
 from .subject import Subject
+from .thumbnails import fit_likeness, propose_by_pixels, read_images
 
 __all__ = ["find_near_duplicates", "near_pairs"]
 
+Rows = npt.NDArray[np.int64]
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _FEWEST = 16
 _MOST_ADVICE = 2_000
-# A few milliseconds a pair.
+# A millisecond a pair.
 _MOST_ASKED, _STEP = 10_000, 500
+# Of more images features propose: thumbnails would all be read, and each compared with nineteen crops of all others.
+_MOST_THUMBNAILS = 20_000
+# What is usual in a set shows in so many of its images.
+_FITTED = 5_000
 _CHECKS = ("near-duplicates across splits", "near-duplicates within a split")
 
 
@@ -53,21 +61,60 @@ def near_pairs(subject: Subject, threshold: float | None, progress: Progress) ->
     with progress("near-duplicates", len(first)) as advance:
         pairs = search(whitened, calibration.lowest, advance)
     pairs = Pairs(first[pairs.left], first[pairs.right], pairs.cosine, pairs.all_kept)
-    return (pairs if threshold is not None else _confirm(subject, pairs, calibration, progress)), calibration
+    return (pairs, calibration) if threshold is not None else _confirm(subject, first, pairs, calibration, progress)
 
 
-def _confirm(subject: Subject, pairs: Pairs, calibration: Calibration, progress: Progress) -> Pairs:
-    """Keep the pairs that pixels confirm; where these cannot be had, those above the threshold."""
+def _confirm(
+    subject: Subject, first: Rows, pairs: Pairs, calibration: Calibration, progress: Progress
+) -> tuple[Pairs, Calibration]:
+    """Lay images on each other that thumbnails, or of very many images features, propose.
+
+    Where images are not at hand, the pairs above the threshold of features stand as they are.
+    """
     asked = propose(pairs, _MOST_ASKED)
-    kept = np.zeros(len(asked.left), np.bool_)
-    with progress("pixels", len(kept)) as advance:
-        for start in range(0, len(kept), _STEP):
+    few = len(first) <= _MOST_THUMBNAILS
+    rows = first if few else np.unique(np.concatenate([asked.left, asked.right]))
+    images, there = _read(subject, rows, progress)
+    at_hand = np.zeros(len(subject), np.bool_)
+    at_hand[rows[there]] = True
+    alone = (pairs.cosine >= calibration.threshold) & ~(at_hand[pairs.left] & at_hand[pairs.right])
+    if there.sum() < _FEWEST:
+        alone = pairs.cosine >= calibration.threshold
+        return Pairs(pairs.left[alone], pairs.right[alone], pairs.cosine[alone], pairs.all_kept), calibration
+    rows, images = rows[there], images[torch.from_numpy(there)]
+    likeness = fit_likeness(images[:: max(1, -(-len(images) // _FITTED))])
+    if few:
+        with progress("crops", len(images)) as advance:
+            asked = propose_by_pixels(likeness, images, _MOST_ASKED, advance)
+    else:
+        seen = at_hand[asked.left] & at_hand[asked.right]
+        left, right = (np.searchsorted(rows, side[seen]) for side in (asked.left, asked.right))
+        asked = Pairs(left, right, asked.cosine[seen], asked.all_kept)
+    limits = calibrate_on_copies(likeness, subject, rows)
+    agree = np.zeros((len(asked.left), 2))
+    with progress("pixels", len(agree)) as advance:
+        for start in range(0, len(agree), _STEP):
             part = slice(start, start + _STEP)
-            agree = correlations(subject, asked.left[part], asked.right[part])
-            unknown = np.isnan(agree).any(1) & (asked.cosine[part] >= calibration.threshold)
-            kept[part] = (agree >= CONFIRMED).all(1) | unknown
-            advance(len(agree))
-    return Pairs(asked.left[kept], asked.right[kept], asked.cosine[kept], asked.all_kept)
+            agree[part] = agreement(likeness, images[asked.left[part]], images[asked.right[part]])
+            advance(len(agree[part]))
+    kept = np.asarray((agree >= limits).all(1))
+    left, right = (np.concatenate([rows[side[kept]], other[alone]])
+                   for side, other in ((asked.left, pairs.left), (asked.right, pairs.right)))  # fmt: skip
+    score = np.concatenate([agree[kept, 0].astype(np.float32), pairs.cosine[alone]])
+    order = np.lexsort((right, left, -score))
+    # Proposals come the most alike first: where the last tenth has none, those beyond it have none either.
+    all_kept = asked.all_kept or not kept[-len(kept) // 10 :].any()
+    found = Pairs(left[order], right[order], score[order], all_kept)
+    return found, replace(calibration, threshold=limits[0], source="copies")
+
+
+def _read(subject: Subject, rows: Rows, progress: Progress) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+    parts = []
+    with progress("thumbnails", len(rows)) as advance:
+        for start in range(0, len(rows), _STEP):
+            parts.append(read_images(subject, rows[start : start + _STEP]))
+            advance(len(parts[-1][1]))
+    return torch.cat([images for images, _ in parts]), np.concatenate([there for _, there in parts])
 
 
 def find_near_duplicates(subject: Subject, threshold: float | None, progress: Progress) -> tuple[Finding, Finding]:

@@ -58,7 +58,7 @@ class Calibration:
     ----------
     lowest : from here on pixels are asked: nearly all images (of many, three of four) have a neighbour as near
     source : ``views``: stored views of the same image; ``neighbours``: how alike the nearest neighbours of most images
-        are
+        are; ``copies``: changed copies of the set's own images, and then of likeness by pixels; ``asked``
     typical : median cosine of an image to its nearest neighbour
     """
 

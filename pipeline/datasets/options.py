@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
+from ...cache.command import OTHERS
 from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
 from ..preprocessing import parse_window
 from .dataset import DatasetOptions, Window
 
-__all__ = ["dataset_options", "take_dataset_options"]
+__all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,6 +93,15 @@ _OPTIONS = (
         "cache; with a CACHE or RUN, the one it was made with (default: plain keys).",
     ),
 )
+
+# The end of a command's help: what is its own before what all have.
+DATASET_GROUP: dict[str, tuple[str, ...]] = {
+    OTHERS: (),
+    "Reading DATASET": (
+        "--label-column", "--label-columns", "--split-column", "--domain-column", "--group-column", "--exclude-class",
+        "--intensity", "--window",
+    ),
+}  # fmt: skip
 
 
 def dataset_options(function: F) -> F:

@@ -113,7 +113,7 @@ def read_columns(path: Path, what: str, usual: str = f"'{_FILE}' and '{_LABEL}'"
             f"There is no {what}{others_beside(path)}; expected the path of a .csv with the columns {usual}."
         ) from exc
     except OSError as exc:
-        raise DataError(f"{what} cannot be read: {exc.strerror}.") from exc
+        raise DataError(f"{what} cannot be read: {exc.strerror}; mend that, or give another table.") from exc
     except UnicodeDecodeError as exc:
         raise DataError(f"{what} is not UTF-8 text ({exc.reason} at byte {exc.start}); save it as CSV UTF-8.") from exc
     except csv.Error as exc:

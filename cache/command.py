@@ -1,0 +1,65 @@
+"""How a command shows and takes its options: in named groups, and flags that can be switched off again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+__all__ = ["OTHERS", "Command", "undo_flags"]
+
+# Title of the options of no group.
+OTHERS = "Options"
+
+
+class Command(click.Command):
+    """A command whose help lists options in groups.
+
+    Parameters
+    ----------
+    groups : title → flags; options of no group come last, or where `OTHERS` stands
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.groups = dict(groups or {})
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, a section for each group that has any."""
+        title = {flag: name for name, flags in self.groups.items() for flag in flags}
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (*self.groups, OTHERS)}
+        for parameter in self.get_params(ctx):
+            record = _record(parameter, ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections[next((title[flag] for flag in parameter.opts if flag in title), OTHERS)].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+def undo_flags(command: click.Command, typed: Sequence[str]) -> None:
+    """Let every flag be switched off in words, as a file or a variable may have switched it on: --no-push, --features.
+
+    Parameters
+    ----------
+    typed : flags without their dashes that only the command line can give, and so need no undoing
+    """
+    flags = {flag for parameter in command.params for flag in parameter.opts}
+    for option in command.params:
+        if isinstance(option, click.Option) and option.is_bool_flag and not option.secondary_opts:
+            name = max(option.opts, key=len).removeprefix("--")
+            contrary = f"--{name.removeprefix('no-')}" if name.startswith("no-") else f"--no-{name}"
+            if name not in typed and contrary not in flags:
+                option.secondary_opts = [contrary]
+
+
+def _record(parameter: click.Option, ctx: click.Context) -> tuple[str, str] | None:
+    """Return a parameter's lines of help; what switches a flag off stands there only if it is on."""
+    record = parameter.get_help_record(ctx)
+    if record is None or not parameter.secondary_opts:
+        return record
+    value, _ = parameter.consume_value(ctx, {})
+    names, text = record
+    return record if parameter.type_cast_value(ctx, value) else (names.partition(" / ")[0], text)
