@@ -31,8 +31,8 @@ _GROUPS = {
     "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
     "Soft targets": ("--views", "--augment", "--folds", "--no-features", "--seed"),
     "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
-    "Images": ("--limit", "--from", "--on-bad-image"),
-    "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size"),
+    "Images": ("--limit", "--from", "--on-bad-image", "--unlabelled"),
+    "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size", "--signers", "--revoked"),
     **DATASET_GROUP,
 }
 

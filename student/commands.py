@@ -33,10 +33,11 @@ _GROUPS = {
     "Training": ("--epochs", "--batch-size", "--lr", "--augment", "--seed", "--class-weight", "--sampler",
                  "--logit-adjustment"),
     "Soft targets": ("--alpha", "--temperature", "--loss", "--also-cache", "--targets", "--check-views",
-                     "--no-distill"),
-    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--at-sensitivity", "--track"),
+                     "--no-distill", "--unlabelled"),
+    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--leave-one-domain-out",
+                  "--at-sensitivity", "--track"),
     "Machine": ("--precision", "--device", "--workers"),
-    "Joining CACHE and DATASET": ("--on-missing", "--labels", "--max-cache-size"),
+    "Joining CACHE and DATASET": ("--on-missing", "--labels", "--max-cache-size", "--signers", "--revoked"),
     **DATASET_GROUP,
 }  # fmt: skip
 
