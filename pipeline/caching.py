@@ -94,7 +94,7 @@ def cache_teacher(
             if made is not None and made.action == "pulled":
                 asked = replace(asked, existing=made.cache)
             if made is None:
-                if lab is not None and not asked.sources:
+                if lab is not None:
                     asked = decide_again(lab.with_features(asked, tell))
                 with announced(lab, asked.cache_id, asked.images, progress) as shown:
                     made = _make(asked, lock, team, shown, tell, again)

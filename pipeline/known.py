@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,16 @@ from .chunks import record_dtype
 from .policies import Views
 from .rows import SplitRows
 
-__all__ = ["Known", "MergedRows", "check_source", "find_fresh", "is_grown", "stage_known", "stage_rows"]
+__all__ = [
+    "Known",
+    "MergedRows",
+    "check_source",
+    "find_fresh",
+    "is_grown",
+    "stage_known",
+    "stage_rows",
+    "useful_splits",
+]
 
 # What of a request makes a feature what it is; the rest makes splits and probes.
 _DECISIVE = ("teacher", "preprocessing", "precision", "views")
@@ -118,14 +127,16 @@ def find_fresh(
     """Tell for each row, (N,) bool by split, whether no source has its image, and in all of its views."""
     fresh = {}
     for name, part in rows.items():
-        keys = [read_keys(cache, split, secret) for cache in sources for split in _useful(cache, name, views)]
-        fresh[name] = ~image_members(part.key, np.concatenate([np.empty((0, 16), np.uint8), *keys]))
+        keys = [np.empty((0, 16), np.uint8)]
+        for cache in sources:
+            keys += [read_keys(cache, split, secret) for split in useful_splits(cache.splits, name, views)]
+        fresh[name] = ~image_members(part.key, np.concatenate(keys))
     return fresh
 
 
-def _useful(cache: Cache, name: str, views: Views) -> Sequence[str]:
-    """Return the splits of a source whose rows can serve a split: drawn views stand in train alone."""
-    return [split for split in cache.splits if views.of(name) == 1 or split == "train"]
+def useful_splits(splits: Iterable[str], name: str, views: Views) -> Sequence[str]:
+    """Return those of a source's splits whose rows can serve a split: drawn views stand in train alone."""
+    return [split for split in splits if views.of(name) == 1 or split == "train"]
 
 
 def stage_known(
@@ -156,7 +167,7 @@ def stage_known(
     keys: list[npt.NDArray[np.uint8]] = []
     with path.open("wb") as file:
         for cache in sources:
-            for split in _useful(cache, name, views):
+            for split in useful_splits(cache.splits, name, views):
                 key = read_keys(cache, split, secret)
                 wanted = image_members(key, part.key)
                 _copy(cache, split, key, wanted, record, file)

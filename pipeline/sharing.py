@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ..cache.join import image_members
+from ..cache.keys import KEY_BYTES
 from ..cache.manifest import Manifest
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
 from ..cache.store.entries import read_entries
-from ..cache.store.fetch import Trust, choose_signed, fetch
+from ..cache.store.fetch import Trust, choose_signed, fetch, read_keys
 from ..cache.store.layout import Entry, features_address, rows_address
 from ..cache.store.local_copies import local_copy
 from ..cache.store.privacy import check_text
 from ..cache.store.publish import Pushed
 from ..cache.store.publish import push as publish
 from ..cache.store.store import Store
+from ..cache.work import WorkDirectory, work_path
+from .known import find_fresh, useful_splits
+from .policies import Views
 
 if TYPE_CHECKING:
     from .planning import Plan
@@ -26,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Lab", "announced", "names_of"]
 
 Tell = Callable[[str], None]
+# Of a store's caches with features of the right kind as many are looked into. Those are worth their way that have a
+# tenth of the images that are left, or half of whose own images are asked for.
+_MOST_LOOKED_INTO, _LEAST_GAIN = 16, 10
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -115,23 +126,63 @@ class Lab:
             return None
 
     def with_features(self, asked: Plan, tell: Tell) -> Plan:
-        """Return the plan with a source of features for the same images, if only splits or probe differ."""
-        features, rows = features_address(asked.request), rows_address(asked.request)
-        for entry in self.entries(lambda _: None):
-            summary = entry.summary
-            if (
-                summary.get("features_kept") is True
-                and summary.get("features_address") == features
-                and summary.get("rows_address") == rows
-            ):
-                try:
-                    cache = local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust)
-                except CacheMismatch as error:
-                    tell(f"warning: features are not taken over: {error}")
-                    continue
+        """Return the plan with sources of features for images that none of its own has, where the store has some."""
+        sources = list(asked.sources)
+        try:
+            for entry in self._useful(asked, tell):
+                sources.append(local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust))
                 tell(f"features are taken over from cache '{entry.cache_id}' of store '{self.store.url}'")
-                return replace(asked, sources=(*asked.sources, cache))
-        return asked
+        except CacheCorrupt:
+            raise
+        except CacheError as error:
+            tell(f"warning: {error} Going on without it.")
+        return replace(asked, sources=tuple(sources))
+
+    def _useful(self, asked: Plan, tell: Tell) -> Iterator[Entry]:
+        """Yield entries with features that are asked for, each for images that none before it has.
+
+        A resumed run takes what it took before, and nothing else: else it would have to begin anew.
+        """
+        entries = self._alike(asked)
+        if asked.action == "resume":
+            begun = WorkDirectory(work_path(asked.target)).read_settings() or {}
+            by_content = {entry.content_digest: entry for entry in reversed(entries)}
+            own = {source.content_digest for source in asked.sources}
+            yield from (by_content[one] for one in begun.get("taken_from", ()) if one in by_content and one not in own)
+            return
+        views, secret = asked.settings.stored_views, asked.dataset.secret
+        fresh = find_fresh(asked.sources, asked.rows, views, secret)
+        left = {name: part.key[fresh[name]] for name, part in asked.rows.items()}
+        for entry in entries[:_MOST_LOOKED_INTO]:
+            wanted = sum(map(len, left.values()))
+            if not wanted:
+                return
+            try:
+                choose_signed(self.store, [entry], self.trust)
+            except CacheMismatch as error:
+                tell(f"warning: features are not taken over: {error}")
+                continue
+            there = read_keys(self.store, entry)
+            if secret is not None and entry.summary.get("key_check") is None:
+                there = {split: secret.keys(key) for split, key in there.items()}
+            found = {name: image_members(key, _useful_keys(there, name, views)) for name, key in left.items()}
+            gain = sum(int(one.sum()) for one in found.values())
+            if gain and (gain * _LEAST_GAIN >= wanted or gain * 2 >= sum(map(len, there.values()))):
+                yield entry
+                left = {name: key[~found[name]] for name, key in left.items()}
+
+    def _alike(self, asked: Plan) -> list[Entry]:
+        """Return the entries with features of the same kind: of the same images first, then the largest."""
+        features, rows = features_address(asked.request), rows_address(asked.request)
+        check = None if asked.dataset.secret is None else asked.dataset.secret.check
+        alike = [
+            entry
+            for entry in self.entries(lambda _: None)
+            if entry.summary.get("features_kept") is True
+            and entry.summary.get("features_address") == features
+            and entry.summary.get("key_check") in (None, check)
+        ]
+        return sorted(alike, key=lambda entry: (entry.summary.get("rows_address") != rows, -entry.size))
 
     def offer(self, cache: Cache) -> Pushed | None:
         """Publish a cache if that was asked for.
@@ -172,6 +223,13 @@ class Lab:
                     yield both
 
             yield counted
+
+
+def _useful_keys(keys: Mapping[str, npt.NDArray[np.uint8]], name: str, views: Views) -> npt.NDArray[np.uint8]:
+    """Return the keys (N, 16) uint8 of all splits that can serve a split."""
+    return np.concatenate(
+        [np.empty((0, KEY_BYTES), np.uint8), *(keys[one] for one in useful_splits(keys, name, views))]
+    )
 
 
 def names_of(asked: Plan) -> dict[str, list[str]]:

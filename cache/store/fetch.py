@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..forms import form_of
@@ -41,7 +44,7 @@ from .parts import PartFiles, array_bytes
 from .signing import check_signature, signature_path
 from .store import Store
 
-__all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_manifest"]
+__all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_keys", "read_manifest"]
 
 Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
@@ -180,6 +183,29 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: 
 def read_manifest(store: Store, entry: Entry) -> Manifest:
     """Return the manifest that an entry vouches for, checked against it; whoever pulls the entry gets no other one."""
     return _describe(store, entry).manifest
+
+
+class _StoreParts(PartFiles):
+    """Parts that are read from the store when they are needed, each checked, and none kept but the last."""
+
+    def __init__(self, store: Store, wanted: _Wanted) -> None:
+        super().__init__([], [size for _, size in wanted.listing.parts], wanted.manifest.arrays)
+        self._store, self._wanted = store, wanted
+
+    def _part(self, index: int) -> bytes:
+        if self._last[0] != index:
+            digest, size = self._wanted.listing.parts[index]
+            name = f"{SETS}/{self._wanted.entry.set}/{digest}.part"
+            self._last = (index, self._store.read_checked(name, digest, size))
+        return self._last[1]
+
+
+def read_keys(store: Store, entry: Entry) -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the content keys (N, 16) uint8 of each split, and fetch no more than the parts that they are in."""
+    with Lease(store, entry.set):
+        wanted = _describe(store, entry)
+        arrays = _StoreParts(store, wanted).arrays()
+        return {split: arrays[f"{split}/key"][0:rows] for split, rows in wanted.manifest.rows.items()}
 
 
 def choose_signed(store: Store, entries: Sequence[Entry], trust: Trust | None) -> Entry:

@@ -240,6 +240,7 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "auroc": auroc,
         "views": manifest.size.views,
         "features_kept": manifest.size.features_kept,
+        "key_check": manifest.key_check,
         "features_address": features_address(request),
         "rows_address": rows_address(request),
         "unweighted_address": unweighted_address(request),
