@@ -60,7 +60,7 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if self.folds != 0 and not 2 <= self.folds <= _MAX_FOLDS:
             raise DataError(
-                f"The number of folds should be 0 (in-sample logits) or 2 to {_MAX_FOLDS}, got {self.folds}; "
+                f"The probe's 'folds' should be 0 (in-sample logits) or 2 to {_MAX_FOLDS}, got {self.folds}; "
                 "5 is the default."
             )
         ascending = list(self.grid) == sorted(set(self.grid)) and all(C > 0 for C in self.grid)
