@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +53,12 @@ def measure(asked: argparse.Namespace, seeds: range, work: Path) -> None:
     else:
         data, teacher = load(asked.data), asked.teacher or Path("../shared/teachers/dinov2-small")
     request = ["--teacher", teacher, "--image-size", asked.image_size, "--folds", 0]  # near-duplicates ask no logits
-    before = audit(data, work / "before", request)
+    before = set.union(*audit(data, work / "before", request))
     rows = []
     for seed in seeds:
-        planted, wanted, kinds = plant(data, asked.share, seed)
-        found = audit(planted, work / f"seed-{seed}", [*request, "--from", work / "before.zarr"])
-        rows.append(score(found, before, wanted, kinds))
+        planted, original, kinds = plant(data, asked.share, seed)
+        found, _ = audit(planted, work / f"seed-{seed}", [*request, "--from", work / "before.zarr"])
+        rows.append(score(found, before, original, kinds))
         shown = {name: value for name, value in rows[-1].items() if name != "by_kind"}
         print(f"seed {seed:3}  " + "  ".join(f"{name} {value}" for name, value in shown.items()), flush=True)
     total = {name: sum(row[name] for row in rows) for name in ("planted", "hits", "others", "there_before")}
@@ -98,22 +99,27 @@ def draw(count: int) -> dict[str, np.ndarray]:
 
 def plant(
     data: dict[str, np.ndarray], share: float, seed: int
-) -> tuple[dict[str, np.ndarray], list[frozenset[str]], list[str]]:
-    """Put changed copies of a share of the images into other splits; return the pairs as the audit names images."""
+) -> tuple[dict[str, np.ndarray], dict[str, str], dict[str, str]]:
+    """Put changed copies of a share of the images into other splits.
+
+    Returns the set, the original of each copy, and what was done to each copy; images are named SPLIT:ROW.
+    """
     random = np.random.default_rng(seed)
-    counts = {split: len(data[f"{split}_images"]) for split in SPLITS}
-    places = [(split, row) for split in SPLITS for row in range(counts[split])]
+    places = [(split, row) for split in SPLITS for row in range(len(data[f"{split}_images"]))]
+    content = [data[f"{split}_images"][row].tobytes() for split, row in places]
+    once = {text for text, count in Counter(content).items() if count == 1}
     planted = {name: list(array) for name, array in data.items()}
-    wanted, kinds = [], []
-    for number in random.permutation(len(places))[: max(1, round(share * len(places)))].tolist():
+    original, kinds = {}, {}
+    drawn = [number for number in random.permutation(len(places)).tolist() if content[number] in once]
+    for number in drawn[: max(1, round(share * len(places)))]:
         split, row = places[number]
         target = str(random.choice([other for other in SPLITS if other != split]))
         kind = str(random.choice(KINDS, p=[1 / 2, 1 / 6, 1 / 6, 1 / 6]))
+        copy = f"{target}:{len(planted[f'{target}_images'])}"
         planted[f"{target}_images"].append(change(data[f"{split}_images"][row], kind, random))
         planted[f"{target}_labels"].append(data[f"{split}_labels"][row])
-        wanted.append(frozenset({f"{split}:{row}", f"{target}:{len(planted[f'{target}_images']) - 1}"}))
-        kinds.append(kind)
-    return {name: np.stack(rows) for name, rows in planted.items()}, wanted, kinds
+        original[copy], kinds[copy] = f"{split}:{row}", kind
+    return {name: np.stack(rows) for name, rows in planted.items()}, original, kinds
 
 
 def change(pixels: np.ndarray, kind: str, random: np.random.Generator) -> np.ndarray:
@@ -135,18 +141,22 @@ def change(pixels: np.ndarray, kind: str, random: np.random.Generator) -> np.nda
     return np.asarray(image)
 
 
-def audit(data: dict[str, np.ndarray], place: Path, request: list[object]) -> set[frozenset[str]]:
-    """Make a cache of a set and audit it; return the pairs of near-duplicates across splits."""
+def audit(
+    data: dict[str, np.ndarray], place: Path, request: list[object]
+) -> tuple[set[frozenset[str]], set[frozenset[str]]]:
+    """Make a cache of a set and audit it; return the near-duplicates across splits, and those within one."""
     dataset, cache, table = (place.with_suffix(suffix) for suffix in (".npz", ".zarr", ".csv"))
     np.savez(dataset, **data)
     medal("cache-teacher", dataset, cache, *request)
     medal("audit", cache, dataset, "--csv", table, "--overwrite")
+    return read_pairs(table, "near-duplicates across splits"), read_pairs(table, "near-duplicates within a split")
+
+
+def read_pairs(table: Path, check: str) -> set[frozenset[str]]:
+    """Read the pairs of a check from an audit's table."""
     with table.open(newline="") as file:
-        return {
-            frozenset({name(row["image"]), name(row["related"])})
-            for row in csv.DictReader(file)
-            if row["check"] == "near-duplicates across splits"
-        }
+        rows = [row for row in csv.DictReader(file) if row["check"] == check]
+    return {frozenset({name(row["image"]), name(row["related"])}) for row in rows}
 
 
 def name(text: str) -> str:
@@ -156,17 +166,23 @@ def name(text: str) -> str:
     return f"{split}:{next(word for word in words if word.isdigit())}"
 
 
-def score(found: set, before: set, wanted: list, kinds: list) -> dict:
-    """Count planted pairs that were found, and others that were not in the set before."""
-    there = {pair for pair in found if pair in before}
-    hits = [pair in found for pair in wanted]
+def score(
+    found: set[frozenset[str]], before: set[frozenset[str]], original: dict[str, str], kinds: dict[str, str]
+) -> dict:
+    """Count planted pairs that were found, and others: those that were in the set before are no mistakes.
+
+    A copy is a near-duplicate of all that its original was found to be one of.
+    """
+    pairs = {copy: frozenset({copy, source}) for copy, source in original.items()}
+    others = found - set(pairs.values())
+    there = {pair for pair in others if frozenset(original.get(image, image) for image in pair) in before}
+    hit = {copy for copy, pair in pairs.items() if pair in found}
     by_kind = {
-        kind: (sum(hit for hit, one in zip(hits, kinds, strict=True) if one == kind), kinds.count(kind))
-        for kind in KINDS
-    }
-    others = len(found - there - set(wanted))
+        kind: (sum(kinds[copy] == kind for copy in hit), list(kinds.values()).count(kind)) for kind in KINDS
+    }  # fmt: skip
     return {
-        "planted": len(wanted), "hits": sum(hits), "others": others, "there_before": len(there), "by_kind": by_kind,
+        "planted": len(pairs), "hits": len(hit), "others": len(others - there), "there_before": len(there),
+        "by_kind": by_kind,
     }  # fmt: skip
 
 

@@ -60,8 +60,8 @@ class ProbeSettings:
     def __post_init__(self) -> None:
         if self.folds != 0 and not 2 <= self.folds <= _MAX_FOLDS:
             raise DataError(
-                f"The number of folds should be 0 (in-sample logits) or 2 to {_MAX_FOLDS}, got {self.folds}; "
-                "5 is the default."
+                f"The number of folds should be 0 (in-sample logits) or 2 to {_MAX_FOLDS}, got {self.folds}; give "
+                "--folds 5, the default."
             )
         ascending = list(self.grid) == sorted(set(self.grid)) and all(C > 0 for C in self.grid)
         if not ascending or not 1 <= len(self.grid) <= _MAX_GRID:

@@ -92,9 +92,14 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
                 "that it was made from, byte for byte, or on_missing='drop' to leave out those it lacks."
             )
         self.dataset = dataset
+        self._named = f"'{split}' of cache '{opened.path}'"
         self.rows = np.flatnonzero(row >= 0)
         self.key = key[self.rows]
         self.logits = torch.from_numpy(np.ascontiguousarray(opened.read(split, "logits")[row[self.rows], 0]))  # (M, C)
+
+    def __repr__(self) -> str:
+        items = f"{len(self.rows)} of {len(self.dataset)} items"
+        return f"<SoftTargets from {self._named}: {items}, {self.logits.shape[1]} classes>"
 
     def __len__(self) -> int:
         return len(self.rows)

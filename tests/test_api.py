@@ -79,6 +79,7 @@ def test_plain_pytorch_loop_has_the_same_first_epoch_loss_as_train_student(small
     own = TensorDataset(normalise(pixels, spec.mean, spec.std), torch.from_numpy(labels))
 
     pairs = library.SoftTargets(small_cache, "train", own, arrays=images)
+    assert repr(pairs) == f"<SoftTargets from 'train' of cache '{small_cache}': 180 of 180 items, 2 classes>"
 
     order = split_batches(_by_key(pairs.key, epoch_order, SEED), BATCH)
     torch.manual_seed(SEED)

@@ -86,3 +86,10 @@ def test_audit(quick):
     what = {"rows", "features", "threads", "planted", "pairs", "recall", "precision"}
     assert set(figures) == what | {"seconds", "cpu_seconds", "peak_bytes", "holds"}
     assert figures["recall"] == figures["precision"] == 1
+
+
+@pytest.mark.slow  # four commands in processes of their own
+def test_audit_recall(quick):
+    figures = quick("audit_recall.py")
+    assert set(figures) == {"seeds", "planted", "hits", "others", "there_before", "recall", "precision", "by_kind"}
+    assert figures["recall"] == figures["precision"] == 1

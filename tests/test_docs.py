@@ -94,9 +94,10 @@ def test_every_option_that_pages_name_exists():
     }
     known |= {"--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--requeue"}
     known |= {"--smoothing"}
+    known.update(flag for parameter in group.params for flag in parameter.opts)
     for name in COMMANDS:
         for parameter in group.get_command(context, name).params:
-            known.update(parameter.opts)
+            known.update((*parameter.opts, *parameter.secondary_opts))
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
         assert named <= known, page.name
