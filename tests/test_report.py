@@ -13,9 +13,12 @@ from PIL import Image
 
 from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
+from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.student.report.collecting import collect
 from medal.student.report.disagreement import find_disagreements
+from medal.student.report.several import describe_together
+from medal.student.report.thumbnails import draw_thumbnails
 from medal.student.run import read_predictions
 
 # What a name can do to a page, to a drawing and to a formula; and letters that matplotlib's own font lacks.
@@ -186,15 +189,16 @@ def test_disagreements_are_those_of_a_slow_search(made):
 
 def test_images_are_shown_only_when_asked_for(made, medal):
     out = made / "images.html"
-    told = medal("report", made / "whole", "--out", out, "--with-images", made / "classes/set.csv")
+    told = medal("report", made / "half", "--out", out, "--with-images", made / "classes/set.csv")
     assert told["thumbnails"] == 12
     html = out.read_text(encoding="utf-8")
     assert html.count('<img src="data:image/jpeg;base64,') == 12
     assert "This page shows images of patients" in html
     header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
     (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
-    told = medal("report", made / "half", "--out", made / "few.html", "--with-images", made / "classes/few.csv")
-    assert told["thumbnails"] == 0
+    (run,) = collect([made / "half"])
+    keys = [one.key for one in find_disagreements(run, 12)]
+    assert draw_thumbnails(run, str(made / "classes/few.csv"), DatasetOptions(), keys) == {}
 
 
 def test_several_labels_patients_and_no_test_split(made, medal):
@@ -213,15 +217,39 @@ def beside(made, medal):
     return made / "two.html"
 
 
-def test_runs_beside_each_other(beside, made, medal):
+def test_runs_beside_each_other(beside, made):
     html = beside.read_text(encoding="utf-8")
     read, text = Reader(html), " ".join("".join(Reader(html).text).split())
     assert len(set(read.ids)) == len(read.ids)
     assert "What labels are worth" in text
     assert re.search(r"'half' (is better than|is worse than|cannot be told from) 'whole'", text)
     assert str(made) not in html
-    medal("report", made / "whole", made / "labelled", "--out", made / "apart.html")
-    assert "The runs are not compared image by image" in (made / "apart.html").read_text(encoding="utf-8")
+    (said,) = describe_together(collect([made / "whole", made / "labelled"])).sentences
+    assert "The runs are not compared image by image" in said
+    assert str(made) not in said
+
+
+def test_domains_that_were_held_out_stand_beside_each_other(made, medal, tmp_path):
+    # Laid out as --leave-one-domain-out leaves it: a run for each domain, and their means above.
+    whole = json.loads((made / "half/metrics.json").read_text())
+    parts = {}
+    for number, domain in enumerate(DOMAINS):
+        shutil.copytree(made / "half", tmp_path / f"held/domain-{number}")
+        parts[domain] = {"folder": f"domain-{number}", "rows": {}}
+    described = json.loads((made / "half/run.json").read_text()) | {"domains": parts}
+    (tmp_path / "held/run.json").write_text(json.dumps(described))
+    (tmp_path / "held/metrics.json").write_text(json.dumps(whole | {"verdict": "Means over the domains <held> out."}))
+    told = medal("report", tmp_path / "held", "--out", tmp_path / "held.html")
+    assert told["runs"][0]["verdict"].startswith("Means")
+    read = Reader((tmp_path / "held.html").read_text(encoding="utf-8"))
+    assert len(set(read.ids)) == len(read.ids)
+    text = " ".join("".join(read.text).split())
+    assert "Means over the domains <held> out." in text
+    assert f"held without {DOMAINS[0]}" in text
+    described["domains"][DOMAINS[0]]["folder"] = "../half"
+    (tmp_path / "held/run.json").write_text(json.dumps(described))
+    with pytest.raises(StudentError, match="is no folder of a domain"):
+        medal("report", tmp_path / "held", "--out", tmp_path / "x.html")
 
 
 def test_a_run_of_an_older_medal_has_a_report_too(made, medal, tmp_path):
@@ -253,6 +281,12 @@ def test_what_cannot_be_reported_on_is_said_in_a_sentence(made, medal, tmp_path)
     shutil.copy(made / "labelled/predictions.csv", tmp_path / "mixed/predictions.csv")
     with pytest.raises(StudentError, match="Ask for a whole copy of the run"):
         medal("report", tmp_path / "mixed", "--out", tmp_path / "x.html")
+    shutil.copytree(made / "half", tmp_path / "strange")
+    metrics = json.loads((made / "half/metrics.json").read_text())
+    metrics["test"]["auroc"] = "<b>high</b>"
+    (tmp_path / "strange/metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(StudentError, match="'strange' cannot be reported on"):
+        medal("report", tmp_path / "strange", "--out", tmp_path / "x.html")
     assert not (tmp_path / "x.html").exists()
 
 

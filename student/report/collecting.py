@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ from ...pipeline.metrics import Difference
 from .. import run as folder
 from ..run import Predictions, read_predictions
 
-__all__ = ["ARMS", "Learner", "Recorded", "as_difference", "collect"]
+__all__ = ["ARMS", "Learner", "Recorded", "Unseen", "collect", "read_differences"]
+
+_PART = re.compile(r"domain-[A-Za-z0-9._-]+")
 
 ARMS = ("student", "baseline", "teacher")
 
@@ -88,20 +91,39 @@ class Recorded:
 
     def differences(self) -> dict[str, Mapping[str, Difference]]:
         """Return the paired differences of the arms on the split that counts, such as ``student_minus_baseline``."""
-        found = (self.metrics.get("comparison") or {}).get(self.split) or {}
-        return {
-            name: {what: as_difference(one) for what, one in each.items() if what != "mcnemar"}
-            for name, each in found.items()
-        }
+        return read_differences(self.metrics, self.split)
 
 
-def as_difference(found: Mapping[str, Any]) -> Difference:
-    """Read a difference as `Difference.to_dict` writes it."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unseen:
+    """A run that left each domain out in turn.
+
+    Attributes
+    ----------
+    metrics : the means over domains
+    parts : domain → the run of all that was trained without it, whose test set it is
+    """
+
+    name: str
+    metrics: Mapping[str, Any]
+    parts: Mapping[str, Recorded]
+
+
+def read_differences(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Difference]]:
+    """Read the paired differences of metrics.json: ``student_minus_baseline`` → statistic → difference."""
+    found = (metrics.get("comparison") or {}).get(split) or {}
+    return {
+        name: {what: _as_difference(one) for what, one in each.items() if what != "mcnemar"}
+        for name, each in found.items()
+    }
+
+
+def _as_difference(found: Mapping[str, Any]) -> Difference:
     low, high = found["ci95"]
     return Difference(found["difference"], (low, high), found["p"])
 
 
-def collect(places: Sequence[Path]) -> list[Recorded]:
+def collect(places: Sequence[Path]) -> list[Recorded | Unseen]:
     """Read finished runs; nothing in them is executed.
 
     Raises
@@ -122,7 +144,7 @@ def _names(places: Sequence[Path]) -> list[str]:
     return [f"{one.name} ({number})" for number, one in enumerate(whole, 1)]
 
 
-def _read(place: Path, name: str) -> Recorded:
+def _read(place: Path, name: str) -> Recorded | Unseen:
     if not (place / folder.RUN).is_file():
         inside = " It lies inside a run: give that one." if (place.parent / folder.RUN).is_file() else ""
         raise StudentError(
@@ -130,27 +152,46 @@ def _read(place: Path, name: str) -> Recorded:
         )
     try:
         description, metrics = (_read_object(place / file) for file in (folder.RUN, folder.METRICS))
-        split = "test" if metrics.get("test") else "val"
-        learners = {
-            arm: members
-            for arm, root in (("student", place), ("baseline", place / folder.BASELINE))
-            if (members := _read_learners(root, split))
-        }
-        recorded = Recorded(
-            place=place,
-            name=name,
-            description=description,
-            metrics=metrics,
-            split=split,
-            learners=learners,
-            teacher=read_predictions(place, folder.TEACHER).get(split) if (place / folder.TEACHER).is_file() else None,
-        )
-        _check(recorded)
+        if "domains" in description:
+            parts = {str(domain): one["folder"] for domain, one in description["domains"].items()}
+            return Unseen(
+                name=name,
+                metrics=metrics,
+                parts={domain: _read_part(place, part, f"{name} without {domain}") for domain, part in parts.items()},
+            )
+        return _read_run(place, name, description, metrics)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StudentError(
             f"'{place}' cannot be reported on: its files are not those that medal writes ({error!r:.200}). Ask for a "
             "whole copy of the run."
         ) from error
+
+
+def _read_part(place: Path, part: str, name: str) -> Recorded:
+    # The folder's name is what somebody wrote into a file: it leads nowhere else.
+    if not _PART.fullmatch(part):
+        raise ValueError(f"{part!r} is no folder of a domain")
+    description, metrics = (_read_object(place / part / file) for file in (folder.RUN, folder.METRICS))
+    return _read_run(place / part, name, description, metrics)
+
+
+def _read_run(place: Path, name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> Recorded:
+    split = "test" if metrics.get("test") else "val"
+    learners = {
+        arm: members
+        for arm, root in (("student", place), ("baseline", place / folder.BASELINE))
+        if (members := _read_learners(root, split))
+    }
+    recorded = Recorded(
+        place=place,
+        name=name,
+        description=description,
+        metrics=metrics,
+        split=split,
+        learners=learners,
+        teacher=read_predictions(place, folder.TEACHER).get(split) if (place / folder.TEACHER).is_file() else None,
+    )
+    _check(recorded)
     return recorded
 
 

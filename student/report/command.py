@@ -60,7 +60,10 @@ def report(
     found = collect(runs)
     told: dict[str, Any] = {
         "report": str(out),
-        "runs": [{"run": str(one.place), "split": one.split, "verdict": one.metrics["verdict"]} for one in found],
+        "runs": [
+            {"run": str(place), "split": getattr(one, "split", "test"), "verdict": one.metrics["verdict"]}
+            for place, one in zip(runs, found, strict=True)
+        ],
     }
     if dry_run:
         if as_json:

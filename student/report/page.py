@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...cache.errors import StudentError
 from ...cache.page import render
 from ...pipeline.datasets.dataset import DatasetOptions
-from .collecting import Recorded
+from .collecting import Recorded, Unseen
 from .sections import Section, describe_run
 from .several import describe_together
 from .thumbnails import draw_thumbnails
+from .unseen import UnseenSection, describe_unseen
 
 __all__ = ["Page", "build_page"]
 
@@ -33,7 +36,9 @@ class Page:
     missing: int
 
 
-def build_page(runs: Sequence[Recorded], *, images: str | None = None, options: DatasetOptions | None = None) -> Page:
+def build_page(
+    runs: Sequence[Recorded | Unseen], *, images: str | None = None, options: DatasetOptions | None = None
+) -> Page:
     """Build the report of runs.
 
     Parameters
@@ -43,10 +48,21 @@ def build_page(runs: Sequence[Recorded], *, images: str | None = None, options: 
 
     Raises
     ------
+    StudentError
+        A run's files do not fit together.
     DataError
         The dataset cannot be read.
     """
-    sections = [describe_run(run, f"run-{number}") for number, run in enumerate(runs, 1)]
+    unseen: list[UnseenSection] = []
+    alone: list[Recorded] = []
+    sections: list[Section] = []
+    for number, run in enumerate(runs, 1):
+        with _whole(run.name):
+            if isinstance(run, Unseen):
+                unseen.append(describe_unseen(run, f"unseen-{number}"))
+            parts = list(run.parts.values()) if isinstance(run, Unseen) else [run]
+            sections += [describe_run(part, f"run-{len(alone) + place}") for place, part in enumerate(parts, 1)]
+            alone += parts
     pictures: dict[str, str] = {}
     for section in sections:
         keys = _keys(section)
@@ -57,11 +73,25 @@ def build_page(runs: Sequence[Recorded], *, images: str | None = None, options: 
         _TEMPLATE,
         title=f"Report of {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs",
         sections=sections,
-        together=describe_together(runs) if len(runs) > 1 else None,
+        unseen=unseen,
+        # The domains of one run have no image in common.
+        together=describe_together(alone) if len(runs) > 1 else None,
         pictures=pictures,
         contents=_contents,
     )
     return Page(html, len(pictures), len(wanted - pictures.keys()) if images is not None else 0)
+
+
+@contextmanager
+def _whole(name: str) -> Iterator[None]:
+    """Say in a sentence that a run, which may come from anybody, has something else in its files than medal writes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise StudentError(
+            f"'{name}' cannot be reported on: its files are not those that medal writes ({error!r:.200}). Ask for a "
+            "whole copy of the run."
+        ) from error
 
 
 def _contents(section: Section) -> list[tuple[str, str]]:
