@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from html import escape
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.console import silent
+from ..cache.errors import StudentError
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import DatasetOptions
 from .distill import ask
@@ -50,11 +51,24 @@ class Trained:
 
         return f"<pre>{escape(show_result(self.result))}\n{escape(self.result['verdict'])}</pre>"
 
-    def load(self) -> Any:
-        """Return the trained student, a timm model in evaluation mode."""
+    def load(self, domain: str | None = None) -> Any:
+        """Return the trained student, a timm model in evaluation mode; with domains held out, the one without `domain`.
+
+        Raises
+        ------
+        StudentError
+            There is a student for each domain held out, and it is not said which.
+        """
         import timm
 
-        return timm.create_model(f"local-dir:{self.run}", pretrained=True).eval()
+        parts = self.result.get("domains", {})
+        if (domain in parts) != bool(parts) or (domain is not None and not parts):
+            raise StudentError(
+                f"There is no student without the domain {domain!r} in '{self.run}'; those held out are "
+                f"{', '.join(parts) or 'none'}: give load() one of them, or nothing where there are none."
+            )
+        place = self.run / parts[domain]["folder"] if parts else self.run
+        return timm.create_model(f"local-dir:{place}", pretrained=True).eval()
 
 
 def train_student(
@@ -65,6 +79,7 @@ def train_student(
     options: DatasetOptions | None = None,
     overwrite: bool = False,
     check_views: bool = False,
+    unlabelled: Sequence[tuple[str | PathLike[str], str | PathLike[str]]] = (),
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -76,6 +91,7 @@ def train_student(
     cache : open, or its path
     dataset : what the cache was made from
     out : folder of the run
+    unlabelled : caches of images without labels that join train, each with its dataset
     progress : as `medal.cache.console.progress`, to see how far it is
     tell : given one sentence at a time: warnings, what was chosen, how each epoch went
     settings : fields of `StudentSettings`, for instance ``student="mobilenetv3_small_100", epochs=5``
@@ -90,7 +106,7 @@ def train_student(
     place = cache.path if isinstance(cache, Cache) else cache
     asked = ask(
         fspath(place), fspath(dataset), options or DatasetOptions(), StudentSettings(**settings), Path(out),
-        overwrite=overwrite,
+        overwrite=overwrite, unlabelled=[(fspath(one), fspath(images)) for one, images in unlabelled],
     )  # fmt: skip
     for warning in asked.warnings:
         tell(f"warning: {warning}")

@@ -139,7 +139,7 @@ def _make_each(
         outcomes[one.name], spent = _make(
             asked.without(one.name), recipe, place, begun, progress=progress, report=report, seed=one.code
         )
-        seconds += one.epochs * one.rows["train"] / spent["images_per_second"]
+        seconds += one.epochs * one.rows["train"] / max(1e-2, spent["images_per_second"])
     metrics = write_summary(asked, work, outcomes, report)
     spent = _spent(start, asked.images, seconds)
     description = describe_whole(asked, recipe, work) | spent

@@ -20,6 +20,7 @@ from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.metrics import score
+from medal.student.api import Trained
 from medal.student.checkpoint import Checkpoint
 from medal.student.distill import ask, train_student
 from medal.student.domains import _folder, leave_out
@@ -121,6 +122,14 @@ def test_train_and_val_have_nothing_of_the_domain_and_test_all_of_it(code, place
     assert len(left["train"]) == len(other) - (2 if code == 1 else 0)
     order = np.lexsort((left["test"].label, *left["test"].key.T[::-1]))
     np.testing.assert_array_equal(order, np.arange(len(order)))
+
+
+def test_python_loads_the_student_of_a_domain(sites):
+    run, result = sites
+    trained = Trained(run=run, test=None, val=None, teacher={}, seconds=0.0, result=result)
+    assert trained.load("south/2").num_classes == 3
+    with pytest.raises(StudentError, match=r"without the domain None in .*held out are north, south/2"):
+        trained.load()
 
 
 def test_what_is_left_out_is_said(place, tmp_path):
