@@ -22,8 +22,9 @@ from .errors import MedalError
 __all__ = ["Defaults", "find_files", "name_variables", "option_defaults", "read_defaults"]
 
 _NAME = "medal.toml"
-# What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
-_TYPED = ("yes", "overwrite", "remove")
+# What only whoever types it can say, as it confirms, takes away or shows patients' images: a folder from somebody else
+# may hold such a file.
+_TYPED = ("yes", "overwrite", "remove", "with-images")
 # Whom somebody trusts is theirs to say, and not a project's.
 _OWN = ("signers", "revoked")
 
