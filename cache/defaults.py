@@ -26,8 +26,9 @@ __all__ = [
 ]  # fmt: skip
 
 _NAME = "medal.toml"
-# What only whoever types it can say, as it confirms or takes away: a folder from somebody else may hold such a file.
-TYPED = ("yes", "overwrite", "remove")
+# What only whoever types it can say, as it confirms, takes away or shows patients' images: a folder from somebody else
+# may hold such a file.
+TYPED = ("yes", "overwrite", "remove", "with-images")
 # Whom somebody trusts, and with what, is theirs to say, and not a project's.
 _OWN = ("signers", "revoked", "key-secret")
 

@@ -62,7 +62,7 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
         if name in found["domains"]:
             rows = part.domain == code
             of_rows = None if groups is None else groups[rows]
-            drawn = [bootstrap(one[rows], part.label[rows], task, groups=of_rows) for one in logits]
+            drawn = [bootstrap(one[rows], part.label[rows], task, groups=of_rows, seed=seed) for one in logits]
             found["domains"][name]["ci95"] = _as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))

@@ -201,6 +201,19 @@ def test_images_are_shown_only_when_asked_for(made, medal):
     assert draw_thumbnails(run, str(made / "classes/few.csv"), DatasetOptions(), keys) == {}
 
 
+def test_a_file_or_the_environment_cannot_ask_for_images(made, shell, tmp_path):
+    ask = ("report", made / "half", "--out", tmp_path / "x.html", "--dry-run")
+    (tmp_path / "medal.toml").write_text('[report]\nwith-images = "set.csv"\n')
+    refused = shell(*ask, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "with-images" in refused.stderr
+    (tmp_path / "medal.toml").unlink()
+    heard = shell(
+        "report", made / "half", "--out", tmp_path / "x.html", env={"MEDAL_REPORT_WITH_IMAGES": "nowhere.csv"}
+    )
+    assert heard.returncode == 0, heard.stderr
+
+
 def test_several_labels_patients_and_no_test_split(made, medal):
     medal("report", made / "labelled", "--out", made / "labelled.html")
     html = (made / "labelled.html").read_text(encoding="utf-8")
