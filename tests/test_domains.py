@@ -18,6 +18,7 @@ from PIL import Image
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
+from medal.cli import group
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.metrics import score
 from medal.student.api import Trained
@@ -224,6 +225,7 @@ def test_the_mean_gives_every_domain_the_same_weight(sites):
     assert "not a medical device" in card
 
 
+@pytest.mark.slow
 def test_a_class_that_a_domain_lacks_is_left_out_of_its_mean_and_named(place, medal, tmp_path):
     """Three sites, so that the class can be learned from the two others."""
     with (place / "all.csv").open() as file:
@@ -295,6 +297,7 @@ def test_killed_it_goes_on_at_the_domain_and_epoch_and_ends_with_the_same_bits(s
         prepare(place, tmp_path / "run", baseline=True)
 
 
+@pytest.mark.slow
 def test_seeds_and_baseline_are_added_without_training_again(sites, place, tmp_path):
     _, result = sites
     train(place, tmp_path / "run")
@@ -313,13 +316,13 @@ def test_seeds_and_baseline_are_added_without_training_again(sites, place, tmp_p
 # ── The command ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_command_shows_domains_side_by_side(place, shell, medal, tmp_path):
+def test_the_command_shows_domains_side_by_side(place, medal, capsys, tmp_path):
     words = ("train-student", place / "all.h5", place / "all.csv", *WORDS, "--epochs", 1, "--leave-one-domain-out")
     foreseen = medal(*words, "--out", tmp_path / "run", "--dry-run")
     assert [one["train"] for one in foreseen["domains"].values()] == [30, 27]
-    done = shell(*words, "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    capsys.readouterr()
+    group.main([*map(str, words), "--out", str(tmp_path / "run")], prog_name="medal", standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
     for domain in (*SITES, "mean"):
         for arm in ("student  ", "teacher  ", "student − teacher"):
             assert any(line.startswith(f"{domain} ") and arm in line for line in lines), (domain, arm)
