@@ -26,7 +26,8 @@ from .subject import Subject
 __all__ = ["CROPS", "SIDE", "Likeness", "fit_likeness", "propose_by_pixels", "read_images", "shrink"]
 
 # Grey, at this side: crops of a few per cent show, and JPEG's blocks hardly do. Likeness is of half of it.
-SIDE, _COARSE = 32, 16
+SIDE = 32
+_COARSE = 16
 # On 5,856 X-rays of 28 px 32 to 128 directions, and ridges of 0.001 to 0.01, proposed planted copies alike.
 _DIRECTIONS, _RIDGE = 64, 0.01
 # Shares of the side that a crop keeps, and where it begins: the whole, and nine places of each other.
