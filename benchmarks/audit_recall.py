@@ -13,6 +13,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+SHARED = Path(os.environ.get("MEDAL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SPLITS = ("train", "val", "test")
 # Share of the side that a crop keeps; distance of the brightness factor from 1; JPEG's quality.
 CROP, BRIGHTNESS, QUALITY = (0.85, 0.95), (0.10, 0.20), 60
@@ -51,7 +53,7 @@ def measure(asked: argparse.Namespace, seeds: range, work: Path) -> None:
 
         data, teacher, seeds = draw(120), tiny_teacher(work), seeds[:1]
     else:
-        data, teacher = load(asked.data), asked.teacher or Path("../shared/teachers/dinov2-small")
+        data, teacher = load(asked.data), asked.teacher or SHARED / "teachers/dinov2-small"
     request = ["--teacher", teacher, "--image-size", asked.image_size, "--folds", 0]  # near-duplicates ask no logits
     before = set.union(*audit(data, work / "before", request))
     rows = []
