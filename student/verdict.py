@@ -62,14 +62,14 @@ def word(
     found = baseline[name]
     said = f"{split} {_NAMES[name]} {_by(found)} against the labels alone ({basis})"
     if found.above:
-        return f"Distilling helped: {said}.{_by_seeds(by_seed)}"
+        return f"Distilling helped: {said}.{_by_seeds(by_seed)}{_but(baseline, name)}"
     if found.below:
         remedy = "Give --alpha auto, --no-distill, or another teacher."
         return f"Distilling hurt: {said}.{_by_seeds(by_seed)} {remedy}"
     wide = max(abs(edge) for edge in found.interval)
     return (
         f"Distilling made no difference that could be shown: {said}. So many images cannot tell a difference below "
-        f"about {wide:.3f}."
+        f"about {wide:.3f}.{_but(baseline, name)}"
     )
 
 
@@ -104,6 +104,14 @@ def _by_seeds(pairs: Sequence[tuple[float | None, float | None]]) -> str:
         return " That is of these two trainings: another seed may say otherwise, and --seeds 3 asks it."
     higher = sum(one > 0 for one in differences)
     return f" The student's AUROC was the higher one with {higher} of {len(pairs)} seeds."
+
+
+def _but(baseline: Compared, judged: str) -> str:
+    """Say what got worse beside the outcome: a better ranking with worse decisions is no plain gain."""
+    found = baseline.get("accuracy")
+    if judged == "accuracy" or found is None or not found.below:
+        return ""
+    return f" But accuracy is significantly lower: {_by(found)}."
 
 
 def _beside_teacher(teacher: Compared, split: str) -> str:

@@ -31,6 +31,15 @@ def test_the_verdict_follows_the_interval(found, start):
     assert "624 test images, mean of 3 seeds" in said
 
 
+@pytest.mark.parametrize("ranking", [BETTER, UNCLEAR])
+def test_worse_decisions_are_said_beside_a_better_ranking(ranking):
+    asked = {"teacher": {"auroc": WORSE}, "images": 624, "seeds": 1, "alpha": 0.5, "chosen": False}
+    said = word("test", baseline={"auroc": ranking, "accuracy": WORSE}, by_seed=[(0.9, 0.8)], **asked)
+    assert said.endswith(" But accuracy is significantly lower: -0.0300 (95 % -0.0500 to -0.0100, p = 0.02).")
+    unclear = word("test", baseline={"auroc": ranking, "accuracy": UNCLEAR}, by_seed=[(0.9, 0.8)], **asked)
+    assert "But" not in unclear
+
+
 def test_one_seed_is_said_to_be_one():
     said = verdict(BETTER, by_seed=[(0.9, 0.8)])
     assert "one seed" in said
