@@ -1,6 +1,7 @@
 """How commands show and take options: help in groups, flags that can be switched off, lines of JSON for clusters."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ def test_help_shows_every_option_once(name):
     command = group.get_command(click.Context(group, info_name="medal"), name)
     lines = command.get_help(click.Context(command, info_name=name)).splitlines()
     begin = next(number for number, line in enumerate(lines) if line.rstrip(":") in {*command.groups, "Options"})
-    shown = [line.split()[0] for line in lines[begin:] if line.startswith("  --")]
+    shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", "\n".join(lines[begin:]), re.MULTILINE)
     there = [option.opts[0] for option in options_of(command) if option.opts[0].startswith("--")]
     assert sorted(shown) == sorted([*there, "--help"])
 

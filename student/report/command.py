@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...cache.command import Command
 from ...cache.console import json_option, note, plain, print_json
 from ...cache.errors import StudentError
 from ...pipeline.datasets.options import dataset_options, take_dataset_options
@@ -15,7 +16,7 @@ from ..use_commands import overwrite_option, require_place
 __all__ = ["report"]
 
 
-@click.command(short_help="Write what runs come to as one HTML page.")
+@click.command(cls=Command, short_help="Write what runs come to as one HTML page.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="The page."
