@@ -44,7 +44,7 @@ def test_a_run_has_its_files_and_nothing_of_its_making(place):
     names = {item.name for item in (place / "run").iterdir()}
     assert names == {
         "config.json", "model.safetensors", "run.json", "metrics.json", "member.json", "history.csv", "predictions.csv",
-        "README.md", "curves.png", "confusion.png", "roc.png", "reliability.png",
+        "teacher.csv", "README.md", "curves.png", "confusion.png", "roc.png", "reliability.png",
     }  # fmt: skip
     assert not (place / "run.unfinished").exists()
     assert all((place / "run" / name).read_bytes()[:4] == b"\x89PNG" for name in names if name.endswith(".png"))
