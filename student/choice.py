@@ -148,7 +148,7 @@ class _Climb:
         if not others:
             return plain
         part, task = self.data.targets.splits["val"], self.data.targets.task
-        groups = part.group if (part.group >= 0).any() else None
+        groups = part.patients
         one, other = (
             bootstrap(self._answer(*settings), part.label, task, groups=groups).auroc for settings in (others[0], plain)
         )

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..pipeline.datasets.dataset import Task
 from ..pipeline.metrics import (
     Difference,
+    McNemar,
     Resamples,
     bootstrap,
     by_domain,
@@ -25,7 +27,10 @@ from ..pipeline.metrics import (
 )
 from .targets import Targets
 
-__all__ = ["Scored", "compare_arms", "figures"]
+__all__ = ["PAIRS", "Compared", "Scored", "compare_arms", "figures", "intervals_as_json"]
+
+# Which arms are compared, the first minus the second.
+PAIRS = (("student", "baseline"), ("student", "teacher"), ("teacher", "baseline"))
 
 Logits = Sequence[npt.NDArray[np.float32]]
 
@@ -49,11 +54,11 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
     seed : of the resamples, which arms that are to be compared must share
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
-    groups = part.group if (part.group >= 0).any() else None
+    groups = part.patients
     resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups, seed=seed) for one in logits])
     each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
     found = mean_measures(each)
-    found["ci95"] = _as_json(resamples)
+    found["ci95"] = intervals_as_json(resamples)
     if len(each) > 1:
         found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
     domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
@@ -63,19 +68,40 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
             rows = part.domain == code
             of_rows = None if groups is None else groups[rows]
             drawn = [bootstrap(one[rows], part.label[rows], task, groups=of_rows, seed=seed) for one in logits]
-            found["domains"][name]["ci95"] = _as_json(Resamples.mean(drawn))
+            found["domains"][name]["ci95"] = intervals_as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
     return Scored(logits, part.label, found, resamples)
 
 
-def compare_arms(first: Scored, second: Scored, split: str, targets: Targets) -> tuple[dict[str, Difference], Any]:
-    """Return the differences of two arms by statistic, and McNemar's test between their ensembles."""
+@dataclass(frozen=True)
+class Compared:
+    """Two arms on the same rows: differences by statistic, and McNemar's test between their ensembles."""
+
+    differences: Mapping[str, Difference]
+    mcnemar: McNemar
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return them as metrics.json has them."""
+        return {name: one.to_dict() for name, one in self.differences.items()} | {"mcnemar": self.mcnemar.to_dict()}
+
+
+def compare_arms(arms: Mapping[str, Scored], task: Task) -> dict[str, Compared]:
+    """Compare every pair of arms that are there: ``student_minus_baseline`` and so on."""
+    return {
+        f"{one}_minus_{other}": _compare(arms[one], arms[other], task)
+        for one, other in PAIRS
+        if one in arms and other in arms
+    }
+
+
+def _compare(first: Scored, second: Scored, task: Task) -> Compared:
     differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
-    return differences, mcnemar(first.logits, second.logits, targets.splits[split].label, targets.task)
+    return Compared(differences, mcnemar(first.logits, second.logits, first.label, task))
 
 
-def _as_json(resamples: Resamples) -> dict[str, list[float | None]]:
+def intervals_as_json(resamples: Resamples) -> dict[str, list[float | None]]:
+    """Return the 95 % interval of each statistic; undefined ends are None."""
     return {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.metrics import STATISTICS, Difference, McNemar, Resamples, compare, mcnemar, or_none
+from ..pipeline.metrics import STATISTICS, Resamples
 from . import run as folder
 from .asking import Asked
-from .figures import Scored
-from .outcome import PAIRS, Outcome
+from .figures import Scored, compare_arms, intervals_as_json
+from .outcome import Outcome
 from .verdict import judge_teacher, word
 
 __all__ = ["mean_over_domains", "write_summary"]
@@ -38,12 +38,8 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
     """
     scored = {arm: [one.scored[arm] for one in outcomes.values()] for arm in next(iter(outcomes.values())).scored}
     means = {arm: mean_over_domains(each) for arm, each in scored.items()}
-    compared = {
-        f"{one}_minus_{other}": _compare(means[one], means[other], asked)
-        for one, other in PAIRS
-        if one in means and other in means
-    }
-    judged = {name: differences for name, (differences, _) in compared.items()}
+    compared = compare_arms(means, asked.targets.task)
+    judged = {name: one.differences for name, one in compared.items()}
     each = {arm: _each_seed(outcomes, arm) if arm in means else [] for arm in ("student", "baseline")}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), "test")
     if gate["fires"]:
@@ -72,12 +68,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         if "baseline" in figures
         else None,
         "seeds": each["student"],
-        "comparison": {
-            "test": {
-                name: {statistic: one.to_dict() for statistic, one in found.items()} | {"mcnemar": test.to_dict()}
-                for name, (found, test) in compared.items()
-            }
-        },
+        "comparison": {"test": {name: one.to_dict() for name, one in compared.items()}},
         "gate": gate,
         "verdict": f"{verdict} These are means over the domains held out: {', '.join(outcomes)}.",
         "domains": {
@@ -102,7 +93,7 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
         values = [one.resamples.values[name] for one in defined or scored]
         draws[name] = np.mean(values, axis=0)
     resamples = Resamples(draws)
-    figures["ci95"] = {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
+    figures["ci95"] = intervals_as_json(resamples)
     figures["domains_left_out"] = {
         name: count for name in STATISTICS if (count := sum(one.figures[name] is None for one in scored))
     }
@@ -110,11 +101,6 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
     # Seed by seed all domains' images together, for what counts images.
     logits = [np.concatenate([one.logits[seed] for one in scored]) for seed in seeds]
     return Scored(logits, np.concatenate([one.label for one in scored]), figures, resamples)
-
-
-def _compare(first: Scored, second: Scored, asked: Asked) -> tuple[dict[str, Difference], McNemar]:
-    differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
-    return differences, mcnemar(first.logits, second.logits, first.label, asked.targets.task)
 
 
 def _each_seed(outcomes: Mapping[str, Outcome], arm: str) -> list[dict[str, Any]]:

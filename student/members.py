@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import timm
 import torch
 
@@ -191,7 +190,7 @@ def _predict(asked: Asked, data: TrainingData, place: Path) -> dict[str, Predict
             part.key,
             part.label,
             predict(model, data, split, plain, asked.device),
-            part.group.astype(np.int64) if (part.group >= 0).any() else None,
+            part.patients,
         )
         for split, part in parts.items()
     }

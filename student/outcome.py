@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..pipeline.metrics import Difference, bootstrap, score
+from ..pipeline.metrics import bootstrap, score
 from . import run as folder
 from .asking import Asked
 from .choice import Choice
@@ -20,10 +20,7 @@ from .run import Predictions
 from .targets import Targets
 from .verdict import judge_teacher, word
 
-__all__ = ["PAIRS", "Outcome", "show_teacher", "write_outcome"]
-
-# Which arms are compared, the first minus the second.
-PAIRS = (("student", "baseline"), ("student", "teacher"), ("teacher", "baseline"))
+__all__ = ["Outcome", "show_teacher", "write_outcome"]
 
 Report = Callable[[str], None]
 
@@ -45,8 +42,7 @@ def show_teacher(targets: Targets, report: Report) -> None:
             said.append(f"{split} AUROC {found.auroc:.4f}, accuracy {found.accuracy:.4f}")
     report(f"the teacher's probe: {'; '.join(said)}")
     part = targets.splits["val"]
-    groups = part.group if (part.group >= 0).any() else None
-    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=groups).intervals()["auroc"]
+    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.patients).intervals()["auroc"]
     if low <= 0.5:
         report(
             "warning: on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
@@ -86,8 +82,8 @@ def write_outcome(
                 arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
             }
     shown = "test" if "test" in scored else "val"
-    compared = {split: _compare(each, split, targets) for split, each in scored.items()}
-    judged = compared[shown]["differences"]
+    compared = {split: compare_arms(each, targets.task) for split, each in scored.items()}
+    judged = {name: one.differences for name, one in compared[shown].items()}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
     verdict = word(
@@ -111,7 +107,9 @@ def write_outcome(
         "teacher": _splits(scored, "teacher"),
         "baseline": _splits(scored, "baseline") | {"seeds": each["baseline"]} if baselines else None,
         "seeds": each["student"],
-        "comparison": {split: _as_json(found) for split, found in compared.items()},
+        "comparison": {
+            split: {name: one.to_dict() for name, one in found.items()} for split, found in compared.items()
+        },
         "gate": gate,
         "verdict": verdict,
         "alpha": students[0].alpha,
@@ -136,31 +134,8 @@ def write_outcome(
 def _record_teacher(work: Path, targets: Targets) -> None:
     """Write the teacher's answers beside the student's: who looks at a run later has the run alone."""
     parts = {split: targets.splits[split] for split in ("val", "test") if split in targets.splits}
-    answers = {
-        split: Predictions(
-            part.key, part.label, part.teacher, part.group.astype(np.int64) if (part.group >= 0).any() else None
-        )
-        for split, part in parts.items()
-    }
+    answers = {split: Predictions(part.key, part.label, part.teacher, part.patients) for split, part in parts.items()}
     folder.write_predictions(work / folder.TEACHER, answers, targets.classes)
-
-
-def _compare(arms: Mapping[str, Scored], split: str, targets: Targets) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {"differences": {}, "mcnemar": {}}
-    for one, other in PAIRS:
-        if one in arms and other in arms:
-            name = f"{one}_minus_{other}"
-            found["differences"][name], found["mcnemar"][name] = compare_arms(arms[one], arms[other], split, targets)
-    return found
-
-
-def _as_json(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    differences: Mapping[str, Mapping[str, Difference]] = compared["differences"]
-    return {
-        name: {statistic: one.to_dict() for statistic, one in found.items()}
-        | {"mcnemar": compared["mcnemar"][name].to_dict()}
-        for name, found in differences.items()
-    }
 
 
 def _splits(scored: Mapping[str, Mapping[str, Scored]], arm: str) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class SplitTargets:
         return len(self.row)
 
     @property
+    def patients(self) -> npt.NDArray[np.int64] | None:
+        """Patient codes (N,) int64, None where no patient is known."""
+        return self.group.astype(np.int64) if (self.group >= 0).any() else None
+
+    @property
     def teacher(self) -> npt.NDArray[np.float32]:
         """Logits of the canonical view, (N, C) float32."""
         return self.logits[:, 0]

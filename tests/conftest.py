@@ -107,3 +107,15 @@ def small_cache(medal, small_npz, small_request, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("cache") / "chest.zarr"
     medal("cache-teacher", small_npz, path, *small_request)
     return path
+
+
+@pytest.fixture
+def one_thread():
+    """For many trainings of moments: threads that wait for each other cost more than they do."""
+    import torch
+
+    from medal.student.precision import threads_restored
+
+    with threads_restored():
+        torch.set_num_threads(1)
+        yield

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from modules import MODULES
 from PIL import Image
 
 from medal.cli import COMMANDS, group
@@ -15,20 +16,6 @@ from medal.cli import COMMANDS, group
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
-MODULES = [
-    path
-    for folder in (
-        "",
-        "cache",
-        "cache/store",
-        "pipeline",
-        "pipeline/audit",
-        "pipeline/datasets",
-        "student",
-        "student/report",
-    )
-    for path in sorted((ROOT / folder).glob("*.py"))
-]
 
 # What the README's commands run with here: a tiny teacher and a set that need no network, and a short training.
 STAND_INS = {

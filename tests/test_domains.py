@@ -38,12 +38,7 @@ WORDS = ("--student", "test_resnet", "--image-size", 32, "--precision", "fp32", 
 SITES = ("north", "south/2")
 ROWS = 108
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with threads_restored():
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from modules import MODULES
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {
@@ -29,22 +30,6 @@ def import_all(package):
     folder = ROOT.joinpath(*package.split(".")[1:])
     names = [package] + [f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
     return "\n".join(f"import {name}" for name in names)
-
-
-MODULES = [
-    path
-    for folder in (
-        "",
-        "cache",
-        "cache/store",
-        "pipeline",
-        "pipeline/audit",
-        "pipeline/datasets",
-        "student",
-        "student/report",
-    )
-    for path in sorted((ROOT / folder).glob("*.py"))
-]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

@@ -28,7 +28,7 @@ from medal.student.images import StudentImages, load_images
 from medal.student.imbalance import check_imbalance
 from medal.student.losses import LOSSES
 from medal.student.model import build_model
-from medal.student.precision import Plan, threads_restored
+from medal.student.precision import Plan
 from medal.student.projection import Projection
 from medal.student.settings import StudentSettings
 from medal.student.training import Recipe, TrainingData, begin
@@ -39,13 +39,7 @@ QUICK = ("--student", "test_resnet", "--image-size", 32, "--epochs", 1, "--preci
 COLUMNS = ("file", "label", "split", "group")
 ROWS = 120
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Many trainings of moments: threads that wait for each other cost more than they do."""
-    with threads_restored():
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.student.distill import ask
-from medal.student.precision import threads_restored
 from medal.student.settings import StudentSettings
 
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))
@@ -23,12 +21,7 @@ REQUEST = ("--image-size", 28, "--precision", "fp32", "--batch-size", 32)
 QUICK = ("--student", "test_resnet", "--image-size", 32, "--epochs", 1, "--precision", "fp32", "--batch-size", 16)
 LABELLED, LOOSE = 72, 20
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with threads_restored():
-        torch.set_num_threads(1)
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

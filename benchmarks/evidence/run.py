@@ -106,10 +106,13 @@ def measure(asked: argparse.Namespace) -> None:
     done = Lines("outcomes.jsonl")
     if asked.only != "small":
         measure_pneumonia(asked, recipe, done)
-    for repeat in range(asked.repeats if asked.only != "pneumonia" else 0):
+    if asked.only == "pneumonia":
+        return
+    tables = {small.name: write_table(small, asked.data, asked.work, asked.repeats) for small in SETS}
+    for repeat in range(asked.repeats):
         for fold in range(FOLDS):
             for small in SETS:
-                table = write_table(small, asked.data, asked.work, asked.repeats)
+                table = tables[small.name]
                 units = [{"set": small.name, "repeat": repeat, "fold": fold, "label_fraction": f} for f in FRACTIONS]
                 if all(unit in done for unit in units):
                     continue
@@ -140,18 +143,17 @@ def measure_pneumonia(asked: argparse.Namespace, recipe: Settings, done: Lines) 
             runs.append(out)
         metrics = [json.loads((out / folder.METRICS).read_text(encoding="utf-8")) for out in runs]
         found = {arm: _mean([_figures(one, arm) for one in metrics]) for arm in ("student", "baseline", "teacher")}
-        done.add(unit, {**found, "seeds": [arms(one, recipe) for one in metrics], **paired(runs)})
+        done.add(unit, {**found, "seeds": [arms(one, recipe) for one in metrics], **paired(runs, metrics)})
         for out in runs:
             shutil.rmtree(out)
 
 
-def paired(runs: Sequence[Path]) -> dict[str, Any]:
+def paired(runs: Sequence[Path], metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return student minus baseline on test, seeds averaged inside each resample of the images."""
     drawn, values = {}, {}
     for arm, place in (("student", ""), ("baseline", folder.BASELINE)):
         parts = [folder.read_predictions(out / place)["test"] for out in runs]
         drawn[arm] = Resamples.mean([bootstrap(part.logits, part.label, "multiclass") for part in parts])
-        metrics = [json.loads((out / folder.METRICS).read_text(encoding="utf-8")) for out in runs]
         values[arm] = _mean([_figures(one, arm) for one in metrics])
     found = compare(drawn["student"], drawn["baseline"], (values["student"], values["baseline"]))
     return {"student_minus_baseline": {name: one.to_dict() for name, one in found.items()}}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.metrics import ClassCurves
+from .. import figures
 from ..tables import write_difference, write_figure
 from ..verdict import name_figure
 from .collecting import ARMS, Recorded
@@ -25,11 +26,7 @@ CLASS_FIGURES = {
     "specificity": "specificity",
     "f1": "F1",
 }
-PAIRS = {
-    "student_minus_baseline": "student − baseline",
-    "student_minus_teacher": "student − teacher",
-    "teacher_minus_baseline": "teacher − baseline",
-}
+PAIRS = {f"{one}_minus_{other}": f"{one} − {other}" for one, other in figures.PAIRS}
 
 
 @dataclass(frozen=True)
