@@ -31,7 +31,7 @@ _DEFAULT = StudentSettings()
 _GROUPS = {
     "Student": ("--student", "--student-weights", "--image-size", "--out"),
     "Training": ("--epochs", "--batch-size", "--lr", "--augment", "--seed", "--class-weight", "--sampler",
-                 "--logit-adjustment"),
+                 "--logit-adjustment", "--labelled-share"),
     "Soft targets": ("--alpha", "--temperature", "--loss", "--also-cache", "--targets", "--check-views",
                      "--no-distill", "--unlabelled"),
     "Measuring": ("--seeds", "--baseline", "--label-fraction", "--leave-one-domain-out",
@@ -96,6 +96,10 @@ class _Alpha(click.ParamType[float | str]):
 @click.option(
     "--label-fraction", type=float, default=_DEFAULT.label_fraction, show_default=True, metavar="SHARE",
     help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
+)  # fmt: skip
+@click.option(
+    "--labelled-share", type=float, default=_DEFAULT.labelled_share, show_default=True, metavar="SHARE",
+    help="Give at least this share of every batch to labelled images, repeated where train has fewer.",
 )  # fmt: skip
 @click.option(
     "--leave-one-domain-out", is_flag=True,

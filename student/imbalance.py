@@ -57,10 +57,8 @@ def log_priors(label: npt.NDArray[Any], classes: int) -> npt.NDArray[np.float32]
     return np.asarray(np.log(np.maximum(count, 0.5) / max(1, count.sum())), np.float32)
 
 
-def balanced_order(
-    key: npt.NDArray[np.uint8], label: npt.NDArray[Any], seed: int, epoch: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the positions of an epoch in which every class stands equally often, and which time each one stands there.
+def balanced_order(key: npt.NDArray[np.uint8], label: npt.NDArray[Any], seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Return the positions of an epoch in which every class stands equally often, (N,) int64.
 
     As many as there are rows. Rows of a rare class stand several times, those of a frequent one are a part that is
     another one in each epoch; what is left over in the division falls to the rarest classes. Rows of unknown label
@@ -70,10 +68,6 @@ def balanced_order(
     ----------
     key : (N, 16) uint8 in the cache's order
     label : (N,), -1 unknown
-
-    Returns
-    -------
-    (N,) int64 positions, and (N,) int64 how often the same one stood there before
     """
     present, count = np.unique(label[label != UNKNOWN_CLASS], return_counts=True)
     share, over = divmod(int(count.sum()), max(1, len(present)))
@@ -87,7 +81,7 @@ def balanced_order(
         copies.append(places // len(rows))
     position, copy = np.concatenate(positions), np.concatenate(copies)
     order = np.argsort(_hashes(key[position], copy, f"order {seed} {epoch}"), kind="stable")
-    return position[order], copy[order]
+    return position[order]
 
 
 def _hashes(key: npt.NDArray[np.uint8], copy: npt.NDArray[np.int64], salt: str) -> npt.NDArray[np.uint64]:

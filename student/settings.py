@@ -43,6 +43,8 @@ class StudentSettings:
     logit_adjustment : add the log of each class's frequency in train to the logits of the hard loss (Menon et al. 2021,
         arXiv:2007.07314); predictions stay without it, and so favour no frequent class
     label_fraction : share of train's labels that student and probe may know, 0 to 1
+    labelled_share : share of every batch that goes to labelled images at least, which are repeated where train has
+        fewer; 0 = as they come
     leave_one_domain_out : train as often as there are domains, each time without one, and measure on that one
     targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
         the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
@@ -75,6 +77,7 @@ class StudentSettings:
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     logit_adjustment: bool = False
     label_fraction: float = 1.0
+    labelled_share: float = 0.0
     leave_one_domain_out: bool = False
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
@@ -106,6 +109,7 @@ class StudentSettings:
         _check(self.seeds >= 1, "--seeds", "a whole number from 1", self.seeds)
         _check(0 < self.at_sensitivity <= 1, "--at-sensitivity", "above 0 and at most 1", self.at_sensitivity)
         _check(0 < self.label_fraction <= 1, "--label-fraction", "a share above 0, up to 1", self.label_fraction)
+        _check(0 <= self.labelled_share <= 1, "--labelled-share", "a share from 0 to 1", self.labelled_share)
         against = (self.class_weight == "balanced", self.sampler == "balanced", self.logit_adjustment)
         if sum(against) > 1:
             raise StudentError(
@@ -135,9 +139,10 @@ class StudentSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
         found = {name: value for name, value in asdict(self).items() if name != "workers"}
-        if not self.leave_one_domain_out:
-            # Requests that were written down before there was this one stay what they are.
-            del found["leave_one_domain_out"]
+        # Requests that were written down before there were these stay what they are.
+        for name in ("leave_one_domain_out", "labelled_share"):
+            if not found[name]:
+                del found[name]
         return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}
 
 

@@ -18,15 +18,16 @@ from ..cache.errors import StudentError
 from ..pipeline.metrics import log_loss, score
 from ..pipeline.views import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
 from .checkpoint import Checkpoint, TrainingState
+from .drawing import draw_epoch
 from .images import PixelSource
-from .imbalance import balanced_order, balanced_weights, log_priors
+from .imbalance import balanced_weights, log_priors
 from .losses import Answers, Objective, parse_terms, total_loss
 from .parallel import ALONE, Ranks
 from .precision import Plan
 from .projection import Projection
-from .schedule import epoch_order, learning_rate, split_batches
+from .schedule import learning_rate
 from .settings import StudentSettings
-from .targets import SplitTargets, Targets, labelled_rows
+from .targets import SplitTargets, Targets
 
 __all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
 
@@ -156,7 +157,7 @@ def _train_epoch(
     """Take one pass over train, `forward` standing for the model, and return the mean loss."""
     settings, part, ranks = recipe.settings, data.targets.splits["train"], recipe.ranks
     objective = _objective(data.targets, recipe)
-    batches = _draw_epoch(part, settings, epoch)
+    batches = draw_epoch(part, settings, epoch)
     ranks.check(min(len(rows) for rows, _ in batches))
     steps, done = len(batches) * recipe.epochs, len(batches) * epoch
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
@@ -200,33 +201,6 @@ def _objective(targets: Targets, recipe: Recipe) -> Objective:
         None if weight is None else torch.from_numpy(weight).to(recipe.device),
         None if prior is None else torch.from_numpy(prior).to(recipe.device),
     )
-
-
-def _draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
-    """Return an epoch's batches: rows (B,), and how often each stood in the epoch before (B,).
-
-    A student of the labels alone learns nothing from an image without one, whose place goes to those that have one: it
-    takes as many steps as a student that has a teacher, and they stand the more often.
-    """
-    key, label = part.key, part.label
-    drawn = np.arange(len(part)) if np.any(settings.soft_weight) else labelled_rows(label)
-    passes = math.ceil(len(part) / len(drawn))
-    orders, copies = [], []
-    for turn in range(passes):
-        order, before = _draw_pass(key[drawn], label[drawn], settings, epoch * passes + turn)
-        orders.append(drawn[order])
-        copies.append(before + turn * (int(before.max()) + 1))
-    rows, times = (np.concatenate(parts)[: len(part)] for parts in (orders, copies))
-    return [(rows[places], times[places]) for places in split_batches(np.arange(len(rows)), settings.batch_size)]
-
-
-def _draw_pass(
-    key: npt.NDArray[np.uint8], label: npt.NDArray[np.int32 | np.uint8], settings: StudentSettings, turn: int
-) -> tuple[Rows, Rows]:
-    if settings.sampler == "balanced":
-        return balanced_order(key, label, settings.seed, turn)
-    order = epoch_order(key, settings.seed, turn)
-    return order, np.zeros(len(order), np.int64)
 
 
 def _answers(

@@ -400,28 +400,6 @@ def test_a_run_with_few_labels(place, medal, tmp_path):
         assert set(file.keys()) == set(timm.create_model("test_resnet", num_classes=3).state_dict())
 
 
-@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
-def test_without_a_teacher_images_of_unknown_label_are_not_drawn(sampler, place, tmp_path):
-    """The baseline of few labels: as many steps, all of them of use."""
-    drawn = {}
-    for alpha in (0.0, 0.5):
-        asked = prepare(place, tmp_path / "run", label_fraction=0.4, alpha=alpha, sampler=sampler, epochs=2)
-        seen = []
-        fit(asked, tmp_path / f"{alpha}", sees=seen)
-        drawn[alpha] = [len(rows) for rows in seen]
-        known = asked.targets.splits["train"].label != -1
-        times = np.bincount(np.concatenate(seen), minlength=len(known))
-        assert times.sum() == 2 * len(known)
-        if alpha:
-            assert times[~known].min() == times[~known].max() == 2
-        else:
-            label = asked.targets.splits["train"].label
-            assert times[~known].max() == 0
-            evenly = times[known] if sampler == "shuffle" else np.bincount(label[known], weights=times[known])
-            assert evenly.max() - evenly.min() <= (2 if sampler == "shuffle" else 10)
-    assert drawn[0.0] == drawn[0.5]
-
-
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_unlabelled_images_learn_from_the_teacher_alone(loss, place, tmp_path):
     """Whatever stands behind an unknown label: with the soft part alone, labels change nothing but `dkd`'s target."""
@@ -437,6 +415,7 @@ def test_unlabelled_images_learn_from_the_teacher_alone(loss, place, tmp_path):
     [
         ({"label_fraction": 0.0}, "'--label-fraction' must be a share above 0, up to 1, got 0.0"),
         ({"label_fraction": 1.5}, "'--label-fraction' must be a share above 0"),
+        ({"labelled_share": 1.5}, "'--labelled-share' must be a share from 0 to 1, got 1.5"),
     ],
 )
 def test_shares_that_are_none(changed, expected):

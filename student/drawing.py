@@ -1,0 +1,61 @@
+"""Which images an epoch takes its steps on: pure functions of seed, keys and epoch."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .imbalance import balanced_order
+from .schedule import epoch_order, split_batches
+from .settings import StudentSettings
+from .targets import SplitTargets, labelled_rows
+
+__all__ = ["draw_epoch"]
+
+Rows = npt.NDArray[np.int64]
+
+
+def draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
+    """Return an epoch's batches: rows (B,), and how often each stood in the epoch before (B,).
+
+    An epoch has as many places as there are rows. Where fewer of these have a label than `settings.labelled_share`
+    asks for, that share of every batch goes to those that have one, again and again, and the others take turns over the
+    epochs: as Mean Teacher's batches (Tarvainen & Valpola 2017, arXiv:1703.01780), so that few labels are not drowned.
+    A student of the labels alone learns nothing from an image without one, and draws the others only, in as many steps.
+    """
+    known, count = labelled_rows(part.label), len(part)
+    share = settings.labelled_share if np.any(settings.soft_weight) else 1.0
+    wanted = min(round(share * count), count)
+    if len(known) >= wanted or not len(known):
+        rows = _stream(part, np.arange(count), count, settings, epoch)
+    else:
+        others = np.setdiff1d(np.arange(count), known)
+        streams = [_stream(part, known, wanted, settings, epoch)]
+        streams += [_stream(part, others, count - wanted, settings, epoch)] if wanted < count else []
+        # Side by side, each spread evenly over the epoch.
+        places = np.concatenate([(np.arange(len(one)) + 0.5) / len(one) for one in streams])
+        rows = np.concatenate(streams)[np.argsort(places, kind="stable")]
+    before = _occurrences(rows)
+    return [(rows[places], before[places]) for places in split_batches(np.arange(count), settings.batch_size)]
+
+
+def _stream(part: SplitTargets, rows: Rows, wanted: int, settings: StudentSettings, epoch: int) -> Rows:
+    """Return an epoch's section, (wanted,), of an endless stream of passes over `rows`, each in an order of its own."""
+    start, stop = epoch * wanted, (epoch + 1) * wanted
+    first, last = start // len(rows), -(-stop // len(rows))
+    key, label = part.key[rows], part.label[rows]
+    if settings.sampler == "balanced":
+        passes = [balanced_order(key, label, settings.seed, turn) for turn in range(first, last)]
+    else:
+        passes = [epoch_order(key, settings.seed, turn) for turn in range(first, last)]
+    begin = start - first * len(rows)
+    return rows[np.concatenate(passes)[begin : begin + wanted]]
+
+
+def _occurrences(rows: Rows) -> Rows:
+    """Return how often each row stood before its place, (N,)."""
+    order = np.argsort(rows, kind="stable")
+    _, first, count = np.unique(rows[order], return_index=True, return_counts=True)
+    before = np.empty(len(rows), np.int64)
+    before[order] = np.arange(len(rows)) - np.repeat(first, count)
+    return before
