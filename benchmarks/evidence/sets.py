@@ -20,7 +20,7 @@ from medal.pipeline.datasets.dataset import DatasetOptions
 __all__ = ["FOLDS", "FRACTIONS", "PNEUMONIA", "SETS", "SmallSet", "write_table"]
 
 FRACTIONS = (0.05, 0.2, 1.0)
-FOLDS = 5
+FOLDS, REPEATS = 5, 5
 _VAL_SEED, _VAL_PARTS = 12345, 7
 PNEUMONIA = "pneumoniamnist/pneumoniamnist.npz"
 
@@ -65,13 +65,15 @@ SETS = (
 )  # fmt: skip
 
 
-def write_table(small: SmallSet, data: Path, folder: Path, repeats: int) -> Path:
-    """Write a set's table anew, with a column of splits for each repeat and fold, `r0f0` and so on; return its path.
+def write_table(small: SmallSet, data: Path, folder: Path) -> Path:
+    """Write a set's table, with a column of splits for each repeat and fold, `r0f0` and so on; return its path.
 
     A seventh of the images, the same in every fold, is val: choices are made on it, and it is never tested on. Of the
     others each fold tests on a fifth and trains on the rest. Images of equal pixels stay together.
     """
-    source = data / small.table
+    path, source = folder / f"{small.name}.csv", data / small.table
+    if path.exists():
+        return path
     with source.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label") not in small.excluded]
     stratum = np.unique([" ".join(row[name] for name in small.labels) for row in rows], return_inverse=True)[1]
@@ -79,20 +81,21 @@ def write_table(small: SmallSet, data: Path, folder: Path, repeats: int) -> Path
     val = next(_folds(stratum, group, _VAL_PARTS, _VAL_SEED))
     others = np.setdiff1d(np.arange(len(rows)), val)
     columns = {}
-    for repeat in range(repeats):
+    for repeat in range(REPEATS):
         for fold, test in enumerate(_folds(stratum[others], group[others], FOLDS, repeat)):
             split = np.full(len(rows), "train", "U5")
             split[val], split[others[test]] = "val", "test"
             columns[f"r{repeat}f{fold}"] = split.tolist()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{small.name}.csv"
     kept = [*small.labels, *([small.domain] if small.domain else [])]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    draft = path.with_suffix(f".{os.getpid()}")  # several may be at it
+    with draft.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *kept, *columns])
         for index, row in enumerate(rows):
             place = os.path.relpath(source.parent / row["file"], folder)
             writer.writerow([place, *(row[name] for name in kept), *(split[index] for split in columns.values())])
+    draft.replace(path)
     return path
 
 

@@ -1,8 +1,9 @@
-"""Print the tables of docs/RESULTS.md from the lines of docs/evidence, and the figures as one JSON line.
+"""Print the tables of docs/RESULTS.md from the lines of docs/evidence/ROUND, and the figures as one JSON line.
 
-python benchmarks/evidence/tables.py [--choose]
+    python benchmarks/evidence/tables.py ROUND [--choose]
 
-`--choose` ranks the candidates by their mean AUROC on val and writes the first to docs/evidence/recipe.json.
+ROUND is first, second or resnet18. `--choose` ranks the candidates by their mean AUROC on val and writes the first to
+docs/evidence/ROUND/recipe.json.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import CANDIDATES, EVIDENCE, FIGURES
+from rounds import ROUNDS
+from run import EVIDENCE, FIGURES, Lines, ranked
 from scipy import stats
 from sets import FOLDS, FRACTIONS, SETS
 
@@ -49,65 +50,72 @@ class Estimate:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("round", choices=tuple(ROUNDS))
     parser.add_argument("--choose", action="store_true")
-    if parser.parse_args().choose:
-        rank()
+    asked = parser.parse_args()
+    if asked.choose:
+        rank(asked.round)
         return
-    outcomes = read()
+    outcomes = read(asked.round)
     figures(outcomes)
     found = differences(outcomes)
     print(json.dumps(found))
 
 
-def lines(name: str) -> list[dict[str, Any]]:
-    path: Path = EVIDENCE / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 # ── The choice ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def rank() -> None:
-    """Print the candidates' AUROC on val, and write the best one down; `labels alone` is shown and cannot be chosen."""
-    val = {
-        (line["unit"]["candidate"], line["unit"]["set"], line["unit"]["label_fraction"]): line["val"]["auroc"]
-        for line in lines("choice.jsonl")
-    }
+def rank(name: str) -> None:
+    """Print the candidates' AUROC on val, means over pilots, and write the best one down."""
+    val: dict[tuple[str, str, float], list[float]] = {}
+    settings = {}
+    for line in Lines(name, "choice.jsonl").read():
+        unit = line["unit"]
+        val.setdefault((unit["candidate"], unit["set"], unit["label_fraction"]), []).append(line["val"]["auroc"])
+        settings[unit["candidate"]] = line["settings"]
     columns = [(small.name, fraction) for small in SETS for fraction in FEW]
     print("| candidate | " + " | ".join(f"{name} {fraction:.0%}" for name, fraction in columns) + " | mean |")
     print("|---" * (len(columns) + 2) + "|")
     means = {}
-    for name in CANDIDATES:
-        row = [val[name, *column] for column in columns]
-        means[name] = float(np.mean(row))
-        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + f" | {means[name]:.4f} |")
-    best = max((name for name in CANDIDATES if CANDIDATES[name].get("alpha")), key=means.__getitem__)
-    recipe = {"candidate": best, "mean_val_auroc": means[best], "settings": dict(CANDIDATES[best])}
-    (EVIDENCE / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    for candidate in settings:
+        row = [float(np.mean(val[candidate, *column])) for column in columns]
+        means[candidate] = float(np.mean(row))
+        print(f"| {candidate} | " + " | ".join(f"{value:.3f}" for value in row) + f" | {means[candidate]:.4f} |")
+    best = ranked(name)[0]
+    recipe = {"candidate": best, "mean_val_auroc": means[best], "settings": settings[best]}
+    (EVIDENCE / name / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
     print(f"\nchosen: {best}")
 
 
 # ── What it came to ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read() -> Outcomes:
-    """Return the outcomes of each set and label fraction, the repeats that are whole alone."""
+def read(name: str) -> Outcomes:
+    """Return a round's outcomes of each set and label fraction, of its whole repeats alone."""
     found: Outcomes = {}
-    for line in lines("outcomes.jsonl"):
+    for line in Lines(name, "outcomes.jsonl").read():
         found.setdefault((line["unit"]["set"], line["unit"]["label_fraction"]), []).append(line)
-    whole = min(len(found.get((small.name, fraction), ())) for small in SETS for fraction in FRACTIONS) // FOLDS
-    if not whole:
-        raise SystemExit("no repeat of the cross-validation is whole yet; run.py measure goes on with it")
-    for (name, fraction), rows in found.items():
-        if name != "pneumonia":
-            kept = [row for row in rows if row["unit"]["repeat"] < whole]
-            found[name, fraction] = sorted(kept, key=lambda row: (row["unit"]["repeat"], row["unit"]["fold"]))
-    print(f"{whole} x {FOLDS} folds of each small set\n")
-    return found
+    for fraction in FRACTIONS:
+        each = [found.get((small.name, fraction), ()) for small in SETS]
+        whole = min(len(rows) for rows in each) // FOLDS
+        if not whole and fraction in FEW:
+            raise SystemExit(f"no repeat is whole yet at {fraction:.0%}; run.py measure {name} goes on with it")
+        for small in SETS:
+            rows = found.pop((small.name, fraction), [])
+            rows = sorted(rows, key=lambda row: (row["unit"]["repeat"], row["unit"]["fold"]))
+            found[small.name, fraction] = rows[: whole * FOLDS]
+        print(f"{fraction:.0%}: {whole} x {FOLDS} folds of each small set")
+    print()
+    return {key: rows for key, rows in found.items() if rows}
 
 
 def names(outcomes: Outcomes) -> list[str]:
     return [small.name for small in SETS] + (["pneumonia"] if ("pneumonia", FRACTIONS[0]) in outcomes else [])
+
+
+def measured(outcomes: Outcomes) -> list[float]:
+    """Return the fractions at which every set has its outcomes."""
+    return [fraction for fraction in FRACTIONS if all((name, fraction) in outcomes for name in names(outcomes))]
 
 
 def figures(outcomes: Outcomes) -> None:
@@ -115,7 +123,7 @@ def figures(outcomes: Outcomes) -> None:
     print("| set | labels | teacher | baseline | student | gate fired | ECE: teacher | baseline | student |")
     print("|---" * 9 + "|")
     for name in names(outcomes):
-        for fraction in FRACTIONS:
+        for fraction in measured(outcomes):
             rows = outcomes[name, fraction]
 
             def mean(arm: str, figure: str, rows: Sequence[Mapping[str, Any]] = rows) -> str:
@@ -133,7 +141,10 @@ def figures(outcomes: Outcomes) -> None:
 def differences(outcomes: Outcomes) -> dict[str, Any]:
     """Print student minus baseline, per set and pooled, at each fraction and over the primary outcome's."""
     found: dict[str, Any] = {}
-    asked: list[tuple[str, Sequence[float]]] = [("5 and 20%", FEW), *((f"{one:.0%}", [one]) for one in FRACTIONS)]
+    asked: list[tuple[str, Sequence[float]]] = [
+        ("5 and 20%", FEW),
+        *((f"{one:.0%}", [one]) for one in measured(outcomes)),
+    ]
     for figure in FIGURES:
         print(f"{figure}, student minus baseline\n")
         print("| labels | " + " | ".join([*names(outcomes), "pooled"]) + " |")
