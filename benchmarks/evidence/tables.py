@@ -21,7 +21,7 @@ from run import EVIDENCE, FIGURES, Lines, ranked
 from scipy import stats
 from sets import FOLDS, FRACTIONS, SETS
 
-FEW = FRACTIONS[:2]
+FEW, PRIMARY = FRACTIONS[:2], "5 and 20%"
 # Of the images that a fold divides: every fold tests on one part and trains on four.
 TEST_OVER_TRAIN = 1 / (FOLDS - 1)
 NORMAL_95 = 1.959964
@@ -37,14 +37,12 @@ class Estimate:
     error: float
     freedom: float
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval."""
-        reach = self.error * float(stats.t.ppf(0.975, self.freedom))
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        reach = self.error * float(stats.t.ppf(0.5 + level / 2, self.freedom))
         return self.mean - reach, self.mean + reach
 
     def __str__(self) -> str:
-        low, high = self.interval
+        low, high = self.interval()
         return f"{self.mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
@@ -142,7 +140,7 @@ def differences(outcomes: Outcomes) -> dict[str, Any]:
     """Print student minus baseline, per set and pooled, at each fraction and over the primary outcome's."""
     found: dict[str, Any] = {}
     asked: list[tuple[str, Sequence[float]]] = [
-        ("5 and 20%", FEW),
+        (PRIMARY, FEW),
         *((f"{one:.0%}", [one]) for one in measured(outcomes)),
     ]
     for figure in FIGURES:
@@ -153,7 +151,10 @@ def differences(outcomes: Outcomes) -> dict[str, Any]:
             each = {name: difference(outcomes, name, fractions, figure) for name in names(outcomes)}
             whole = {**each, "pooled": pool(list(each.values()))}
             print(f"| {title} | " + " | ".join(str(one) for one in whole.values()) + " |")
-            found.setdefault(figure, {})[title] = {name: [one.mean, *one.interval] for name, one in whole.items()}
+            found.setdefault(figure, {})[title] = {name: [one.mean, *one.interval()] for name, one in whole.items()}
+            if title == PRIMARY and figure == "auroc":
+                low, high = whole["pooled"].interval(0.975)
+                print(f"| | {' | ' * len(each)}at 97.5 %: {low:+.3f} to {high:+.3f} |")
         print()
     return found
 
