@@ -60,7 +60,7 @@ ROUNDS = {
         },
     ),
     "second": Round(
-        student=_LITE, longer=1, pilots=(100, 101), repeat=1, variants={"4 stored views": _VIEWS},
+        student=_LITE, longer=1, pilots=(100,), repeat=1, variants={"4 stored views": _VIEWS},
         candidates={
             **_LABELS,
             "kd+feature, T 2, alpha .5": _BOTH,
