@@ -41,7 +41,12 @@ class Estimate:
         reach = self.error * float(stats.t.ppf(0.5 + level / 2, self.freedom))
         return self.mean - reach, self.mean + reach
 
+    def to_list(self) -> list[float]:
+        return [self.mean] if math.isnan(self.error) else [self.mean, *self.interval()]
+
     def __str__(self) -> str:
+        if math.isnan(self.error):
+            return f"{self.mean:+.3f}"
         low, high = self.interval()
         return f"{self.mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
@@ -57,6 +62,7 @@ def main() -> None:
     outcomes = read(asked.round)
     figures(outcomes)
     found = differences(outcomes)
+    gains(outcomes)
     print(json.dumps(found))
 
 
@@ -151,12 +157,33 @@ def differences(outcomes: Outcomes) -> dict[str, Any]:
             each = {name: difference(outcomes, name, fractions, figure) for name in names(outcomes)}
             whole = {**each, "pooled": pool(list(each.values()))}
             print(f"| {title} | " + " | ".join(str(one) for one in whole.values()) + " |")
-            found.setdefault(figure, {})[title] = {name: [one.mean, *one.interval()] for name, one in whole.items()}
+            found.setdefault(figure, {})[title] = {name: one.to_list() for name, one in whole.items()}
             if title == PRIMARY and figure == "auroc":
                 low, high = whole["pooled"].interval(0.975)
                 print(f"| | {' | ' * len(each)}at 97.5 %: {low:+.3f} to {high:+.3f} |")
         print()
     return found
+
+
+def gains(outcomes: Outcomes) -> None:
+    """Print how the student's gain in AUROC goes with the teacher's lead, both over the baseline: an afterthought."""
+    runs = [run for rows in outcomes.values() for row in rows for run in row.get("seeds", [row])]
+    gain, lead = (
+        np.array([run[arm]["auroc"] - run["baseline"]["auroc"] for run in runs]) for arm in ("student", "teacher")
+    )
+    gate = np.array([run["gate"] for run in runs])
+    print(f"{len(runs)} trainings; gain and lead: Pearson {np.corrcoef(gain, lead)[0, 1]:.2f}")
+    groups = {
+        "teacher worse by more than .02": lead < -0.02,
+        "within .02": abs(lead) <= 0.02,
+        "better by more than .02": lead > 0.02,
+        "gate fired": gate,
+        "gate silent": ~gate,
+    }
+    for name, those in groups.items():
+        mean = f"{gain[those].mean():+.3f}" if those.any() else "none"
+        print(f"{name}: {those.sum()} trainings, mean gain {mean}")
+    print()
 
 
 def difference(outcomes: Outcomes, name: str, fractions: Sequence[float], figure: str) -> Estimate:
@@ -185,7 +212,8 @@ def by_bootstrap(parts: Sequence[Mapping[str, Any]], figure: str) -> Estimate:
 
 
 def pool(each: Sequence[Estimate]) -> Estimate:
-    """Return the unweighted mean over sets, degrees of freedom by Satterthwaite."""
+    """Return the unweighted mean over the sets that have an interval, degrees of freedom by Satterthwaite."""
+    each = [one for one in each if not math.isnan(one.error)]
     variances = [one.error**2 for one in each]
     total = sum(variances)
     below = sum(value**2 / one.freedom for value, one in zip(variances, each, strict=True))
