@@ -25,7 +25,6 @@ class Round:
     Attributes
     ----------
     student : settings of every training; `weights` ``random``, or a folder below the shared students
-    longer : times the epochs of `SmallSet`
     pilots : seeds of the choice; their mean counts
     candidates : recipes by name; the first is the labels alone, which is shown and cannot be chosen
     variants : added to the best candidate, which they must beat to be chosen
@@ -33,7 +32,6 @@ class Round:
     """
 
     student: Settings
-    longer: float
     pilots: tuple[int, ...]
     candidates: Mapping[str, Settings]
     variants: Mapping[str, Settings]
@@ -49,7 +47,7 @@ _LITE: Settings = {"student": "tf_efficientnet_lite0", "weights": "tf_efficientn
 
 ROUNDS = {
     "first": Round(
-        student=_LITE, longer=1, pilots=(100,), repeat=0, variants={},
+        student=_LITE, pilots=(100,), repeat=0, variants={},
         candidates={
             **_LABELS,
             "kd, T 2, alpha .5": _KD,
@@ -60,7 +58,7 @@ ROUNDS = {
         },
     ),
     "second": Round(
-        student=_LITE, longer=1, pilots=(100,), repeat=1, variants={"4 stored views": _VIEWS},
+        student=_LITE, pilots=(100,), repeat=1, variants={"4 stored views": _VIEWS},
         candidates={
             **_LABELS,
             "kd+feature, T 2, alpha .5": _BOTH,
@@ -70,15 +68,13 @@ ROUNDS = {
         },
     ),
     "resnet18": Round(
-        student={"student": "resnet18", "weights": "random", "precision": "bf16"},
-        longer=1.5, pilots=(100,), repeat=0, variants={"4 stored views": _VIEWS},
+        student={"student": "resnet18", "weights": "random", "precision": "bf16"}, pilots=(100,), repeat=0, variants={},
         candidates={
             **_LABELS,
             "kd, T 2, alpha .5": _KD,
             "kd, T 2, alpha .5, half labelled": {**_KD, **_HALF},
             "kd+feature, T 2, alpha .5": _BOTH,
             "kd+feature, T 2, alpha .5, half labelled": {**_BOTH, **_HALF},
-            "kd+feature, T 2, alpha .9, half labelled": {**_BOTH, **_HALF, "alpha": 0.9},
         },
     ),
 }  # fmt: skip

@@ -216,9 +216,8 @@ def train(
     small: SmallSet, cache: Path, table: Path, split: str, asked: argparse.Namespace, settings: Settings
 ) -> Mapping[str, Any]:
     """Train in a folder that is removed afterwards, and return the run's result."""
-    this = ROUNDS[asked.round]
     out = asked.work / f"runs/{asked.round}-{os.getpid()}"
-    student = {**this.settings(asked.students), "image_size": SIZE, "epochs": round(this.longer * small.epochs)}
+    student = {**ROUNDS[asked.round].settings(asked.students), "image_size": SIZE, "epochs": small.epochs}
     shutil.rmtree(out, ignore_errors=True)
     trained = train_student(cache, table, out, options=small.options(split), **{**student, **settings})
     shutil.rmtree(out)
