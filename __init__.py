@@ -13,10 +13,11 @@ _PUBLIC = {
     "SoftTargets": "medal.student.soft_targets",
     "cache_teacher": "medal.pipeline.api",
     "open_cache": "medal.cache.reader",
+    "open_lab": "medal.pipeline.sharing",
     "train_student": "medal.student.api",
 }
 
-__all__ = ["MedalError", "SoftTargets", "__version__", "cache_teacher", "open_cache", "train_student"]
+__all__ = ["MedalError", "SoftTargets", "__version__", "cache_teacher", "open_cache", "open_lab", "train_student"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,15 @@ from os import PathLike, fspath
 from typing import Any
 
 from ..cache.console import silent
+from ..cache.errors import TeacherError
 from .caching import Made
 from .caching import cache_teacher as make
 from .datasets.dataset import DatasetOptions
+from .named import ask_by_name, obtain_named
 from .planning import decide_again, prepare
 from .request import CacheSettings
+from .sharing import Lab
+from .teacher_files import locate_teacher
 
 __all__ = ["cache_teacher"]
 
@@ -26,6 +30,7 @@ def cache_teacher(
     options: DatasetOptions | None = None,
     overwrite: bool = False,
     sources: Sequence[str | PathLike[str]] = (),
+    lab: Lab | None = None,
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda _: None,
     **settings: Any,
@@ -38,6 +43,7 @@ def cache_teacher(
     out : ends in .zarr or .h5; None = below ``caches``
     options : columns of a table, excluded classes, how deep images are shown
     sources : sealed caches to take features over from
+    lab : a store to look into first, as `medal.open_lab` returns it
     progress : as `medal.cache.console.progress`, to see how far it is
     tell : given what the user should know, one sentence at a time
     settings : fields of `CacheSettings`, for instance ``teacher="facebook/dinov2-small", image_size=112``
@@ -45,7 +51,7 @@ def cache_teacher(
     Returns
     -------
     Made
-        Its `cache` is open; `action` is create, resume, extend or reuse.
+        Its `cache` is open; `action` is create, resume, extend, reuse or pulled.
 
     Raises
     ------
@@ -55,10 +61,15 @@ def cache_teacher(
         There is no setting of that name.
     """
     chosen = CacheSettings(**settings)
-    asked = prepare(
-        fspath(dataset), None if out is None else fspath(out), options or DatasetOptions(), chosen,
-        overwrite=overwrite, sources=[fspath(source) for source in sources],
-    )  # fmt: skip
+    spec, place, options = fspath(dataset), None if out is None else fspath(out), options or DatasetOptions()
+    files = None
+    if lab is not None:
+        try:
+            files = locate_teacher(chosen.teacher, chosen.revision)
+        except TeacherError as error:
+            named = ask_by_name(spec, place, options, chosen, error)
+            return obtain_named(named, lab, error, overwrite=overwrite, tell=tell)
+    asked = prepare(spec, place, options, chosen, overwrite=overwrite, sources=list(map(fspath, sources)), files=files)
     if chosen.tune:
         from .tuning import settle
 
@@ -66,4 +77,4 @@ def cache_teacher(
     asked = decide_again(asked)
     for warning in asked.warnings:
         tell(f"warning: {warning}")
-    return make(asked, progress, tell=tell)
+    return make(asked, progress, tell=tell, lab=lab)

@@ -186,38 +186,23 @@ def cache_teacher(
         raise click.UsageError("--engine ray starts workers of its own; run it without torchrun or srun.")
     with join_team() as team:
         if team.leads:
+            from .sharing import open_lab
+
+            lab = None
+            if store:
+                lab = open_lab(
+                    store, push=push, wait=wait_for_others, by=by, max_cache_size=max_cache_size, signers=signers,
+                    revoked=revoked, progress=partial(progress, unit="bytes"),
+                )  # fmt: skip
             _lead(
                 team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
                 dry_run=dry_run, as_json=as_json,
-                lab=_open_lab(store, push=push, wait=wait_for_others, by=by, most=max_cache_size, signers=signers,
-                              revoked=revoked), yes=yes,
+                lab=lab, yes=yes,
             )  # fmt: skip
         else:
             from .computing import follow
 
             follow(team, dataset, options, settings, note)
-
-
-def _open_lab(
-    store: str | None,
-    *,
-    push: bool,
-    wait: bool,
-    by: str | None,
-    most: str,
-    signers: Path | None,
-    revoked: Path | None,
-) -> Lab | None:
-    if not store:
-        return None
-    from ..cache.store.fetch import Trust
-    from ..cache.store.local_copies import parse_size
-    from ..cache.store.store import open_store
-    from .sharing import Lab
-
-    shown = partial(progress, unit="bytes")
-    trust = None if signers is None else Trust(signers, revoked)
-    return Lab(store=open_store(store), progress=shown, push=push, wait=wait, by=by, most=parse_size(most), trust=trust)
 
 
 def _lead(

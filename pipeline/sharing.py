@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.console import silent
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..cache.join import image_members
 from ..cache.keys import KEY_BYTES
 from ..cache.manifest import Manifest
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
-from ..cache.store.entries import read_entries
+from ..cache.store.entries import find_entries, read_entries
 from ..cache.store.fetch import Trust, choose_signed, fetch, read_keys
 from ..cache.store.layout import Entry, features_address, rows_address
-from ..cache.store.local_copies import local_copy
+from ..cache.store.local_copies import DEFAULT_BYTES, local_copy, parse_size
 from ..cache.store.privacy import check_text
 from ..cache.store.publish import Pushed
 from ..cache.store.publish import push as publish
-from ..cache.store.store import Store
+from ..cache.store.store import Store, open_store
 from ..cache.work import WorkDirectory, work_path
 from .known import find_fresh, useful_splits
 from .policies import Views
@@ -31,7 +34,7 @@ from .policies import Views
 if TYPE_CHECKING:
     from .planning import Plan
 
-__all__ = ["Lab", "announced", "names_of"]
+__all__ = ["Lab", "announced", "names_of", "open_lab"]
 
 Tell = Callable[[str], None]
 # Of a store's caches with features of the right kind as many are looked into. Those are worth their way that have a
@@ -63,6 +66,24 @@ class Lab:
     confirm: Callable[[Manifest], None] = lambda _: None
     most: int
     trust: Trust | None = None
+
+    def get(self, name: str) -> Cache:
+        """Return a verified local copy of one of the store's caches, as ``STORE#NAME`` does in a command.
+
+        Parameters
+        ----------
+        name : as the store lists it, or the beginning of an id
+
+        Raises
+        ------
+        CacheNotFound, CacheError, CacheCorrupt
+            The store does not have it, or not as it was published.
+        CacheMismatch
+            Nobody signed it who has to have.
+        """
+        self.store.check()
+        entry = choose_signed(self.store, find_entries(self.store, name), self.trust)
+        return local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust)
 
     def find(self, cache_id: str, tell: Tell) -> Entry | None:
         """Return the entry that has what is asked for; a store that cannot be asked has none, and that is told.
@@ -223,6 +244,43 @@ class Lab:
                     yield both
 
             yield counted
+
+
+def open_lab(
+    store: str | PathLike[str],
+    *,
+    push: bool = False,
+    wait: bool = False,
+    by: str | None = None,
+    confirm: Callable[[Manifest], None] = lambda _: None,
+    max_cache_size: str | None = None,
+    signers: str | PathLike[str] | None = None,
+    revoked: str | PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> Lab:
+    """Return a lab's store as stage one looks into it, for `medal.cache_teacher(…, lab=…)`.
+
+    Parameters
+    ----------
+    store : a folder or URL, as ``--store`` takes it
+    push : offer what is computed to others; the names of classes, domains and columns are published with it
+    wait : wait for somebody who computes the very cache that is asked for
+    by : how to be called there
+    confirm : given the manifest of what is about to be pushed; raises what is to keep it from that
+    max_cache_size : what local copies of other caches may take, for instance ``20GB``; None = that
+    signers, revoked : files as ``--signers`` and ``--revoked`` take them
+    progress : of what is pulled and pushed, in bytes
+
+    Raises
+    ------
+    CacheError
+        It is no store's address, or what reaches it is not installed.
+    """
+    return Lab(
+        store=open_store(fspath(store)), progress=progress, push=push, wait=wait, by=by, confirm=confirm,
+        most=DEFAULT_BYTES if max_cache_size is None else parse_size(max_cache_size),
+        trust=None if signers is None else Trust(Path(signers), None if revoked is None else Path(revoked)),
+    )  # fmt: skip
 
 
 def _useful_keys(keys: Mapping[str, npt.NDArray[np.uint8]], name: str, views: Views) -> npt.NDArray[np.uint8]:

@@ -47,6 +47,39 @@ def test_nobody_computes_twice(renamed, store, small_cache, small_request, shell
     assert {path.name for path in tmp_path.iterdir()} == {"ben", "mine.h5"}
 
 
+def test_from_python_too(renamed, store, small_cache, teacher, tmp_path, monkeypatch):
+    import medal
+
+    monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
+    lab, asked = medal.open_lab(store), {"teacher": str(teacher), "image_size": 56, "batch_size": 16}
+    made = medal.cache_teacher(renamed, tmp_path / "mine.zarr", lab=lab, **asked)
+    assert (made.action, made.computed) == ("pulled", 0)
+    assert made.cache.content_digest == whole(small_cache).content_digest
+    copy = lab.get(made.cache.cache_id[:8])
+    assert copy.content_digest == made.cache.content_digest
+    assert copy.path.parent == tmp_path / "home/copies"
+    with pytest.raises(CacheError, match="has no cache 'nobody'"):
+        lab.get("nobody")
+    (tmp_path / "signers").write_text("")
+    strict = medal.open_lab(store, signers=tmp_path / "signers")
+    with pytest.raises(CacheError, match="signed"):
+        medal.cache_teacher(renamed, tmp_path / "signed.zarr", lab=strict, **asked)
+    assert not (tmp_path / "signed.zarr").exists()
+
+
+def test_python_offers_what_it_computes(renamed, teacher, tmp_path, monkeypatch):
+    import medal
+
+    monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
+    shown = []
+    lab = medal.open_lab(tmp_path / "lab", push=True, by="Cleo", confirm=shown.append)
+    asked = {"teacher": str(teacher), "image_size": 28, "limit": 8}
+    made = medal.cache_teacher(renamed, tmp_path / "mine.zarr", lab=lab, **asked)
+    assert (made.action, made.pushed.action) == ("create", "pushed")
+    assert [one.cache_id for one in shown] == [made.cache.cache_id]
+    assert medal.cache_teacher(renamed, tmp_path / "again.h5", lab=lab, **asked).action == "pulled"
+
+
 def test_the_environment_names_the_store(renamed, store, small_request, medal, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDAL_STORE", str(store))
     monkeypatch.setenv("MEDAL_HOME", str(tmp_path / "home"))
