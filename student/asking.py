@@ -19,6 +19,7 @@ from ..pipeline.views import Policy, policy_named
 from . import run as folder
 from .device import pick_device
 from .domains import HeldOut, find_domains, leave_out
+from .drawing import lacks_labels
 from .few_labels import forget_labels
 from .images import choose_image_size
 from .imbalance import check_imbalance
@@ -225,6 +226,9 @@ def ask(
     if not held_out:
         targets, images = _teach(targets, cache, images, settings, beside)
         settings = settle_per_class(settings, targets)
+    if not held_out and not lacks_labels(targets.splits["train"].label, settings.labelled_share):
+        # Without effect, and so no part of the request.
+        settings = replace(settings, labelled_share=0.0)
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,9 +12,19 @@ from .schedule import epoch_order, split_batches
 from .settings import StudentSettings
 from .targets import SplitTargets, labelled_rows
 
-__all__ = ["draw_epoch"]
+__all__ = ["draw_epoch", "lacks_labels"]
 
 Rows = npt.NDArray[np.int64]
+
+
+def lacks_labels(label: npt.NDArray[Any], share: float) -> bool:
+    """Say whether some rows have a label, and fewer than a share of all.
+
+    Parameters
+    ----------
+    label : (N,) class indices or (N, C) bits
+    """
+    return 0 < len(labelled_rows(label)) < round(share * len(label))
 
 
 def draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
@@ -23,12 +35,12 @@ def draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> lis
     epochs: as Mean Teacher's batches (Tarvainen & Valpola 2017, arXiv:1703.01780), so that few labels are not drowned.
     A student of the labels alone learns nothing from an image without one, and draws the others only, in as many steps.
     """
-    known, count = labelled_rows(part.label), len(part)
+    count = len(part)
     share = settings.labelled_share if np.any(settings.soft_weight) else 1.0
-    wanted = min(round(share * count), count)
-    if len(known) >= wanted or not len(known):
+    if not lacks_labels(part.label, share):
         rows = _stream(part, np.arange(count), count, settings, epoch)
     else:
+        known, wanted = labelled_rows(part.label), round(share * count)
         others = np.setdiff1d(np.arange(count), known)
         streams = [_stream(part, known, wanted, settings, epoch)]
         streams += [_stream(part, others, count - wanted, settings, epoch)] if wanted < count else []

@@ -44,7 +44,7 @@ class StudentSettings:
         arXiv:2007.07314); predictions stay without it, and so favour no frequent class
     label_fraction : share of train's labels that student and probe may know, 0 to 1
     labelled_share : share of every batch that goes to labelled images at least, which are repeated where train has
-        fewer; 0 = as they come
+        fewer; 0 = as they come, and what is recorded where the share is there anyhow
     leave_one_domain_out : train as often as there are domains, each time without one, and measure on that one
     targets : ``canonical``: the student sees views of its own, drawn anew in each epoch, with the teacher's answer on
         the canonical view; ``stored``: it replays a view that the teacher saw, with the answer on that very view
@@ -77,7 +77,7 @@ class StudentSettings:
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     logit_adjustment: bool = False
     label_fraction: float = 1.0
-    labelled_share: float = 0.0
+    labelled_share: float = 0.5
     leave_one_domain_out: bool = False
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None

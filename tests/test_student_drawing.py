@@ -23,7 +23,7 @@ class Part(SimpleNamespace):
 def draw(key=KEY, known=KNOWN, epochs=EPOCHS, **settings):
     """Return the batches of some epochs, and how often each stood in its epoch before."""
     part = Part(key=key, label=np.where(known, CLASS, -1).astype(np.int32))
-    asked = StudentSettings(batch_size=16, **settings)
+    asked = StudentSettings(batch_size=16, **{"labelled_share": 0.0, **settings})
     return [draw_epoch(part, asked, epoch) for epoch in range(epochs)]
 
 

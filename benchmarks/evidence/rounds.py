@@ -39,7 +39,7 @@ class Round:
 
     def settings(self, students: Path) -> dict[str, Any]:
         """Return the student's settings, its weights' folder among them."""
-        found = {"batch_size": 32, **self.student}
+        found = {"batch_size": 32, "labelled_share": 0.0, **self.student}
         return found if found["weights"] == "random" else {**found, "weights": str(students / found["weights"])}
 
 
