@@ -22,6 +22,7 @@ __all__ = [
     "percentile_interval",
     "prepare",
     "ratio",
+    "rests_on",
     "weighted_ranks",
 ]
 
@@ -116,6 +117,26 @@ def bootstrap(
         blocks.append((auroc, _row_mean(ratio(right, counted)), auprc, balanced, f1, brier))
     found = zip(STATISTICS, zip(*blocks, strict=True), strict=True)
     return Resamples({name: np.concatenate(parts) for name, parts in found})
+
+
+def rests_on(labels: npt.NDArray[Any], task: Task, groups: npt.NDArray[Any] | None = None) -> dict[str, int]:
+    """Return what resamples draw from: ``units`` (patients, or images without one), ``rarest`` of them in a class.
+
+    A class that nobody has does not count. Multi-label: of each label that varies, the fewer of its 0s and its 1s; 0
+    where none does.
+    """
+    given = known(labels, task)
+    unit = _units(len(labels), groups) if len(labels) else np.zeros(0, np.int64)
+    if task == "multiclass":
+        kinds = [unit[labels == name] for name in np.unique(labels[given])]
+    else:
+        varying = [column for column in labels.T if (column == 0).any() and (column == 1).any()]
+        kinds = [unit[column == bit] for column in varying for bit in (0, 1)]
+    counts = [len(np.unique(kind)) for kind in kinds]
+    return {
+        "units": len(np.unique(unit[given if task == "multiclass" else given.any(1)])),
+        "rarest": min(counts, default=0),
+    }
 
 
 def _units(n_rows: int, groups: npt.NDArray[Any] | None) -> npt.NDArray[np.int64]:

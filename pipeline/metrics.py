@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .bootstrap import STATISTICS, Resamples, bootstrap
+from .bootstrap import STATISTICS, Resamples, bootstrap, rests_on
 from .calibration import Reliability, fit_temperature, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
@@ -37,5 +37,6 @@ __all__ = [
     "or_none",
     "probabilities",
     "reliability",
+    "rests_on",
     "score",
 ]

@@ -148,9 +148,9 @@ class _Climb:
         if not others:
             return plain
         part, task = self.data.targets.splits["val"], self.data.targets.task
-        groups = part.patients
         one, other = (
-            bootstrap(self._answer(*settings), part.label, task, groups=groups).auroc for settings in (others[0], plain)
+            bootstrap(self._answer(*settings), part.label, task, groups=part.units).auroc
+            for settings in (others[0], plain)
         )
         ahead, behind = (self._row(*settings) for settings in (others[0], plain))
         error = float(np.nanstd(one - other)) if not np.isnan(one - other).all() else math.inf

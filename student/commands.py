@@ -156,7 +156,8 @@ class _Alpha(click.ParamType[float | str]):
 )
 @click.option(
     "--at-sensitivity", type=click.FloatRange(min=0, max=1, min_open=True), default=_DEFAULT.at_sensitivity,
-    show_default=True, help="Report the specificity at this sensitivity, too.",
+    show_default=True,
+    help="Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
 )  # fmt: skip
 @click.option(
     "--on-missing", type=click.Choice(["refuse", "drop"]), default=_DEFAULT.on_missing, show_default=True,

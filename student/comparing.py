@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..cache.errors import StudentError
 from ..pipeline.datasets.dataset import Task
+from ..pipeline.datasets.units import find_units
 from ..pipeline.metrics import (
     Difference,
     McNemar,
@@ -22,10 +23,11 @@ from ..pipeline.metrics import (
     mcnemar,
     mean_measures,
     measure,
+    rests_on,
 )
 from . import run as folder
 from .run import Predictions, read_predictions
-from .verdict import name_figure
+from .verdict import caution, name_figure
 
 __all__ = ["Comparison", "compare_runs"]
 
@@ -39,6 +41,7 @@ class Comparison:
     names : of the runs, as they were given
     seeds : number of members of each
     images : rows that were compared
+    tied : some of them are of one patient, or copies, which McNemar's test does not know
     figures : of each run, means over its seeds, with intervals
     differences : of each run but the first: it minus the first one, by statistic
     mcnemar : likewise, between the seed ensembles; `only_first` is what the later run alone decides rightly
@@ -48,6 +51,7 @@ class Comparison:
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     images: int
+    tied: bool
     figures: tuple[Mapping[str, Any], ...]
     differences: tuple[Mapping[str, Difference], ...]
     mcnemar: tuple[McNemar, ...]
@@ -83,7 +87,7 @@ class Comparison:
                 f"'{name}' {verb} '{first}': {self.split} {name_figure(outcome)} {one.value:+.4f} (95 % "
                 f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}), {self.images} images; of those that one alone "
                 f"decides rightly {test.only_first} are its own and {test.only_second} the other's (McNemar "
-                f"p = {test.p:.3f})."
+                f"p = {test.p:.3f}{', as if images of one patient were independent' if self.tied else ''})."
             )
         return said
 
@@ -122,8 +126,11 @@ def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]
         _check_same(first, other, split)
     if first.group is None:
         tell("patients are not known to these runs: intervals count images as independent")
+    units = find_units(first.key, first.group)
+    if said := caution(rests_on(first.label, first.task, units)):
+        tell(said)
     resamples = [
-        Resamples.mean([bootstrap(one, run.label, run.task, groups=first.group) for one in run.logits]) for run in runs
+        Resamples.mean([bootstrap(one, run.label, run.task, groups=units) for one in run.logits]) for run in runs
     ]
     figures = []
     for run, drawn in zip(runs, resamples, strict=True):
@@ -134,6 +141,7 @@ def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]
         names=tuple(run.name for run in runs),
         seeds=tuple(len(run.logits) for run in runs),
         images=int(figures[0]["n"]),
+        tied=len(np.unique(units)) < len(units),
         figures=tuple(figures),
         differences=tuple(
             compare(drawn, resamples[0], (found, figures[0]))

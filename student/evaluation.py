@@ -15,12 +15,14 @@ from ..cache.join import image_members
 from ..cache.keys import match_secret
 from ..pipeline.datasets import dataset_kind, open_dataset
 from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
-from ..pipeline.metrics import bootstrap, known, measure, or_none, reliability
+from ..pipeline.datasets.units import find_units
+from ..pipeline.metrics import bootstrap, known, measure, or_none, reliability, rests_on
 from . import run as folder
 from .exported import drafted
 from .images import StudentImages, load_images
 from .run import Predictions
 from .trained import Trained
+from .verdict import caution
 
 __all__ = ["Chosen", "answer_rows", "choose_rows", "evaluate", "open_for"]
 
@@ -152,38 +154,41 @@ def evaluate(
     if out is not None:
         with drafted(out) as draft:
             folder.write_predictions(draft, {chosen.split: Predictions(chosen.key, label, logits)}, trained.classes)
+    units = find_units(chosen.key, group)
     domains = {}
     for number, name in enumerate(dataset.domains):
         rows = domain == number
         if rows.any():
-            domains[name] = _figures(trained, logits[rows], label[rows], group[rows])
+            domains[name] = _figures(trained, logits[rows], label[rows], units[rows])
     return {
         "split": chosen.split,
         "images": len(chosen.rows),
-        "student": _figures(trained, logits, label, group),
+        "student": _figures(trained, logits, label, units),
         "domains": domains,
         "temperature": trained.temperature.to_dict(),
-        "warnings": _warnings(trained, dataset, chosen, label),
+        "warnings": _warnings(trained, dataset, chosen, label, units),
     }
 
 
 def _figures(
-    trained: Trained, logits: npt.NDArray[np.float32], label: npt.NDArray[Any], group: npt.NDArray[np.int64]
+    trained: Trained, logits: npt.NDArray[np.float32], label: npt.NDArray[Any], units: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     """Return scores, 95 % intervals (over patients, if known) and calibration errors; undefined ones None."""
     task = trained.task
-    groups = group if (group >= 0).any() else None
     # As the training measured it.
     at = float(trained.description.get("request", {}).get("at_sensitivity", 0.95))
     found = measure(logits, label, task, trained.classes, at_sensitivity=at)
-    intervals = bootstrap(logits, label, task, groups=groups).intervals()
+    intervals = bootstrap(logits, label, task, groups=units).intervals()
     found["ci95"] = {name: [or_none(value) for value in pair] for name, pair in intervals.items()}
+    found["rests_on"] = rests_on(label, task, units)
     calibrated = reliability(logits, label, task, temperature=trained.temperature.value)
     found["calibration_error_calibrated"] = or_none(calibrated.error)
     return found
 
 
-def _warnings(trained: Trained, dataset: Dataset, chosen: Chosen, label: npt.NDArray[Any]) -> list[str]:
+def _warnings(
+    trained: Trained, dataset: Dataset, chosen: Chosen, label: npt.NDArray[Any], units: npt.NDArray[np.int64]
+) -> list[str]:
     found = []
     if chosen.seen:
         found.append(
@@ -196,4 +201,6 @@ def _warnings(trained: Trained, dataset: Dataset, chosen: Chosen, label: npt.NDA
     labelled = int(known(label, trained.task).reshape(len(label), -1).any(1).sum())
     if labelled < len(label):
         found.append(f"{len(label) - labelled} of {len(label)} images have no label and count for nothing")
+    if said := caution(rests_on(label, trained.task, units)):
+        found.append(said)
     return found

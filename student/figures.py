@@ -24,6 +24,7 @@ from ..pipeline.metrics import (
     mean_measures,
     measure,
     or_none,
+    rests_on,
 )
 from .targets import Targets
 
@@ -46,7 +47,8 @@ class Scored:
 
 
 def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float, seed: int = 0) -> Scored:
-    """Measure an arm: means over seeds, 95 % intervals (over patients where they are known), undefined figures None.
+    """Measure an arm: means over seeds, 95 % intervals (over patients where they are known,
+    copies of an image together), undefined figures None.
 
     Parameters
     ----------
@@ -54,11 +56,12 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
     seed : of the resamples, which arms that are to be compared must share
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
-    groups = part.patients
-    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=groups, seed=seed) for one in logits])
+    units = part.units
+    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=units, seed=seed) for one in logits])
     each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
     found = mean_measures(each)
     found["ci95"] = intervals_as_json(resamples)
+    found["rests_on"] = rests_on(part.label, task, units)
     if len(each) > 1:
         found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
     domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
@@ -66,8 +69,7 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
     for code, name in enumerate(targets.domains):
         if name in found["domains"]:
             rows = part.domain == code
-            of_rows = None if groups is None else groups[rows]
-            drawn = [bootstrap(one[rows], part.label[rows], task, groups=of_rows, seed=seed) for one in logits]
+            drawn = [bootstrap(one[rows], part.label[rows], task, groups=units[rows], seed=seed) for one in logits]
             found["domains"][name]["ci95"] = intervals_as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))

@@ -14,7 +14,7 @@ from . import run as folder
 from .asking import Asked
 from .figures import Scored, compare_arms, intervals_as_json
 from .outcome import Outcome
-from .verdict import judge_teacher, word
+from .verdict import caution, judge_teacher, word
 
 __all__ = ["mean_over_domains", "write_summary"]
 
@@ -70,7 +70,8 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         "seeds": each["student"],
         "comparison": {"test": {name: one.to_dict() for name, one in compared.items()}},
         "gate": gate,
-        "verdict": f"{verdict} These are means over the domains held out: {', '.join(outcomes)}.",
+        "verdict": f"{verdict} These are means over the domains held out: {', '.join(outcomes)}. "
+        f"{caution(means['student'].figures['rests_on'])}".rstrip(),
         "domains": {
             one.name: {"folder": one.folder, "rows": dict(one.rows), **outcomes[one.name].metrics}
             for one in asked.held_out
@@ -86,6 +87,10 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
     A domain whose labels leave a statistic undefined has no part in its mean, and is counted in ``domains_left_out``.
     """
     figures: dict[str, Any] = {"n": sum(one.figures["n"] for one in scored)}
+    # Of the domain that has the fewest: its interval is the least to be trusted.
+    figures["rests_on"] = {
+        name: min(one.figures["rests_on"][name] for one in scored) for name in scored[0].figures["rests_on"]
+    }
     draws = {}
     for name in STATISTICS:
         defined = [one for one in scored if one.figures[name] is not None]

@@ -18,7 +18,7 @@ from .members import Member, read_record
 from .plots import plot_run
 from .run import Predictions
 from .targets import Targets
-from .verdict import judge_teacher, word
+from .verdict import caution, judge_teacher, word
 
 __all__ = ["Outcome", "show_teacher", "write_outcome"]
 
@@ -42,7 +42,7 @@ def show_teacher(targets: Targets, report: Report) -> None:
             said.append(f"{split} AUROC {found.auroc:.4f}, accuracy {found.accuracy:.4f}")
     report(f"the teacher's probe: {'; '.join(said)}")
     part = targets.splits["val"]
-    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.patients).intervals()["auroc"]
+    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.units).intervals()["auroc"]
     if low <= 0.5:
         report(
             "warning: on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
@@ -99,6 +99,7 @@ def write_outcome(
         alpha=students[0].alpha,
         chosen=choice is not None,
     )
+    verdict = f"{verdict} {caution(scored[shown]['student'].figures['rests_on'])}".rstrip()
     if gate["fires"]:
         report(f"warning: {gate['message']}")
     top = next(member for member in students if member.place == work)

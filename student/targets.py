@@ -14,6 +14,7 @@ from ..cache.errors import CacheMismatch
 from ..cache.join import Join, find_keys, image_members, join
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
+from ..pipeline.datasets.units import find_units
 
 __all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "load_targets"]
 
@@ -62,6 +63,11 @@ class SplitTargets:
     def patients(self) -> npt.NDArray[np.int64] | None:
         """Patient codes (N,) int64, None where no patient is known."""
         return self.group.astype(np.int64) if (self.group >= 0).any() else None
+
+    @property
+    def units(self) -> npt.NDArray[np.int64]:
+        """What resamples draw whole, (N,) int64: the images of a patient, and copies of one image."""
+        return find_units(self.key, self.group)
 
     @property
     def teacher(self) -> npt.NDArray[np.float32]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..pipeline.metrics import Difference
 
-__all__ = ["judge_teacher", "name_figure", "word"]
+__all__ = ["caution", "judge_teacher", "name_figure", "word"]
 
 # What is judged by, the first that is defined.
 _OUTCOMES = ("auroc", "accuracy")
@@ -15,6 +15,11 @@ _NAMES = {
     "auroc": "AUROC", "accuracy": "accuracy", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1", "brier": "Brier score",
 }  # fmt: skip
+
+# Below these, percentile intervals are clearly too narrow. In simulations of two classes with an AUROC of .85, those of
+# 95 % held it in 57 % of cases with 4 patients, 76 % with 6, 86 % with 20, 94 % with 40; with one image of the rarer
+# class in 33 %, with 2 in 61 %, with 10 in 88 %. With 6 patients one comparison in seven of equals was significant.
+_FEW_UNITS, _FEW_OF_A_CLASS = 30, 10
 
 Compared = Mapping[str, Difference]
 
@@ -68,8 +73,25 @@ def word(
         return f"Distilling hurt: {said}.{_by_seeds(by_seed)} {remedy}"
     wide = max(abs(edge) for edge in found.interval)
     return (
-        f"Distilling made no difference that could be shown: {said}. So many images cannot tell a difference below "
-        f"about {wide:.3f}.{_but(baseline, name)}"
+        f"Distilling made no difference that could be shown: {said}. A difference of up to about {wide:.3f} remains "
+        f"possible.{_but(baseline, name)}"
+    )
+
+
+def caution(rests_on: Mapping[str, int]) -> str:
+    """Return a sentence where intervals rest on too little to be taken at their word, else nothing.
+
+    Parameters
+    ----------
+    rests_on : as `pipeline.metrics.rests_on` counts
+    """
+    units, rarest = rests_on["units"], rests_on["rarest"]
+    if units >= _FEW_UNITS and rarest >= _FEW_OF_A_CLASS:
+        return ""
+    return (
+        f"Do not take the intervals at their word: they rest on {units} patients, or images without one, {rarest} of "
+        f"them of the rarest class; below about {_FEW_UNITS}, or {_FEW_OF_A_CLASS} of a class, they are too narrow, "
+        "and with few patients p-values are too small."
     )
 
 
@@ -102,8 +124,10 @@ def _by_seeds(pairs: Sequence[tuple[float | None, float | None]]) -> str:
     differences = [one - other for one, other in pairs if one is not None and other is not None]
     if len(pairs) == 1:
         return " That is of these two trainings: another seed may say otherwise, and --seeds 3 asks it."
+    if not differences:
+        return ""
     higher = sum(one > 0 for one in differences)
-    return f" The student's AUROC was the higher one with {higher} of {len(pairs)} seeds."
+    return f" The student's AUROC was the higher one with {higher} of {len(differences)} seeds."
 
 
 def _but(baseline: Compared, judged: str) -> str:

@@ -20,6 +20,7 @@ from medal.pipeline.metrics import (
     mean_measures,
     measure,
     probabilities,
+    rests_on,
 )
 
 CASES = ["two classes", "five classes", "ties", "class absent", "unknown", "one class only"]
@@ -235,6 +236,18 @@ def test_seeds_are_averaged_inside_each_resample():
     np.testing.assert_allclose(Resamples.mean([one, other]).auroc, (one.auroc + other.auroc) / 2)
     # A seed that is repeated says no more than it did once.
     assert Resamples.mean([one, one, one]).intervals()["brier"] == pytest.approx(one.intervals()["brier"])
+
+
+def test_what_intervals_rest_on_is_counted_by_patient():
+    labels = np.array([0, 0, 0, 1, 1, 2, -1])
+    patient = np.array([4, 4, 7, 7, -1, -1, 9])
+    assert rests_on(labels, "multiclass") == {"units": 6, "rarest": 1}
+    assert rests_on(labels[:5], "multiclass", patient[:5]) == {"units": 3, "rarest": 2}
+    assert rests_on(labels, "multiclass", patient) == {"units": 4, "rarest": 1}
+    bits = np.array([[1, 0], [1, 255], [0, 255], [1, 255], [255, 0]], np.uint8)
+    assert rests_on(bits, "multilabel") == {"units": 5, "rarest": 1}  # the second label does not vary
+    assert rests_on(bits, "multilabel", np.array([1, 1, 2, 2, 3])) == {"units": 3, "rarest": 1}
+    assert rests_on(np.full(3, -1), "multiclass") == {"units": 0, "rarest": 0}
 
 
 def compared(first, second, labels):

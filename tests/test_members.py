@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from medal.pipeline.metrics import score
 from medal.student.checkpoint import Checkpoint
 from medal.student.choice import GRID, plan_rungs
 from medal.student.comparing import compare_runs
+from medal.student.figures import figures
 from medal.student.run import RUN_KIND, read_predictions
 from medal.student.trained import calibrate, open_run
 
@@ -95,6 +97,24 @@ def test_figures_are_means_over_seeds_with_their_spread(three):
     assert on_disk["verdict"] == result["verdict"]
     assert on_disk["test"]["classes"]["0"]["sensitivity"] is not None
     assert on_disk["test"]["rarity"]["rare"]["classes"] == ["0"]
+
+
+def test_copies_of_an_image_are_no_further_evidence(three, place, tmp_path):
+    """A test set in which every image stands twice says no more than one in which each stands once."""
+    run, _ = three
+    targets = ask_for(place, tmp_path / "run").targets
+    logits = read_predictions(run)["test"].logits
+    twice = np.repeat(np.arange(len(logits)), 2)
+    test = targets.splits["test"]
+    doubled = replace(targets, splits={**targets.splits, "test": test.take(twice)})
+    once, again = (
+        figures([given], "test", asked, at_sensitivity=0.95)
+        for given, asked in ((logits, targets), (logits[twice], doubled))
+    )
+    assert again.figures["n"] == 2 * once.figures["n"]
+    assert again.figures["rests_on"] == once.figures["rests_on"] == {"units": 24, "rarest": 8}
+    for name, pair in once.figures["ci95"].items():
+        assert again.figures["ci95"][name] == pytest.approx(pair, abs=1e-6)
 
 
 def test_without_a_baseline_the_verdict_asks_for_one(place):

@@ -277,7 +277,9 @@ def test_a_set_from_elsewhere_is_measured_whole_and_by_domain(squares, table, me
     # Patients are drawn whole, so the interval is another one than over images.
     assert told["student"]["ci95"] != metrics["ci95"]
     assert {name: figures["n"] for name, figures in told["domains"].items()} == {"scanner A": 12, "scanner B": 12}
-    assert told["warnings"] == []
+    assert told["student"]["rests_on"]["units"] == 12
+    (warning,) = told["warnings"]
+    assert "they rest on 12 patients" in warning
 
 
 def test_other_classes_are_refused_and_absent_ones_named(squares, table, medal):

@@ -3,7 +3,7 @@
 import pytest
 
 from medal.pipeline.metrics import Difference
-from medal.student.verdict import judge_teacher, word
+from medal.student.verdict import caution, judge_teacher, word
 
 BETTER, WORSE, UNCLEAR = (
     Difference(value, interval, p)
@@ -50,6 +50,23 @@ def test_one_seed_is_said_to_be_one():
 def test_labels_alone_are_no_distillation():
     assert verdict(UNCLEAR, alpha=0, chosen=True).startswith("Distillation did not help here")
     assert verdict(UNCLEAR, alpha=0).startswith("The student was trained on the labels alone")
+
+
+def test_what_is_left_open_is_the_far_end_of_the_interval():
+    assert verdict(UNCLEAR).endswith("A difference of up to about 0.040 remains possible.")
+
+
+def test_seeds_are_counted_where_auroc_is_defined():
+    asked = {"teacher": {"auroc": WORSE}, "images": 9, "seeds": 2, "alpha": 0.5, "chosen": False}
+    said = word("test", baseline={"accuracy": BETTER}, by_seed=[(None, None)] * 2, **asked)
+    assert "seeds." not in said
+
+
+@pytest.mark.parametrize(("units", "rarest", "said"), [(30, 10, False), (29, 10, True), (600, 9, True), (0, 0, True)])
+def test_intervals_of_too_little_are_not_taken_at_their_word(units, rarest, said):
+    found = caution({"units": units, "rarest": rarest})
+    assert bool(found) is said
+    assert not said or f"they rest on {units} patients, or images without one, {rarest} of them of the rarest" in found
 
 
 def test_where_auroc_is_undefined_accuracy_decides():

@@ -10,22 +10,22 @@ import numpy.typing as npt
 __all__ = ["find_units", "image_numbers"]
 
 
-def find_units(keys: npt.NDArray[np.uint8], groups: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def find_units(keys: npt.NDArray[np.uint8], groups: npt.NDArray[Any] | None) -> npt.NDArray[np.int64]:
     """Number the sets of rows that are tied by a shared key or a shared group, directly or through others.
 
     Parameters
     ----------
     keys : (N, 16) uint8
-    groups : (N,) patient, -1 none
+    groups : (N,) patient, -1 none; None where no patient is known
 
     Returns
     -------
     (N,) int64 unit numbers from 0, in the order of each unit's smallest key
     """
     image = image_numbers(keys)
-    grouped = np.flatnonzero(groups >= 0)
-    if len(grouped) == 0:
+    if groups is None or not (groups >= 0).any():
         return image
+    grouped = np.flatnonzero(groups >= 0)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

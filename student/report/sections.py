@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...pipeline.datasets.units import find_units
 from ...pipeline.metrics import ClassCurves, class_curves, macro_curves, reliability
 from ..tables import write_difference, write_figure
 from ..verdict import name_figure
@@ -80,9 +81,9 @@ def describe_run(run: Recorded, anchor: str) -> Section:
     ----------
     anchor : unlike that of any other run of the page; a word
     """
-    groups = run.rows.group
+    units = find_units(run.rows.key, run.rows.group)
     curves = {
-        arm: class_curves(logits, run.rows.label, run.task, run.classes, groups=groups)
+        arm: class_curves(logits, run.rows.label, run.task, run.classes, groups=units)
         for arm, logits in run.logits.items()
     }
     differences = run.differences()
