@@ -53,8 +53,8 @@ def measure(
         scales it; multi-label: mean over the known entries
     log_loss : in nats
     calibration_error : of the top label, 15 bins of equal mass
-    specificity_at_sensitivity : the best specificity among thresholds with at least that sensitivity, mean over classes.
-        The threshold is chosen on these very rows, which flatters a little
+    specificity_at_sensitivity : the best specificity among thresholds with at least that sensitivity, mean over
+        classes; the threshold is chosen on these very rows, which flatters a little
     classes : name → n (rows that have it), auroc, auprc, sensitivity, specificity, f1, specificity_at_sensitivity
     confusion : as `confusion_matrix` counts it
     """
