@@ -1,6 +1,7 @@
 """A dataset beside its cache: what the user leaves out comes from the cache, and what does not fit it is refused."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,14 +56,40 @@ def test_the_same_labels_are_read_again_without_a_word(place, name):
 
 def test_what_the_user_says_goes_first(place):
     asked = DatasetOptions(label_column="label", exclude_classes=("rare",), intensity="minmax", group_column="patient")
-    assert recorded(place, "finding", asked) == asked
+    assert recorded(place, "finding", asked) == replace(asked, known_classes=("mass", "none", "rare"))
     asked = DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("cyst",))
-    assert recorded(place, "several", asked) == asked
+    assert recorded(place, "several", asked) == replace(asked, known_classes=("edema", "mass", "cyst"))
 
 
-def test_a_class_that_the_cache_never_had_is_said(place):
-    with pytest.raises(CacheMismatch, match="no class 'rrae' to leave out; it was made of 'mass', 'none', 'rare'"):
-        recorded(place, "finding", DatasetOptions(exclude_classes=("rrae",)))
+def test_a_class_that_neither_cache_nor_dataset_has_is_said(place):
+    manifest = open_cache(place / "finding.zarr").manifest
+    asked = recorded(place, "finding", DatasetOptions(exclude_classes=("rrae",)))
+    with pytest.raises(DataError, match="has no class 'rrae' to leave out; its classes are 'mass', 'none', 'rare'"):
+        open_dataset(place / "labels.csv", asked, manifest.classes)
+
+
+def test_a_class_that_the_cache_never_had_can_be_left_out_as_the_error_advises(place):
+    manifest = open_cache(place / "finding.zarr").manifest
+    rows = (place / "labels.csv").read_text().replace("rare", "odd").splitlines()
+    table = place / "more.csv"
+    table.write_text("\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"has the class 'odd'; expected only .* with --exclude-class odd"):
+        open_dataset(table, recorded(place, "finding", DatasetOptions(), table), manifest.classes)
+    made = open_dataset(
+        table, recorded(place, "finding", DatasetOptions(exclude_classes=("odd",)), table), manifest.classes
+    )
+    assert made.classes == ("mass", "none")
+    assert len(made) == sum("odd" not in row for row in rows[1:])
+    # The cache leaves 'rare' out, and nothing of it is here: naming it does no harm.
+    both = recorded(place, "finding", DatasetOptions(exclude_classes=("odd", "rare")), table)
+    assert len(open_dataset(table, both, manifest.classes)) == len(made)
+
+
+def test_a_dataset_of_other_classes_altogether_is_asked_after(place):
+    asked = recorded(place, "finding", DatasetOptions(label_column="label"))
+    classes = open_cache(place / "finding.zarr").manifest.classes
+    with pytest.raises(DataError, match=r"'0', '1', and none of those of the cache, .*: is it the dataset that the"):
+        open_dataset(place / "labels.csv", asked, classes)
 
 
 def test_what_has_no_columns_gets_none(place):

@@ -109,7 +109,8 @@ def test_excluded_classes(table):
         open_dataset(path, DatasetOptions(exclude_classes=("w",)))
     with pytest.raises(DataError, match=r"has the class 'y'; expected only 'z', 'x'.*--exclude-class y"):
         open_dataset(path, classes=("z", "x"))
-    again = open_dataset(path, DatasetOptions(exclude_classes=("y", "of another set")), classes=("z", "x", "w"))
+    known = DatasetOptions(exclude_classes=("y", "of another set"), known_classes=("z", "x", "w", "of another set"))
+    again = open_dataset(path, known, classes=("z", "x", "w"))
     assert again.label.tolist() == [1, 0, -1]
 
 
@@ -155,6 +156,11 @@ def test_files_anywhere(table, tmp_path):
         ("", {}, "has no rows"),
         ('file,label\na.png,"x\n', {}, "is not a table that can be read"),
         ("file,label\na.png,x\nb.png,x\n", {}, r"has 1 class \('x'\)"),
+        (
+            "file,label\na.png,x\nb.png,NaN\nc.png,y\nd.png,nan\n",
+            {},
+            "'NaN' for a class in 2 rows, row 3 for one; .* empty",
+        ),
     ],
 )
 def test_mistakes(table, text, options, message):

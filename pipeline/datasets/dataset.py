@@ -86,6 +86,8 @@ class DatasetOptions:
     ----------
     key_secret : the lab's secret by which keys are keyed, None = plain keys
     unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
+    known_classes : classes that the cache beside it was made of, left out or not: `exclude_classes` may name one
+        that no image here has
     """
 
     label_column: str | None = None
@@ -98,6 +100,7 @@ class DatasetOptions:
     window: Window | None = None
     key_secret: KeySecret | None = None
     unlabelled: bool = False
+    known_classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,7 +77,14 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     if options.unlabelled:
         labels = no_labels(len(names))
     else:
-        labels = label_classes(class_names, np.array(code), exclude=options.exclude_classes, classes=classes, what=what)
+        labels = label_classes(
+            class_names,
+            np.array(code),
+            exclude=options.exclude_classes,
+            classes=classes,
+            what=what,
+            known=options.known_classes,
+        )
     splits = np.array(split, np.int8)
     listing = list_images(path, [names[row] for row in labels.rows], options, what)
     rows = labels.rows[listing.place]

@@ -39,6 +39,7 @@ def label_classes(
     exclude: Sequence[str],
     classes: Sequence[str] | None,
     what: str,
+    known: Sequence[str] = (),
 ) -> Labels:
     """Number the classes of a multi-class dataset and drop the rows of those that are left out.
 
@@ -46,8 +47,9 @@ def label_classes(
     ----------
     names : the dataset's own class names, in its own order
     code : (N,) index into `names`, -1 unknown
-    exclude : where `classes` are given, some of these may be absent: they come from the cache as well
+    exclude : classes to leave out, of those that have rows or are `known`
     classes : the order wanted; None = the dataset's own, without classes that have no rows
+    known : classes that may be left out without having rows, as a cache knows them
 
     Raises
     ------
@@ -55,11 +57,15 @@ def label_classes(
         A class to leave out is not there, a class is not among those wanted, or fewer than two are left.
     """
     found = {names[index] for index in np.unique(code[code >= 0])}
-    if classes is None:
-        _require_known(exclude, found, what)
+    _require_known(exclude, found, known, what)
     kept = tuple(name for name in names if name in found and name not in exclude)
     wanted = tuple(classes) if classes is not None else kept
     outside = [name for name in kept if name not in wanted]
+    if outside and not any(name in wanted for name in kept):
+        raise DataError(
+            f"{what} has the class{'es' * (len(outside) > 1)} {quoted(outside)}, and none of those of the cache, "
+            f"{quoted(wanted)}: is it the dataset that the cache was made from?"
+        )
     if outside:
         raise DataError(
             f"{what} has the class{'es' * (len(outside) > 1)} {quoted(outside)}; expected only {quoted(wanted)}, the "
@@ -87,6 +93,7 @@ def label_bits(
     exclude: Sequence[str],
     classes: Sequence[str] | None,
     what: str,
+    known: Sequence[str] = (),
 ) -> Labels:
     """Order the labels of a multi-label dataset, leaving some out. All rows stay.
 
@@ -94,14 +101,14 @@ def label_bits(
     ----------
     names : (L,) the dataset's own label names
     bits : (N, L) uint8 of 0/1, 255 unknown
+    known : labels that may be left out without being there, as a cache knows them
 
     Raises
     ------
     DataError
         A label to leave out is not there, or the labels are not those wanted.
     """
-    if classes is None:
-        _require_known(exclude, set(names), what)
+    _require_known(exclude, set(names), known, what)
     kept = [name for name in names if name not in exclude]
     wanted = tuple(classes) if classes is not None else tuple(kept)
     if set(wanted) != set(kept):
@@ -140,9 +147,9 @@ def exclude_flags(names: Sequence[str]) -> str:
     return " ".join(f"--exclude-class {shlex.quote(name)}" for name in names)
 
 
-def _require_known(exclude: Sequence[str], known: set[str], what: str) -> None:
-    missing = [name for name in exclude if name not in known]
+def _require_known(exclude: Sequence[str], found: set[str], known: Sequence[str], what: str) -> None:
+    missing = [name for name in exclude if name not in found and name not in known]
     if missing:
         raise DataError(
-            f"{what} has no class {quoted(missing)} to leave out; its classes are {quoted(class_order(sorted(known)))}."
+            f"{what} has no class {quoted(missing)} to leave out; its classes are {quoted(class_order(sorted(found)))}."
         )

@@ -56,7 +56,7 @@ def open_npz(
     values = _joined_labels([arrays[f"{split}_labels"] for split in splits], what)
     multilabel = values.ndim == 2
     read = _read_bits if multilabel else _read_classes
-    labels = read(values, label_names, options.exclude_classes, classes, what)
+    labels = read(values, label_names, options, classes, what)
     images = ArrayImages(stacks, what, levels, options.intensity)
     dataset = Dataset(
         name=name,
@@ -166,24 +166,26 @@ def _joined_labels(labels: Sequence[Array], what: str) -> npt.NDArray[np.int64]:
 def _read_classes(
     values: npt.NDArray[np.int64],
     label_names: Sequence[str],
-    exclude: Sequence[str],
+    options: DatasetOptions,
     classes: Sequence[str] | None,
     what: str,
 ) -> Labels:
     found = np.unique(values[values >= 0])
     names = [label_names[value] if value < len(label_names) else str(value) for value in found.tolist()]
-    numbered = not label_names and not exclude and classes is not None
+    numbered = not label_names and not options.exclude_classes and classes is not None
     if numbered and classes is not None and not set(names) <= set(classes) and found.max(initial=-1) < len(classes):
         # Made from the same labels with their names, by somebody who opened them as `medmnist:`.
         names = [classes[value] for value in found.tolist()]
     code = np.where(values >= 0, np.searchsorted(found, values), UNKNOWN_CLASS)
-    return label_classes(names, code, exclude=exclude, classes=classes, what=what)
+    return label_classes(
+        names, code, exclude=options.exclude_classes, classes=classes, what=what, known=options.known_classes
+    )
 
 
 def _read_bits(
     values: npt.NDArray[np.int64],
     label_names: Sequence[str],
-    exclude: Sequence[str],
+    options: DatasetOptions,
     classes: Sequence[str] | None,
     what: str,
 ) -> Labels:
@@ -197,10 +199,17 @@ def _read_bits(
     names = list(label_names) if len(label_names) == bits.shape[1] else [str(index) for index in range(bits.shape[1])]
     if (
         not label_names
-        and not exclude
+        and not options.exclude_classes
         and classes is not None
         and len(classes) == len(names)
         and set(classes) != set(names)
     ):
         names = list(classes)
-    return label_bits(names, bits.astype(np.uint8), exclude=exclude, classes=classes, what=what)
+    return label_bits(
+        names,
+        bits.astype(np.uint8),
+        exclude=options.exclude_classes,
+        classes=classes,
+        what=what,
+        known=options.known_classes,
+    )

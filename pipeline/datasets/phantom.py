@@ -83,7 +83,9 @@ def open_phantom(options: DatasetOptions, classes: Sequence[str] | None = None) 
     split = np.select([block % 7 == 5, block % 7 == 6], [SPLITS.index("val"), SPLITS.index("test")], 0).astype(np.int8)
     what = "dataset 'phantom'"
     kinds = group % len(CLASSES)
-    labels = label_classes(CLASSES, kinds, exclude=options.exclude_classes, classes=classes, what=what)
+    labels = label_classes(
+        CLASSES, kinds, exclude=options.exclude_classes, classes=classes, what=what, known=options.known_classes
+    )
     rows = labels.rows
     return Dataset(
         name="phantom",

@@ -41,9 +41,8 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     elif dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
-    strange = [name for name in options.exclude_classes if name not in known]
-    if strange:
-        raise CacheMismatch(f"The cache has no class {quoted(strange)} to leave out; it was made of {quoted(known)}.")
+    # The dataset may have classes that the cache never knew, and may lack some that it knows: either can be left out.
+    options = replace(options, known_classes=known)
     if not options.exclude_classes:
         options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
     if options.intensity == DatasetOptions.intensity and options.window is None:

@@ -165,17 +165,28 @@ def _require_files(folder: Path, files: Sequence[str], what: str) -> None:
         raise DataError(f"{what} names no file in row {empty[0]}; expected a path relative to the table in 'file'.")
     missing = [file for file in dict.fromkeys(files) if not (folder / file).is_file()]
     if missing:
+        several = len(missing) > 1
         raise DataError(
-            f"{what} names {len(missing)} file{'s' * (len(missing) > 1)} that are not there, relative to '{folder}': "
-            f"{quoted(missing, _LISTED)}; put them there or take their rows out."
+            f"{what} names {len(missing)} file{'s' * several} that {'are' if several else 'is'} not there, relative to "
+            f"'{folder}': {quoted(missing, _LISTED)}; put them there or take their rows out."
         )
 
 
 def _read_classes(values: Sequence[str], options: DatasetOptions, classes: Sequence[str] | None, what: str) -> Labels:
+    if any(value.lower() == "nan" for value in set(values)):
+        unreadable = [number for number, value in enumerate(values, FIRST_ROW) if value.lower() == "nan"]
+        # What many a program writes for "nothing": as a class of its own, everything learned of it would be wrong.
+        raise DataError(
+            f"{what} has '{values[unreadable[0] - FIRST_ROW]}' for a class in {len(unreadable)} "
+            f"row{'s' * (len(unreadable) > 1)}, row {unreadable[0]} for one; expected a class, or an empty cell = "
+            "unknown."
+        )
     names = class_order([value for value in set(values) if value])
     number = {name: index for index, name in enumerate(names)} | {"": UNKNOWN_CLASS}
     code = np.array([number[value] for value in values])
-    return label_classes(names, code, exclude=options.exclude_classes, classes=classes, what=what)
+    return label_classes(
+        names, code, exclude=options.exclude_classes, classes=classes, what=what, known=options.known_classes
+    )
 
 
 def _read_bits(
@@ -190,7 +201,9 @@ def _read_bits(
                     "unknown."
                 )
             bits[index, place] = BITS[value]
-    return label_bits(names, bits, exclude=options.exclude_classes, classes=classes, what=what)
+    return label_bits(
+        names, bits, exclude=options.exclude_classes, classes=classes, what=what, known=options.known_classes
+    )
 
 
 def _splits(values: Sequence[str] | None, what: str) -> npt.NDArray[np.int8] | None:
