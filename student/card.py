@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.writer import write_file
+from .methods import describe_methods
 
 __all__ = ["CARD", "write_card", "write_overview"]
 
@@ -85,6 +86,7 @@ def write_card(work: Path, name: str, description: Mapping[str, Any], metrics: M
         _front_matter(name, description, metrics),
         f"# {_plain(name)}\n\n{_summary(description)}",
         _data(description),
+        _training(description),
         _INTENDED,
         _results(metrics),
         _LIMITS,
@@ -206,6 +208,11 @@ def _data(description: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _training(description: Mapping[str, Any]) -> str:
+    told = [f"* {what}: {_plain(how)}" for what, how in describe_methods(description).items()]
+    return "\n".join(["## How it was trained", "", *told, ""])
 
 
 def _labels_known(description: Mapping[str, Any]) -> list[str]:

@@ -375,6 +375,39 @@ def test_a_card_shows_what_is_known_by_class_and_domain(squares, tmp_path):
     assert "the labels alone" in text
 
 
+def test_a_card_tells_how_the_student_was_trained(squares, tmp_path):
+    description = json.loads((squares / "run/run.json").read_text())
+    metrics = json.loads((squares / "run/metrics.json").read_text())
+
+    def told(**other):
+        request = description["request"] | other.pop("request", {})
+        write_card(tmp_path, "run", description | {"request": request, **other}, metrics)
+        text = (tmp_path / "README.md").read_text()
+        return text[text.index("## How it was trained") : text.index("## Intended use")]
+
+    request = description["request"]
+    usual = told()
+    assert "* start: random weights" in usual
+    assert f"{request['epochs']} epoch" in usual
+    assert f"in batches of {request['batch_size']}" in usual
+    assert f"AdamW, learning rate {request['lr']:g} " in usual
+    assert f"α {description['alpha']:g}, temperature {description['temperature']:g}; kd: Hinton et al. 2015" in usual
+    assert "best AUROC on val" in usual
+    assert "rare classes" not in usual
+    assert "* loss: cross-entropy, labels alone\n" in told(alpha=0, target="none")
+    by_class = told(alpha=[0.25, 0.5, 1.0], loss="dkd+0.5*feature", request={"class_weight": "balanced", "seeds": 3})
+    assert (
+        "α · (dkd+0.5*feature), α by the teacher's out-of-fold recall of each class (0 0.25, 1 0.50, 2 1.00)"
+        in by_class
+    )
+    assert "Zhao et al. 2022" in by_class
+    assert "feature: cosine" in by_class
+    assert "* seeds: 0 to 2\n" in by_class
+    assert "* rare classes: the hard loss weighs classes" in by_class
+    assert "both chosen on val" in told(request={"alpha": "auto"})
+    assert "labels alone, as chosen on val\n" in told(alpha=0, target="none", request={"alpha": "auto"})
+
+
 def test_a_run_without_val_labels_is_not_calibrated(squares):
     trained = open_run(squares / "run", "cpu")
     val = trained.recorded["val"]

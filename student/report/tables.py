@@ -8,6 +8,7 @@ from typing import Any
 
 from ...pipeline.metrics import ClassCurves
 from .. import figures
+from ..methods import describe_methods
 from ..tables import write_difference, write_figure
 from ..verdict import name_figure
 from .collecting import ARMS, Recorded
@@ -161,14 +162,9 @@ def tabulate_settings(run: Recorded) -> Table:
         "medal": request["medal"],
         "student": f"{request['student']}, weights {request['weights']}",
         "input": f"{request['image_size']} px, {description['resize']}, intensity {request['intensity']}",
-        "epochs": request["epochs"],
-        "alpha": description.get("alpha", request["alpha"]),
-        "temperature": description.get("temperature", request["temperature"]),
-        "loss": description.get("loss", request["loss"]),
-        "target": description["target"],
         "augment": request["augment"],
+        **describe_methods(description),
         "labels of train that are known": f"{100 * request['label_fraction']:g} %",
-        "seed": request["seed"],
         "calibration temperature": f"{description['calibration']['value']:g}",
         "teacher": cache["teacher"],
         "cache_id": cache["cache_id"],
