@@ -13,6 +13,7 @@ from ..cache.errors import CacheMismatch
 from ..cache.reader import Cache, open_cache
 from ..pipeline.datasets import open_dataset
 from ..pipeline.datasets.dataset import UNLABELLED, Dataset, DatasetOptions, typical_side
+from ..pipeline.datasets.labels import quoted
 from ..pipeline.datasets.recorded import recorded_options
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import Policy, policy_named
@@ -96,7 +97,20 @@ class Asked:
             found.append(f"{fit['disagree']} labels disagree; those of the {self.settings.labels} count")
         if "test" not in self.targets.splits and not self.held_out:
             found.append("there is no test split: the figures are those on val, which also chose the epoch")
-        return tuple(found)
+        return (*found, *(() if self.held_out else self._absent))
+
+    @property
+    def _absent(self) -> list[str]:
+        """Name the classes that a split lacks."""
+        found = []
+        for name, part in self.targets.splits.items():
+            codes = np.arange(len(self.targets.classes))
+            has = np.isin(codes, part.label) if part.label.ndim == 1 else (part.label == 1).any(0)
+            absent = [one for one, there in zip(self.targets.classes, has, strict=True) if not there]
+            if absent:
+                so = "which the student cannot learn" if name == "train" else "left out of its means"
+                found.append(f"{name} has no image that is known to be {quoted(absent, 5)}, {so}")
+        return found
 
     @property
     def _not_learned(self) -> list[str]:
@@ -122,7 +136,7 @@ class Asked:
     def passes(self) -> str:
         """Say how often one student sees how many images, or one for each domain held out."""
         if not self.held_out:
-            return f"{self.epochs} epochs of {self.rows['train']} images"
+            return f"{self.epochs} epoch{'s' * (self.epochs > 1)} of {self.rows['train']} images"
         each = [f"{one.epochs} of {one.rows['train']} images without '{one.name}'" for one in self.held_out]
         return f"epochs: {', '.join(each)}"
 

@@ -29,6 +29,7 @@ from .asking import Asked
 from .checkpoint import Checkpoint, TrainingState
 from .following import announce
 from .members import initial_model
+from .tables import write_value
 from .training import Recipe, TrainingData, begin, merit, predict, train
 
 __all__ = ["GRID", "Choice", "Rungs", "choose_weight", "plan_rungs"]
@@ -132,7 +133,7 @@ class _Climb:
                 row = wanted | self._train(alpha, temperature, epoch)
                 self.tried.append(row)
                 folder.write_json(self.work / folder.CHOICE, {"tried": self.tried})
-                figure = "undefined" if row["val_auroc"] is None else f"{row['val_auroc']:.4f}"
+                figure = write_value(row["val_auroc"])
                 self.report(f"tried alpha {alpha:g}, T {temperature:g} for {epoch} epochs: val AUROC {figure}")
             rows.append(row)
         # Those that are out need no place any more.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,11 +43,18 @@ _GROUPS = {
 }  # fmt: skip
 
 
+# What has a meaning for the soft targets alone.
+_SOFT = dict.fromkeys(("temperature", "loss"), "leaves the soft targets out")
+
+
 class _Alpha(click.ParamType[float | str]):
     name = "number|auto|per-class"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        return value if value in ("auto", "per-class") else float(click.FLOAT.convert(value, param, ctx))
+        try:
+            return value if value in ("auto", "per-class") else float(value)
+        except ValueError:
+            self.fail(f"'{value}' is neither a number from 0 to 1 nor auto nor per-class.", param, ctx)
 
 
 @click.command(cls=Command, groups=_GROUPS, short_help="Stage two: train a student from a cache.")
@@ -210,10 +218,10 @@ def train_student(
     if not out.name:
         raise StudentError(f"'{out}' has no name of its own; give --out a folder such as runs/first.")
     if no_distill:
-        source = click.get_current_context().get_parameter_source
-        if source("alpha") is ParameterSource.COMMANDLINE:
-            raise click.UsageError("--no-distill is --alpha 0; give one of the two.")
+        _refuse_beside("--no-distill", {"alpha": "is --alpha 0", **_SOFT})
         chosen["alpha"] = 0.0
+    elif chosen["alpha"] == "auto":
+        _refuse_beside("--alpha auto", {"temperature": "chooses T as well"})
     settings = StudentSettings(**chosen)
     require_tracker(track)
     from .distill import ask
@@ -320,6 +328,19 @@ def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool)
         click.echo(plain(sentence))
     if out is not None:
         click.echo(plain(f"Drawn: '{out}'"))
+
+
+def _refuse_beside(option: str, unheard: Mapping[str, str]) -> None:
+    """Refuse options that an option would leave unheard, if they were typed: a medal.toml's defaults are for all runs.
+
+    Parameters
+    ----------
+    unheard : name of a parameter → why
+    """
+    source = click.get_current_context().get_parameter_source
+    for name, why in unheard.items():
+        if source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{option} {why}, so --{name} would not be heard; give one of the two.")
 
 
 def _read_weight(words: str) -> tuple[str, float]:

@@ -241,9 +241,10 @@ def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
         folder.write_json(
             path, written | {"threads": torch.get_num_threads(), "trained_on": [describe_environment(asked, ranks)]}
         )
-        minutes = asked.images / wall_rate(model, plan, asked.image_size, asked.device) / 60
+        seconds = asked.images / wall_rate(model, plan, asked.image_size, asked.device)
+        lasting = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
         report(
-            f"{settings.student} at {asked.image_size} px, {plan}: {asked.passes}, about {minutes:.1f} minutes"
+            f"{settings.student} at {asked.image_size} px, {plan}: {asked.passes}, about {lasting}"
             f"{_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)

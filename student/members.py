@@ -27,6 +27,7 @@ from .model import CONFIG, WEIGHTS, build_model, model_config
 from .precision import Plan
 from .run import Predictions
 from .settings import Alpha, StudentSettings
+from .tables import write_value
 from .tracking import Track, tracking
 from .training import Recipe, TrainingData, begin, merit, predict, train
 
@@ -174,7 +175,8 @@ def _telling(recipe: Recipe, report: Report, track: Track) -> Callable[[Mapping[
         track(row)
         report(
             f"epoch {row['epoch']:.0f}/{recipe.epochs}: loss {row['train_loss']:.4f}, "
-            f"val AUROC {row['val_auroc']:.4f}, val accuracy {row['val_accuracy']:.4f}, {row['seconds']:.1f} s"
+            f"val AUROC {write_value(row['val_auroc'])}, val accuracy {write_value(row['val_accuracy'])}, "
+            f"{row['seconds']:.1f} s"
         )
 
     return tell

@@ -17,6 +17,7 @@ from .figures import Scored, compare_arms, figures
 from .members import Member, read_record
 from .plots import plot_run
 from .run import Predictions
+from .tables import write_value
 from .targets import Targets
 from .verdict import caution, judge_teacher, word
 
@@ -39,7 +40,7 @@ def show_teacher(targets: Targets, report: Report) -> None:
         if split in targets.splits:
             part = targets.splits[split]
             found = score(part.teacher, part.label, targets.task, targets.classes)
-            said.append(f"{split} AUROC {found.auroc:.4f}, accuracy {found.accuracy:.4f}")
+            said.append(f"{split} AUROC {write_value(found.auroc)}, accuracy {write_value(found.accuracy)}")
     report(f"the teacher's probe: {'; '.join(said)}")
     part = targets.splits["val"]
     low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.units).intervals()["auroc"]

@@ -47,6 +47,8 @@ Action = Literal["create", "resume", "extend"]
 
 MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
+# What can be asked for more of, after a run is finished.
+_GROWING = ("seeds", "baseline")
 METRICS, HISTORY, PREDICTIONS, TEACHER = "metrics.json", "history.csv", "predictions.csv", "teacher.csv"
 
 
@@ -112,9 +114,12 @@ def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Acti
         )
     added = found.finished is not None and found.finished != request and grows(found.finished, request)
     if found.holds == "run" and not overwrite and not added:
+        # Who adds to a run has to be told which of its settings they have not given again.
+        other = differences(_without_growth(found.finished), _without_growth(request)) if found.finished else []
         raise StudentError(
-            f"'{found.run}' holds a finished run. Give another --out, or --overwrite to replace it once the new one "
-            "is finished; with its own settings, --baseline or more --seeds add to it."
+            f"'{found.run}' holds a finished run{' that differs in ' * bool(other)}{', '.join(other)}. Give another "
+            "--out, or --overwrite to replace it once the new one is finished; with its own settings, --baseline or "
+            "more --seeds add to it."
         )
     if found.holds == "run" and not _is_part(found.run):
         raise StudentError(
@@ -136,9 +141,12 @@ def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Acti
 
 def grows(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
     """Tell whether a request asks for what is there and perhaps for more seeds or a baseline, and nothing else."""
-    more = ("seeds", "baseline")
-    one, other = ({name: value for name, value in part.items() if name not in more} for part in (there, asked))
-    return one == other and all(int(asked.get(name, 0)) >= int(there.get(name, 0)) for name in more)
+    more = all(int(asked.get(name, 0)) >= int(there.get(name, 0)) for name in _GROWING)
+    return more and _without_growth(there) == _without_growth(asked)
+
+
+def _without_growth(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in _GROWING}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from ..pipeline.metrics import Difference
     from .comparing import Comparison
 
-__all__ = ["show_comparison", "show_result", "write_difference", "write_figure"]
+__all__ = ["show_comparison", "show_result", "write_difference", "write_figure", "write_value"]
 
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
@@ -74,6 +75,11 @@ def write_figure(figures: Mapping[str, Any], name: str) -> str:
         return "undefined"
     low, high = figures["ci95"][name]
     return f"{_short(figures[name])} ({_short(low)}–{_short(high)})"
+
+
+def write_value(value: float | None) -> str:
+    """Return a statistic alone: ``0.9123``, or ``undefined`` where it is None or not a number."""
+    return "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _short(value: float) -> str:

@@ -269,6 +269,7 @@ def export(
     """
     options = take_dataset_options(chosen)
     from .export import export_run
+    from .tables import write_value
 
     require_place(out, overwrite=overwrite)
     if quantize and (form != "onnx" or dataset is None):
@@ -292,7 +293,7 @@ def export(
     )
     for split, cost in (result["int8"] or {}).items():
         told = [
-            f"{name} {cost['int8'][name]:.4f} ({cost['float32'][name]:.4f} in float32)"
+            f"{name} {write_value(cost['int8'][name])} ({write_value(cost['float32'][name])} in float32)"
             for name in ("accuracy", "auroc")
         ]
         same = f"{100 * cost['same_decision']:.1f} % of decisions on {_images(cost['images'])} the same"

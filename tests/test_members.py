@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import timm
+from click import UsageError
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.pipeline.metrics import score
@@ -149,6 +150,42 @@ def test_what_adds_nothing_to_a_finished_run_is_refused(three, place, asked):
     run, _ = three
     with pytest.raises(StudentError, match=r"holds a finished run.*--baseline or more --seeds add to it"):
         ask_for(place, run, **{"seeds": 2, "baseline": True, **QUICK, **asked})
+
+
+def test_who_adds_to_a_run_with_another_setting_is_told_which(three, place):
+    run, _ = three
+    epochs = QUICK["epochs"] + 1
+    with pytest.raises(StudentError, match=rf"finished run that differs in epochs \(\d, asked for: {epochs}\)\. Give"):
+        ask_for(place, run, seeds=9, baseline=True, **{**QUICK, "epochs": epochs})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("--alpha", "auto", "--temperature", "4"),
+            "--alpha auto chooses T as well, so --temperature would not be heard",
+        ),
+        (("--no-distill", "--loss", "dkd"), "--no-distill leaves the soft targets out, so --loss would not be heard"),
+        (("--no-distill", "--temperature", "1"), "so --temperature would not be heard"),
+        (("--no-distill", "--alpha", "0.5"), "--no-distill is --alpha 0, so --alpha would not be heard"),
+        (("--alpha", "atuo"), "'atuo' is neither a number from 0 to 1 nor auto nor per-class"),
+    ],
+)
+def test_an_option_that_would_not_be_heard_is_refused(place, medal, tmp_path, words, said):
+    with pytest.raises(UsageError, match=said):
+        medal("train-student", place / "squares.zarr", place / "squares.npz", "--out", tmp_path / "run", *words)
+
+
+def test_classes_that_a_split_lacks_are_named_before_the_training(place, tmp_path):
+    asked = ask_for(place, tmp_path / "run", **QUICK)
+    assert not any("known to be" in text for text in asked.warnings)
+    names, splits = asked.targets.classes, dict(asked.targets.splits)
+    splits["train"] = replace(splits["train"], label=np.where(splits["train"].label == 1, -1, splits["train"].label))
+    splits["test"] = replace(splits["test"], label=np.zeros_like(splits["test"].label))
+    poorer = replace(asked, targets=replace(asked.targets, splits=splits))
+    assert f"train has no image that is known to be '{names[1]}', which the student cannot learn" in poorer.warnings
+    assert any(text.startswith(f"test has no image that is known to be '{names[1]}'") for text in poorer.warnings)
 
 
 def test_files_of_ones_own_stop_the_adding(place, tmp_path):
