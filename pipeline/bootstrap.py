@@ -17,6 +17,7 @@ __all__ = [
     "STATISTICS",
     "Resamples",
     "bootstrap",
+    "count_units",
     "decided_rows",
     "draw_weights",
     "percentile_interval",
@@ -41,9 +42,14 @@ class Resamples:
 
     Resamples of the same rows with the same seed are the same draws, so that two models can be compared pairwise, and
     several seeds of one model averaged resample by resample: seeds are repeated measures, not more patients.
+
+    Attributes
+    ----------
+    units : images, or patients, that are drawn independently; None = not told
     """
 
     values: Mapping[str, npt.NDArray[np.float64]]
+    units: int | None = None
 
     @property
     def auroc(self) -> npt.NDArray[np.float64]:
@@ -58,11 +64,13 @@ class Resamples:
     @classmethod
     def mean(cls, seeds: Sequence[Resamples]) -> Resamples:
         """Return the mean over seeds inside each resample."""
-        return cls({name: np.mean([one.values[name] for one in seeds], axis=0) for name in seeds[0].values})
+        means = {name: np.mean([one.values[name] for one in seeds], axis=0) for name in seeds[0].values}
+        return cls(means, seeds[0].units)
 
     def intervals(self) -> dict[str, list[float]]:
         """Return the 95 % percentile intervals, NaN where no resample is defined."""
-        return {name: percentile_interval(values) for name, values in self.values.items()}
+        shares = {"accuracy": self.units}
+        return {name: percentile_interval(values, shares.get(name)) for name, values in self.values.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +124,13 @@ def bootstrap(
         auroc, auprc = _row_mean(ranks[:, 0]), _row_mean(ranks[:, 1])
         blocks.append((auroc, _row_mean(ratio(right, counted)), auprc, balanced, f1, brier))
     found = zip(STATISTICS, zip(*blocks, strict=True), strict=True)
-    return Resamples({name: np.concatenate(parts) for name, parts in found})
+    units = count_units(np.ones(len(rows), np.bool_), None if groups is None else groups[rows])
+    return Resamples({name: np.concatenate(parts) for name, parts in found}, units)
+
+
+def count_units(rows: npt.NDArray[np.bool_], groups: npt.NDArray[Any] | None) -> int:
+    """Return how many independent units, images or patients, some rows are of."""
+    return len(np.unique(_units(len(rows), groups)[rows]))
 
 
 def rests_on(labels: npt.NDArray[Any], task: Task, groups: npt.NDArray[Any] | None = None) -> dict[str, int]:
@@ -239,7 +253,20 @@ def _row_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return ratio(np.where(defined, values, 0.0).sum(0), defined.sum(0).astype(np.float64))
 
 
-def percentile_interval(values: npt.NDArray[np.float64]) -> list[float]:
-    """Return the 2.5th and 97.5th percentile of what is not NaN, NaN where nothing is."""
+def percentile_interval(values: npt.NDArray[np.float64], units: int | None = None) -> list[float]:
+    """Return the 2.5th and 97.5th percentile of what is not NaN, NaN where nothing is.
+
+    Parameters
+    ----------
+    units : of a share of so many independent units. Where none or all of them are right, so they are in every resample,
+        and the percentiles say that this is certain; the other end is then that of the exact interval (Clopper and
+        Pearson, Biometrika 26, 1934): of six images without a hit, 0 to .459
+    """
     defined = values[~np.isnan(values)]
-    return np.percentile(defined, (2.5, 97.5)).tolist() if len(defined) else [float("nan")] * 2
+    if not len(defined):
+        return [float("nan")] * 2
+    low, high = np.percentile(defined, (2.5, 97.5)).tolist()
+    if units and low == high and low in (0.0, 1.0):
+        far = 0.025 ** (1 / units)
+        return [low, 1 - far] if low == 0 else [far, high]
+    return [low, high]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bootstrap import decided_rows, draw_weights, percentile_interval, prepare, ratio, weighted_ranks
+from .bootstrap import count_units, decided_rows, draw_weights, percentile_interval, prepare, ratio, weighted_ranks
 from .datasets.dataset import Task
 from .scores import Ranking, known, probabilities
 
@@ -102,11 +102,17 @@ def macro_curves(found: Mapping[str, ClassCurves]) -> ClassCurves:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """A seed's figures, (4, B), and its curves of the rows as they are, (2, G), with those of each resample."""
+    """A seed's figures, (4, B), and its curves of the rows as they are, (2, G), with those of each resample.
+
+    Attributes
+    ----------
+    units : of each figure, the independent units that it is a share of; None where it is no share
+    """
 
     figures: Floats
     curves: Floats
     draws: npt.NDArray[np.float32]
+    units: tuple[int | None, ...]
 
 
 def _one_seed(
@@ -117,10 +123,13 @@ def _one_seed(
     drawing: tuple[npt.NDArray[Any] | None, int, int],
 ) -> dict[str, _Drawn]:
     usable = {}
+    units: dict[str, tuple[int | None, ...]] = {}
     for column, name in enumerate(classes):
         ranking = _one_against_rest(probability, labels, task, column)
         if ranking.positive.any() and ranking.negative.any():
             usable[name] = (column, _Steps.of(ranking), prepare(ranking))
+            sides = (count_units(side, drawing[0]) for side in (ranking.positive, ranking.negative))
+            units[name] = (None, None, *sides)
     decided = decided_rows(probability, labels, task)  # (3 C, N)
     given = np.atleast_2d(known(labels, task).T)  # (1 or C, N)
     figures: dict[str, list[Floats]] = {name: [] for name in usable}
@@ -137,6 +146,7 @@ def _one_seed(
             np.concatenate(figures[name], axis=1),
             steps.curves(whole)[:, 0],
             np.concatenate(drawn[name], axis=1).astype(np.float32),
+            units[name],
         )
         for name, (_, steps, _) in usable.items()
     }
@@ -205,7 +215,8 @@ def _mean(seeds: Sequence[_Drawn]) -> ClassCurves:
     values = np.mean([one.curves for one in seeds], axis=0)
     draws = np.mean([one.draws for one in seeds], axis=0)
     figures = np.mean([one.figures for one in seeds], axis=0)
-    intervals = {name: percentile_interval(drawn) for name, drawn in zip(_FIGURES, figures, strict=True)}
+    shares = zip(_FIGURES, figures, seeds[0].units, strict=True)
+    intervals = {name: percentile_interval(drawn, units) for name, drawn, units in shares}
     defined = {name: pair for name, pair in intervals.items() if not np.isnan(pair).any()}
     return ClassCurves(_band(values[0], draws[0]), _band(values[1], draws[1]), defined, draws)
 

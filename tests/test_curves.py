@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from medal.pipeline.bootstrap import Resamples
 from medal.pipeline.curves import GRID
 from medal.pipeline.metrics import bootstrap, class_curves, macro_curves, measure
 
@@ -106,3 +108,20 @@ def test_a_constant_classifier_and_a_perfect_one():
     perfect = np.eye(2, dtype=np.float32)[labels]
     found = class_curves([perfect], labels, "multiclass", ("n", "y"), resamples=20)["y"]
     assert found.sensitivity.low.min() == found.precision.low.min() == 1
+
+
+def test_none_or_all_of_a_few_images_is_no_certainty():
+    labels = np.repeat([0, 1], (30, 6)).astype(np.int32)
+    never = np.tile(np.float32([1, 0]), (36, 1))  # says "a" to everybody
+    one = class_curves([never, never], labels, "multiclass", ("a", "b"))["b"].ci95
+    # Clopper and Pearson's exact intervals.
+    exact = [stats.binomtest(hits, n).proportion_ci(method="exact") for hits, n in ((0, 6), (30, 30))]
+    assert one["sensitivity"] == pytest.approx([exact[0].low, exact[0].high])
+    assert one["specificity"] == pytest.approx([exact[1].low, exact[1].high])
+    # Six images of two patients are two independent units, and an accuracy is a share as well.
+    groups = np.repeat([0, 1, 2], (30, 3, 3))
+    assert class_curves([never], labels, "multiclass", ("a", "b"), groups=groups)["b"].ci95["sensitivity"][1] > 0.8
+    right = np.eye(2, dtype=np.float32)[labels]
+    drawn = bootstrap(right, labels, "multiclass")
+    assert Resamples.mean([drawn, drawn]).intervals()["accuracy"] == pytest.approx([0.025 ** (1 / 36), 1])
+    assert drawn.intervals()["auroc"] == [1, 1]
