@@ -14,7 +14,7 @@ from . import run as folder
 from .asking import Asked
 from .figures import Scored, compare_arms, intervals_as_json
 from .outcome import Outcome
-from .verdict import caution, judge_teacher, word
+from .verdict import caution, doubt, judge_teacher, word
 
 __all__ = ["mean_over_domains", "write_summary"]
 
@@ -58,7 +58,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         seeds=asked.settings.seeds,
         alpha=0 if all(one == 0 for one in alphas) else None,
         chosen=chosen,
-    )
+    ) + doubt({arm: one.figures for arm, one in means.items()})
     figures = {arm: _with_domains(means[arm], outcomes, arm, each.get(arm, ())) for arm in means}
     metrics = {
         "test": figures["student"],

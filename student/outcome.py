@@ -19,7 +19,7 @@ from .plots import plot_run
 from .run import Predictions
 from .tables import write_value
 from .targets import Targets
-from .verdict import caution, judge_teacher, word
+from .verdict import caution, doubt, judge_teacher, word
 
 __all__ = ["Outcome", "show_teacher", "write_outcome"]
 
@@ -99,7 +99,7 @@ def write_outcome(
         seeds=len(students),
         alpha=students[0].alpha,
         chosen=choice is not None,
-    )
+    ) + doubt({arm: one.figures for arm, one in scored[shown].items()})
     verdict = f"{verdict} {caution(scored[shown]['student'].figures['rests_on'])}".rstrip()
     if gate["fires"]:
         report(f"warning: {gate['message']}")

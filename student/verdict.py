@@ -7,7 +7,7 @@ from typing import Any
 
 from ..pipeline.metrics import Difference
 
-__all__ = ["caution", "judge_teacher", "name_figure", "word"]
+__all__ = ["caution", "doubt", "judge_teacher", "name_figure", "word"]
 
 # What is judged by, the first that is defined.
 _OUTCOMES = ("auroc", "accuracy")
@@ -93,6 +93,27 @@ def caution(rests_on: Mapping[str, int]) -> str:
         f"Do not take the intervals at their word: they rest on {units} patients, or images without one, {rarest} of "
         f"them of the rarest class; below about {_FEW_UNITS}, or {_FEW_OF_A_CLASS} of a class, they are too narrow, "
         "and with few patients p-values are too small."
+    )
+
+
+def doubt(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a sentence to add to the verdict where students rank no better than guessing; else an empty one.
+
+    Parameters
+    ----------
+    arms : figures with ``auroc`` and its ``ci95``, by arm
+    """
+    lost = {}
+    for arm in ("student", "baseline"):
+        low, _ = arms.get(arm, {}).get("ci95", {}).get("auroc", (None, None))
+        if low is not None and low <= 0.5:
+            lost[arm] = arms[arm]["auroc"]
+    if not lost:
+        return ""
+    named = " and ".join(f"the {arm} (AUROC {value:.3f})" for arm, value in lost.items())
+    return (
+        f" Mind that {named} cannot be told from guessing on these images, so that this says little of distilling: "
+        "see whether more --epochs help."
     )
 
 

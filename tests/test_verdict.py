@@ -3,7 +3,7 @@
 import pytest
 
 from medal.pipeline.metrics import Difference
-from medal.student.verdict import caution, judge_teacher, word
+from medal.student.verdict import caution, doubt, judge_teacher, word
 
 BETTER, WORSE, UNCLEAR = (
     Difference(value, interval, p)
@@ -76,6 +76,16 @@ def test_where_auroc_is_undefined_accuracy_decides():
     assert "undefined on val" in word(
         "val", baseline={}, teacher={}, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False
     )
+
+
+def test_a_student_that_guesses_is_no_ground_for_a_verdict():
+    learned, guesses = {"auroc": 0.9, "ci95": {"auroc": [0.8, 0.95]}}, {"auroc": 0.51, "ci95": {"auroc": [0.43, 0.59]}}
+    assert doubt({"student": learned, "baseline": learned, "teacher": guesses}) == ""
+    assert doubt({"student": {"auroc": None, "ci95": {"auroc": [None, None]}}}) == ""
+    assert "Mind that the baseline (AUROC 0.510) cannot be told" in doubt({"student": learned, "baseline": guesses})
+    both = doubt({"student": guesses, "baseline": guesses})
+    assert "the student (AUROC 0.510) and the baseline (AUROC 0.510) cannot be told from guessing" in both
+    assert "more --epochs" in both
 
 
 def test_the_gate_fires_for_a_teacher_that_is_significantly_worse():
