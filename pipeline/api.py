@@ -69,7 +69,9 @@ def cache_teacher(
         except TeacherError as error:
             named = ask_by_name(spec, place, options, chosen, error)
             return obtain_named(named, lab, error, overwrite=overwrite, tell=tell)
-    asked = prepare(spec, place, options, chosen, overwrite=overwrite, sources=list(map(fspath, sources)), files=files)
+    asked = prepare(
+        spec, place, options, chosen, overwrite=overwrite, sources=[fspath(source) for source in sources], files=files
+    )
     if chosen.tune:
         from .tuning import settle
 

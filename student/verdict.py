@@ -71,8 +71,7 @@ def word(
     if found.below:
         remedy = "Give --alpha auto, --no-distill, or another teacher."
         return f"Distilling hurt: {said}.{_by_seeds(by_seed)} {remedy}"
-    # The interval shuts zero out where the difference is larger than half its width, whichever way it lies.
-    wide = (found.interval[1] - found.interval[0]) / 2
+    wide = max(abs(edge) for edge in found.interval)
     return (
         f"Distilling made no difference that could be shown: {said}. A difference of up to about {wide:.3f} remains "
         f"possible.{_but(baseline, name)}"
