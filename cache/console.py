@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 import click
 
+from .progress import Advance
+
 __all__ = [
-    "json_option", "log_json", "logs_json", "note", "plain", "print_json", "progress", "resolve_cache", "silent",
-    "store_options",
+    "json_option", "log_json", "logs_json", "note", "plain", "print_json", "progress", "resolve_cache", "store_options",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,7 +141,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iterator[Advance]:
     """Show progress of a long job: a bar on a terminal, a line every few seconds elsewhere.
 
     Yields a function to be called with the number of units finished since the last call.
@@ -153,7 +154,7 @@ def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iter
 
 
 @contextmanager
-def _bar(what: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(what: str, total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -163,7 +164,7 @@ def _bar(what: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: shown.advance(task, count)
 
 
-def _lines(what: str, total: int, done: int, unit: str) -> Callable[[int], None]:
+def _lines(what: str, total: int, done: int, unit: str) -> Advance:
     start = last = time.monotonic()
     begun_at = done
 
@@ -183,9 +184,3 @@ def _lines(what: str, total: int, done: int, unit: str) -> Callable[[int], None]
         )  # fmt: skip
 
     return advance
-
-
-@contextmanager
-def silent(_what: str, _total: int, _done: int = 0) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda _: None

@@ -18,13 +18,13 @@ from typing import Literal
 from .errors import CacheBusy, CacheError
 from .forms import SUFFIXES
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
+from .progress import Tell
 from .writer import beside, put_back, remove
 
 __all__ = ["Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]
 
 Action = Literal["remove", "put back", "leave"]
 State = Literal["abandoned", "only copy", "perhaps the only copy", "mixed"]
-Tell = Callable[[str], None]
 
 _NEIGHBOUR_KINDS = {"sealing": "draft", "pulling": "unfinished pull", "replaced": "replaced copy"}
 _NEIGHBOUR = re.compile(r"\.(.+)\.(sealing|pulling|replaced)(\.[^.]+)?")

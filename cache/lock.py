@@ -14,13 +14,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from .errors import CacheBusy, CacheError
 from .holder import Found, Holder, is_here, is_running, look, this_process
+from .progress import Tell
 
 __all__ = ["Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 
@@ -101,7 +102,7 @@ def locked(
     target: Path,
     *,
     wait: bool,
-    tell: Callable[[str], None],
+    tell: Tell,
     remedy: str = "leave out --no-wait to wait for it and reuse it",
 ) -> Iterator[Lock]:
     """Hold the lock of a target; wait for another holder, or take a dead one's over, and say so.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
-from ..cache.console import silent
 from ..cache.errors import TeacherError
+from ..cache.progress import Progress, Tell, silent
 from .caching import Made
 from .caching import cache_teacher as make
 from .datasets.dataset import DatasetOptions
@@ -20,8 +19,6 @@ from .teacher_files import locate_teacher
 
 __all__ = ["cache_teacher"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-
 
 def cache_teacher(
     dataset: str | PathLike[str],
@@ -32,7 +29,7 @@ def cache_teacher(
     sources: Sequence[str | PathLike[str]] = (),
     lab: Lab | None = None,
     progress: Progress = silent,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
     **settings: Any,
 ) -> Made:
     """Run the frozen teacher once over a dataset and seal its features and soft targets, as `medal cache-teacher` does.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..cache.digest import Rows
 from ..cache.errors import CacheCorrupt
 from ..cache.layout import FORMAT
+from ..cache.progress import Tell
 from ..cache.verify import count_repeats
 from ..cache.work import ChunkedRows, work_path
 from .datasets import Dataset, exclude_flags, rarest_class
@@ -49,7 +50,7 @@ class Content:
 
 
 def assemble_arrays(
-    asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Callable[[str], None]
+    asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Tell
 ) -> tuple[dict[str, Rows], Probe]:
     """Bring together what was taken over and what was computed, and lay out the cache."""
     index = {split: known[split].find(part.key) for split, part in asked.rows.items()}
@@ -75,7 +76,7 @@ def assemble_arrays(
     return lay_out(content, tell)
 
 
-def lay_out(content: Content, tell: Callable[[str], None]) -> tuple[dict[str, Rows], Probe]:
+def lay_out(content: Content, tell: Tell) -> tuple[dict[str, Rows], Probe]:
     """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
     dataset, rows = content.dataset, content.rows
     train = rows["train"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..cache.errors import CacheIncomplete, TeacherError
 from ..cache.life import Action
 from ..cache.lock import Lock, locked
+from ..cache.progress import Progress, Tell
 from ..cache.reader import Cache
 from ..cache.store.publish import Pushed
 from ..cache.work import WorkDirectory, work_path
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from .features import Computed
 
 __all__ = ["Made", "cache_teacher"]
-
-Tell = Callable[[str], None]
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)

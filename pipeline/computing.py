@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cache.errors import CacheMismatch, DataError
 from ..cache.lock import Lock
+from ..cache.progress import Progress, Tell
 from ..cache.work import WorkDirectory, work_path
 from .chunks import ChunkPlan
 from .datasets.dataset import DatasetOptions
@@ -26,9 +27,6 @@ from .request import CacheSettings
 from .teacher_files import feature_dim
 
 __all__ = ["compute", "follow"]
-
-Tell = Callable[[str], None]
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def compute(

@@ -6,11 +6,11 @@ asked for ─► facebook/dinov2-small, cached or from the hub ─► the same r
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from ..cache.errors import TeacherError
 from ..cache.home import home_folder
+from ..cache.progress import Tell
 from .hub import ask_hub
 from .recovered_teacher import recover_teacher, write_teacher
 from .teacher_files import locate_teacher
@@ -22,10 +22,8 @@ HUB_TEACHER = "facebook/dinov2-small"
 TINY_NAME = "tiny-random-dinov2"
 _HUB_SECONDS = 4.0
 
-Say = Callable[[str], None]
 
-
-def find_teacher(asked: str | None, say: Say) -> str:
+def find_teacher(asked: str | None, say: Tell) -> str:
     """Return a hub id or a folder for ``--teacher``; what is fetched or made on the way is said."""
     if asked:
         return asked

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from ..cache.progress import Advance
 from .chunks import ChunkPlan, ComputedChunk
 from .features import FeatureTask, compute_chunks
 from .machine import describe_machine
@@ -18,7 +19,6 @@ from .teacher import Teacher
 
 __all__ = ["Engine", "LocalEngine", "Order", "Settled", "make_task", "settle"]
 
-Advance = Callable[[int], None]
 Joined = Callable[[Mapping[str, Any]], None]
 
 

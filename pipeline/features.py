@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from ..cache.errors import DataError
+from ..cache.progress import Advance, Tell
 from ..cache.work import Chunk, ChunkedRows, WorkDirectory
 from .chunks import ChunkPlan, ComputedChunk, plan_chunks, record_dtype
 from .datasets.dataset import Dataset
@@ -30,9 +31,6 @@ __all__ = ["Computed", "FeatureTask", "compute_chunks", "compute_features", "sor
 _MOST_TOLD = 5
 # Chunks that wait to be written: a disk that stumbles does not hold up the device, one that fails is soon noticed.
 _WRITES = 2
-
-Advance = Callable[[int], None]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

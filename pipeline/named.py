@@ -6,13 +6,13 @@ settings as everywhere, and the teacher by its name on the hub and its revision,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, TeacherError
 from ..cache.manifest import Manifest
+from ..cache.progress import Tell
 from ..cache.reader import Cache, open_cache
 from ..cache.store.fetch import choose_signed, pull, read_manifest
 from ..cache.store.layout import Entry, unweighted_address
@@ -26,8 +26,6 @@ from .sharing import Lab
 from .teacher_files import TeacherFiles, is_hub_id
 
 __all__ = ["Named", "ask_by_name", "obtain_named"]
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ features ─► choose C on val ─┬─► K fold probes, each blind to its fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..cache.digest import Rows, rows_per_block
 from ..cache.errors import DataError
+from ..cache.progress import Tell
 from .calibration import fit_temperature
 from .datasets.dataset import Task
 from .folds import assign_folds
@@ -164,7 +165,7 @@ def fit_probe(
     task: Task,
     n_classes: int,
     settings: ProbeSettings,
-    tell: Callable[[str], None] | None = None,
+    tell: Tell | None = None,
 ) -> Probe:
     """Choose C, then fit the fold probes and the full one with it.
 
@@ -280,9 +281,7 @@ def _check_learnable(problem: _Problem) -> None:
         )
 
 
-def _choose_on_val(
-    problem: _Problem, order: npt.NDArray[np.int64], val: _Labelled, say: Callable[[str], None]
-) -> _Chosen:
+def _choose_on_val(problem: _Problem, order: npt.NDArray[np.int64], val: _Labelled, say: Tell) -> _Chosen:
     settings = problem.settings
     first = slice(settings.choice_rows)
     best, tried = choose(
@@ -291,9 +290,7 @@ def _choose_on_val(
     return _Chosen(best, tried, "val")
 
 
-def _choose_within(
-    problem: _Problem, order: npt.NDArray[np.int64], part: npt.NDArray[np.int8], say: Callable[[str], None]
-) -> _Chosen:
+def _choose_within(problem: _Problem, order: npt.NDArray[np.int64], part: npt.NDArray[np.int8], say: Tell) -> _Chosen:
     """Choose C inside train, part 0 held out."""
     settings, (features, labels) = problem.settings, problem.train
     inside = order[part[order] == 0][: settings.choice_rows]
@@ -309,7 +306,7 @@ def _fit_heads(
     order: npt.NDArray[np.int64],
     fold: npt.NDArray[np.int8],
     C: float,  # noqa: N803
-    say: Callable[[str], None],
+    say: Tell,
 ) -> list[Head]:
     """Fit the fold probes, each without its fold, and the full one last."""
     folds = int(fold.max()) + 1

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -24,15 +24,15 @@ from typing import Any, cast
 import torch
 
 from ..cache.errors import MedalError
+from ..cache.progress import Advance, Tell
 from .chunks import ChunkPlan, ComputedChunk
-from .engine import Advance, Joined, Order, Settled
+from .engine import Joined, Order, Settled
 from .planning import Plan
 from .ray_cluster import connected, sentence
 from .ray_worker import Place, RayWorker
 
 __all__ = ["RayEngine", "ray_engine"]
 
-Tell = Callable[[str], None]
 
 # A chunk that ends its workers again and again is to blame for it, not they; so is a machine on which none starts.
 _TRIES, _STARTS = 4, 3

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ..cache.errors import CacheMismatch, TeacherError
 from ..cache.join import join
+from ..cache.progress import Progress
 from ..cache.reader import Cache
 from .datasets import open_dataset
 from .datasets.dataset import Dataset, DatasetOptions
@@ -31,8 +32,6 @@ __all__ = ["MIN_COSINE", "Rechecked", "recheck"]
 MIN_COSINE = 0.999
 _VIEW_TOLERANCE = 0.5 / 255
 _BATCH = 32
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import TeacherError
+from ..cache.progress import Tell
 
 __all__ = ["RECOVERED_NAME", "recover_teacher", "write_teacher"]
 
@@ -78,7 +79,7 @@ SHA-256 of the wheel: {WHEEL_SHA256}
 """
 
 
-def recover_teacher(teachers: Path, say: Callable[[str], None]) -> Path:
+def recover_teacher(teachers: Path, say: Tell) -> Path:
     """Return the folder of the recovered teacher under `teachers`, made on first use.
 
     Raises

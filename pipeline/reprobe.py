@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from ..cache.errors import CacheIncomplete, CacheMismatch, DataError
 from ..cache.layout import Dimensions, expected_arrays
 from ..cache.life import decide, look
 from ..cache.lock import locked
+from ..cache.progress import Tell
 from ..cache.reader import Cache, open_cache
 from ..cache.work import WorkDirectory, work_path
 from ..cache.writer import put_back, write_cache
@@ -37,7 +38,6 @@ from .rows import SplitRows, arrange_rows, rows_digest
 __all__ = ["ReprobeSettings", "Reprobed", "Reprobing", "estimate", "prepare", "reprobe"]
 
 Action = Literal["create", "reuse"]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)

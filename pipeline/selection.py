@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.progress import Tell
 from .datasets.dataset import Task
 from .logistic import LogisticFit, linear_logits
 from .scores import known, log_loss, score
@@ -46,7 +47,7 @@ def choose(
     features: npt.NDArray[Any],
     labels: npt.NDArray[Any],
     task: Task,
-    say: Callable[[str], None],
+    say: Tell,
 ) -> tuple[float, tuple[Trial, ...]]:
     """Walk the grid upwards, warm-started, until the log-loss has not improved twice running.
 

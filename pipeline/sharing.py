@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.console import silent
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..cache.join import image_members
 from ..cache.keys import KEY_BYTES
 from ..cache.manifest import Manifest
+from ..cache.progress import Advance, Progress, Tell, silent
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
 from ..cache.store.entries import find_entries, read_entries
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lab", "announced", "names_of", "open_lab"]
 
-Tell = Callable[[str], None]
 # Of a store's caches with features of the right kind as many are looked into. Those are worth their way that have a
 # tenth of the images that are left, or half of whose own images are asked for.
 _MOST_LOOKED_INTO, _LEAST_GAIN = 16, 10
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +231,7 @@ class Lab:
         with Announcement(self.store, cache_id, total, self.by) as announcement:
 
             @contextmanager
-            def counted(what: str, count: int, done: int) -> Iterator[Callable[[int], None]]:
+            def counted(what: str, count: int, done: int = 0) -> Iterator[Advance]:
                 announcement.done = done
                 with progress(what, count, done) as advance:
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheError, TeacherError
+from ..cache.progress import Advance, Progress, Tell
 from ..cache.reader import open_cache
 from ..cache.work import WorkDirectory, work_path
 from .planning import Plan, capable_precision, load_teacher
@@ -22,8 +23,6 @@ from .teacher_files import feature_dim
 
 __all__ = ["TunedTrial", "settle"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-Tell = Callable[[str], None]
 
 # Small images carry no more at 224 px than at 112, which costs a quarter; large ones may.
 _SIZES = (112, 224)
@@ -143,7 +142,7 @@ def _has(asked: Plan, recipe: str) -> bool:
 
 
 def _features(
-    asked: Plan, sample: Mapping[str, SplitRows], advance: Callable[[int], None]
+    asked: Plan, sample: Mapping[str, SplitRows], advance: Advance
 ) -> tuple[dict[str, npt.NDArray[np.float16]], float]:
     """Return features (N, F) float16 of a sample, and how many images a second the teacher takes."""
     from .loading import load_batch

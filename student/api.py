@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from ..cache.console import silent
 from ..cache.errors import StudentError
+from ..cache.progress import Progress, Tell, silent
 from ..cache.reader import Cache
 from ..pipeline.datasets.dataset import DatasetOptions
 from .distill import ask
@@ -19,8 +18,6 @@ from .distill import train_student as train
 from .settings import StudentSettings
 
 __all__ = ["Trained", "train_student"]
-
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -81,7 +78,7 @@ def train_student(
     check_views: bool = False,
     unlabelled: Sequence[tuple[str | PathLike[str], str | PathLike[str]]] = (),
     progress: Progress = silent,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
     **settings: Any,
 ) -> Trained:
     """Train a light CNN on a dataset's images and a cache's soft targets, as `medal train-student` does.

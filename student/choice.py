@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.progress import Progress, Tell
 from ..cache.writer import remove
 from ..pipeline.metrics import bootstrap
 from . import run as folder
@@ -34,8 +34,6 @@ from .training import Recipe, TrainingData, begin, merit, predict, train
 
 __all__ = ["GRID", "Choice", "Rungs", "choose_weight", "plan_rungs"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-Report = Callable[[str], None]
 
 # (α, T), most worth a trial first, as a short training can only afford some: labels alone, the default, what trusts the
 # teacher more, less, and the same weights with harder or softer targets.
@@ -82,7 +80,7 @@ def plan_rungs(epochs: int) -> Rungs:
 
 
 def choose_weight(
-    asked: Asked, recipe: Recipe, data: TrainingData, work: Path, first: Path, *, progress: Progress, report: Report
+    asked: Asked, recipe: Recipe, data: TrainingData, work: Path, first: Path, *, progress: Progress, report: Tell
 ) -> Choice:
     """Choose α and T, or go on with choosing; the chosen one's training is moved to the folder of the first student.
 
@@ -121,7 +119,7 @@ class _Climb:
     work: Path
     tried: list[dict[str, Any]]
     progress: Progress
-    report: Report
+    report: Tell
 
     def to(self, epoch: int, settings: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
         """Train these settings until an epoch, as far as they are not, and return their rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import StudentError
+from ..cache.progress import Tell
 from ..pipeline.datasets.dataset import Task
 from ..pipeline.datasets.units import find_units
 from ..pipeline.metrics import (
@@ -106,7 +107,7 @@ class _Run:
     key_check: str | None = None
 
 
-def compare_runs(places: Sequence[Path], split: str, tell: Callable[[str], None]) -> Comparison:
+def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
     """Compare finished runs with the first one on the same images, by what they recorded.
 
     Parameters

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..cache.progress import Progress, Tell
 from . import run as folder
 from .asking import Asked, ask
 from .card import write_card, write_overview
@@ -38,9 +39,6 @@ from .training import Recipe, TrainingData
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-Report = Callable[[str], None]
-
 
 def estimate(asked: Asked) -> tuple[int, float]:
     """Return the bytes of the run's weights and the seconds of its training, from a short measurement."""
@@ -57,7 +55,7 @@ def estimate(asked: Asked) -> tuple[int, float]:
     return members * times * size, trainings * asked.images / rate
 
 
-def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks = ALONE) -> dict[str, Any]:
+def train_student(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Carry out a training, or what is left of it, and return its result as the command prints it.
 
     Parameters
@@ -95,7 +93,7 @@ def train_student(asked: Asked, progress: Progress, report: Report, ranks: Ranks
 
 
 def _make(
-    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Report, seed: int = 0
+    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Tell, seed: int = 0
 ) -> tuple[Outcome, dict[str, float]]:
     """Train all members of a run, or what is left of them, and write what they come to; run.json last.
 
@@ -127,7 +125,7 @@ def _make(
 
 
 def _make_each(
-    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Report
+    asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Tell
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Make a run for each domain that is held out, in a folder of its own, and write what they come to together."""
     outcomes: dict[str, Outcome] = {}
@@ -179,7 +177,7 @@ def _go_on(asked: Asked, work: Path) -> None:
 
 
 def _settle(
-    asked: Asked, recipe: Recipe, data: TrainingData, work: Path, *, progress: Progress, report: Report
+    asked: Asked, recipe: Recipe, data: TrainingData, work: Path, *, progress: Progress, report: Tell
 ) -> tuple[list[Member], Choice | None]:
     """Settle what the students learn from, choosing it on val if that was asked for, and return all members."""
     settings = asked.settings
@@ -197,7 +195,7 @@ def _settle(
 
 
 def _train(
-    asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Report
+    asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Tell
 ) -> None:
     """Train all members, or what is left of them; where a baseline would be its student to the bit, it is copied."""
     for index, member in enumerate(members):
@@ -218,7 +216,7 @@ def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
     return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 
 
-def _recipe(asked: Asked, work: Path, report: Report, ranks: Ranks) -> Recipe:
+def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
     """Return the recipe; the precision is measured once, and written down before the first step."""
     path = work / folder.PLAN
     if path.is_file():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..cache.progress import Tell
 from ..pipeline.metrics import STATISTICS, Resamples
 from . import run as folder
 from .asking import Asked
@@ -18,14 +19,13 @@ from .verdict import caution, doubt, judge_teacher, word
 
 __all__ = ["mean_over_domains", "write_summary"]
 
-Report = Callable[[str], None]
 
 _OF_A_DOMAIN = (
     "n", "auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier", "calibration_error", "absent",
 )  # fmt: skip
 
 
-def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], report: Report) -> dict[str, Any]:
+def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], report: Tell) -> dict[str, Any]:
     """Put the domains beside each other, write metrics.json, and return the metrics.
 
     The mean gives every domain the same weight, however many images it has. Its intervals come from resamples of the

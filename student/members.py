@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from typing import Any, Literal
 import timm
 import torch
 
+from ..cache.progress import Progress, Tell
 from ..cache.writer import remove
 from ..pipeline.metrics import or_none
 from . import run as folder
@@ -45,8 +45,6 @@ __all__ = [
 ]
 
 Arm = Literal["student", "baseline"]
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
-Report = Callable[[str], None]
 
 # In the order in which they are moved or copied: the last one says that the others are there.
 _FILES = (folder.CHECKPOINT, CONFIG, WEIGHTS, folder.HISTORY, folder.PREDICTIONS, folder.MEMBER)
@@ -116,7 +114,7 @@ def initial_model(asked: Asked, seed: int) -> torch.nn.Module:
 
 
 def train_member(
-    asked: Asked, recipe: Recipe, data: TrainingData, member: Member, *, progress: Progress, report: Report
+    asked: Asked, recipe: Recipe, data: TrainingData, member: Member, *, progress: Progress, report: Tell
 ) -> dict[str, Any]:
     """Train a member to the end, or what is left of it, write its files, and return its member.json."""
     place = member.place
@@ -170,7 +168,7 @@ def _tracked_as(asked: Asked, member: Member) -> Path:
     return run.with_name(f"{run.name}-{member.arm}-{member.seed}") if several else run
 
 
-def _telling(recipe: Recipe, report: Report, track: Track) -> Callable[[Mapping[str, float]], None]:
+def _telling(recipe: Recipe, report: Tell, track: Track) -> Callable[[Mapping[str, float]], None]:
     def tell(row: Mapping[str, float]) -> None:
         track(row)
         report(

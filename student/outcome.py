@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..cache.progress import Tell
 from ..pipeline.metrics import bootstrap, score
 from . import run as folder
 from .asking import Asked
@@ -23,8 +24,6 @@ from .verdict import caution, doubt, judge_teacher, word
 
 __all__ = ["Outcome", "show_teacher", "write_outcome"]
 
-Report = Callable[[str], None]
-
 
 class Outcome(NamedTuple):
     """The metrics of a run, and what they come from: each arm on the split that is shown, test where there is one."""
@@ -33,7 +32,7 @@ class Outcome(NamedTuple):
     scored: Mapping[str, Scored]
 
 
-def show_teacher(targets: Targets, report: Report) -> None:
+def show_teacher(targets: Targets, report: Tell) -> None:
     """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word."""
     said = []
     for split in ("val", "test"):
@@ -58,7 +57,7 @@ def write_outcome(
     baselines: Sequence[Member] = (),
     *,
     choice: Choice | None,
-    report: Report,
+    report: Tell,
     seed: int = 0,
 ) -> Outcome:
     """Score the members and the teacher on the same rows, and write metrics.json and the plots.

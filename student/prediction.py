@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from ..cache.errors import DataError
+from ..cache.progress import Advance
 from ..cache.writer import write_file
 from ..pipeline.datasets.dataset import Place, Task
 from ..pipeline.datasets.images import FileImages, find_format, list_images
@@ -109,7 +110,7 @@ def list_frames(trained: Trained, files: Sequence[str]) -> FileImages:
     return replace(images, window=trained.preprocessing.window)
 
 
-def predict_images(trained: Trained, images: FileImages, advance: Callable[[int], None]) -> Answers:
+def predict_images(trained: Trained, images: FileImages, advance: Advance) -> Answers:
     """Ask the student about images; bad ones are listed, not raised.
 
     Parameters

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ..cache.errors import CacheMismatch
+from ..cache.progress import Progress
 from ..pipeline.datasets.dataset import Images
 from ..pipeline.preprocessing import Preprocessing
 from ..pipeline.views import apply_views, quadrant_means, resize_images
@@ -21,8 +20,6 @@ __all__ = ["TOLERANCE", "check_replay"]
 # Of a quarter's mean in 0…1: what other builds of the same arithmetic leave; another transform leaves more.
 TOLERANCE = 0.5 / 255
 _SAMPLE, _BATCH = 64, 16
-
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def check_replay(

@@ -25,7 +25,7 @@ import csv
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from ..cache.forms import sync_folder
 from ..cache.leftovers import Kind
 from ..cache.life import differences
 from ..cache.lock import locked
+from ..cache.progress import Tell
 from ..cache.writer import move_into_place, put_back, remove, write_file
 
 __all__ = ["RUN_KIND", "Action", "Found", "Predictions", "decide", "look", "read_predictions"]
@@ -150,7 +151,7 @@ def _without_growth(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def working(run: Path, tell: Callable[[str], None]) -> Iterator[Path]:
+def working(run: Path, tell: Tell) -> Iterator[Path]:
     """Hold a run against a second process and yield its work folder, made if need be.
 
     Raises

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.errors import StudentError, first_line
+from ..cache.progress import Tell
 
 __all__ = ["TRACKERS", "Track", "require_tracker", "tracking"]
 
@@ -37,9 +38,7 @@ def require_tracker(name: str | None) -> None:
 
 
 @contextmanager
-def tracking(
-    name: str | None, run: Path, settings: Mapping[str, Any], report: Callable[[str], None]
-) -> Iterator[Track]:
+def tracking(name: str | None, run: Path, settings: Mapping[str, Any], report: Tell) -> Iterator[Track]:
     """Yield what an epoch's row is given to; without a tracker that does nothing.
 
     A tracker that fails is given up with a warning, once: no training ends for its sake.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.errors import StudentError
+from ..cache.progress import Advance
 from ..pipeline.metrics import log_loss, score
 from ..pipeline.views import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
 from .checkpoint import Checkpoint, TrainingState
@@ -95,7 +96,7 @@ def train(
     *,
     checkpoint: Checkpoint,
     report: Callable[[dict[str, float]], None],
-    advance: Callable[[int], None],
+    advance: Advance,
     until: int | None = None,
 ) -> None:
     """Train on from wherever `state` stands to the last epoch, or to `until`, from where it can go on later.
@@ -152,7 +153,7 @@ def _train_epoch(
     data: TrainingData,
     recipe: Recipe,
     epoch: int,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> float:
     """Take one pass over train, `forward` standing for the model, and return the mean loss."""
     settings, part, ranks = recipe.settings, data.targets.splits["train"], recipe.ranks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -16,6 +15,7 @@ from ..digest import canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheNotFound
 from ..holder import Holder, is_running, this_process
 from ..manifest import parse_json
+from ..progress import Tell
 from .entries import read_entries, served
 from .layout import COMPUTING, VERSION, Entry
 from .store import Store
@@ -104,7 +104,7 @@ def who_computes(store: Store, cache_id: str) -> list[Computing]:
     return [one for one in found if not one.is_dead]
 
 
-def wait_for(store: Store, cache_id: str, tell: Callable[[str], None]) -> Entry | None:
+def wait_for(store: Store, cache_id: str, tell: Tell) -> Entry | None:
     """Wait until somebody who computes a cache has published it; None once nobody computes it any more.
 
     Who is alive is told without anybody's clock: by whether they go on saying something new.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from ..layout import FORMAT
 from ..life import holds_others, refuse_others
 from ..lock import locked
 from ..manifest import MAX_BYTES, Manifest, parse_manifest
+from ..progress import Progress, Tell
 from ..reader import Cache, open_cache
 from ..seal import Seal
 from ..verify import verify
@@ -46,7 +47,6 @@ from .store import Store
 
 __all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_keys", "read_manifest"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
 _SIGNATURE_BYTES = 1 << 14
 _MOST_SIGNATURES = 16
@@ -86,7 +86,7 @@ def pull(
     *,
     overwrite: bool = False,
     trust: Trust | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda _: None,
 ) -> Pulled:
     """Pull a cache to a target, or leave it if the very same is there.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
 from ..home import home_folder
 from ..lock import locked
+from ..progress import Progress
 from ..reader import Cache
 from ..writer import remove
 from .entries import find_entries
@@ -21,7 +21,6 @@ from .store import Store, open_store
 
 __all__ = ["DEFAULT_BYTES", "local_copy", "parse_size", "resolve"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 DEFAULT_BYTES = 20 * 10**9
 # What was used within the last hour may be in use still.
 _IN_USE_SECONDS = 3600.0

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
@@ -15,6 +15,7 @@ from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..home import home_folder
 from ..manifest import MAX_BYTES, Manifest
+from ..progress import Progress
 from ..reader import Cache
 from ..verify import verify
 from ..writer import write_file
@@ -41,7 +42,6 @@ from .store import Store
 
 __all__ = ["Pushed", "push"]
 
-Progress = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 _THREADS = 4
 # A set is removed under a push only if this process slept for a quarter of an hour.
 _TRIES = 3

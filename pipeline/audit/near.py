@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...cache.progress import Progress
 from ..datasets.dataset import SPLITS
 from .findings import Advice, Finding, count_of
 from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, propose, search
@@ -22,7 +21,6 @@ from .thumbnails import fit_likeness, propose_by_pixels, read_images
 __all__ = ["find_near_duplicates", "near_pairs"]
 
 Rows = npt.NDArray[np.int64]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _FEWEST = 16
 _MOST_ADVICE = 2_000

@@ -7,12 +7,13 @@ re-compressed or a brighter copy still points the same way.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from ...cache.progress import Advance
 
 __all__ = ["Calibration", "Pairs", "calibrate", "cosines_of_views", "fit_whitening", "propose", "search"]
 
@@ -135,7 +136,7 @@ def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
     return Calibration(bulk, min(lowest, bulk), "neighbours", half)
 
 
-def search(whitened: Floats, threshold: float, advance: Callable[[int], None] = lambda _: None) -> Pairs:
+def search(whitened: Floats, threshold: float, advance: Advance = lambda _: None) -> Pairs:
     """Find all pairs of rows whose cosine is at least `threshold`: N² / 2 products, in blocks that stay in cache.
 
     Parameters

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import DataError
+from ...cache.progress import Progress
 from .subject import Subject
 
 __all__ = ["Properties", "read_properties"]
@@ -22,8 +21,6 @@ _THREADS, _STEP = 8, 64
 # Pillow's modes of more than 8 bits a channel.
 _DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 _KINDS = ("", "PNG", "JPEG", "TIFF", "BMP")
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 class Properties(NamedTuple):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ...cache.writer import write_file
 from ..datasets.dataset import DatasetOptions
@@ -21,8 +20,6 @@ from .shortcuts import find_domain_gap, find_shortcut, find_split_gap
 from .subject import Subject, load_subject
 
 __all__ = ["Audit", "audit", "examine"]
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)

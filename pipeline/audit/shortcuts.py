@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ...cache.progress import Progress
 from ..datasets.dataset import SPLITS
 from ..metrics import bootstrap, score
 from .findings import Finding, Severity
@@ -21,7 +20,6 @@ from .subject import Subject
 __all__ = ["Separation", "find_domain_gap", "find_shortcut", "find_split_gap", "separate"]
 
 Rows = npt.NDArray[np.int64]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 # Rows of either side of a probe: enough for an interval of ± 0.02, and seconds of work.
 _MOST_A_SIDE, _MOST_READ = 1_500, 4_000

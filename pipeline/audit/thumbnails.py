@@ -7,7 +7,6 @@ taken out (principal directions brought to the same variance), the right crop of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import DataError
+from ...cache.progress import Advance
 from ..views import resize_images
 from .neighbours import Pairs
 from .subject import Subject
@@ -96,9 +96,7 @@ def shrink(images: list[npt.NDArray[Any]]) -> Tensor:
     return resize_images(images, SIDE, "squash").mean(1)
 
 
-def propose_by_pixels(
-    likeness: Likeness, images: Tensor, count: int, advance: Callable[[int], None] = lambda _: None
-) -> Pairs:
+def propose_by_pixels(likeness: Likeness, images: Tensor, count: int, advance: Advance = lambda _: None) -> Pairs:
     """Propose of each image the few others that a crop of it, or it as a whole, is most like; the most alike first.
 
     Parameters
