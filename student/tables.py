@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from ..pipeline.metrics import Difference
     from .comparing import Comparison
 
-__all__ = ["show_comparison", "show_result", "write_difference", "write_figure", "write_value"]
+__all__ = [
+    "name_arm", "show_comparison", "show_result", "write_difference", "write_figure", "write_number", "write_value",
+]  # fmt: skip
 
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
@@ -33,8 +35,7 @@ def show_result(result: Mapping[str, Any]) -> str:
             if figures is None or figures[split] is None:
                 continue
             seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
-            name = f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
-            rows.append([split, name, *(write_figure(figures[split], column) for column in _COLUMNS)])
+            rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in _COLUMNS)])
     return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
 
 
@@ -46,7 +47,7 @@ def _show_domains(result: Mapping[str, Any]) -> str:
         arms = {"student": found, "baseline": found["baseline"], "teacher": found["teacher"]}
         for arm, figures in arms.items():
             if figures is not None:
-                name = f"{arm}, mean of {seeds} seeds" if seeds > 1 and arm != "teacher" else arm
+                name = name_arm(arm, seeds if arm != "teacher" else 1)
                 rows.append([domain, name, *(write_figure(figures["test"], column) for column in _COLUMNS)])
         for name, difference in found["comparison"]["test"].items():
             one, _, other = name.partition("_minus_")
@@ -69,12 +70,17 @@ def show_comparison(compared: Comparison) -> str:
     return _draw(["", "AUROC (95 %)", "accuracy (95 %)"], rows)
 
 
+def name_arm(arm: str, seeds: int) -> str:
+    """Return what a row of an arm's figures is called: ``student, mean of 3 seeds``."""
+    return f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
+
+
 def write_figure(figures: Mapping[str, Any], name: str) -> str:
     """Return a statistic with its 95 % interval: ``.912 (.871–.950)``."""
     if figures[name] is None:
         return "undefined"
     low, high = figures["ci95"][name]
-    return f"{_short(figures[name])} ({_short(low)}–{_short(high)})"
+    return f"{write_number(figures[name])} ({write_number(low)}–{write_number(high)})"
 
 
 def write_value(value: float | None) -> str:
@@ -82,9 +88,13 @@ def write_value(value: float | None) -> str:
     return "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def _short(value: float) -> str:
-    """Return three decimals without the zero before them: ``.912``."""
-    text = f"{value:.3f}"
+def write_number(value: object, signs: int = 3) -> str:
+    """Return a figure without the zero before its decimals, ``.912``, and what is no float as it is."""
+    if value is None:
+        return "undefined"
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.{signs}f}"
     return text.removeprefix("0") if text.startswith("0.") else text
 
 

@@ -19,7 +19,7 @@ from ...pipeline.metrics import Difference
 from .. import run as folder
 from ..run import Predictions, read_predictions
 
-__all__ = ["ARMS", "Learner", "Recorded", "Unseen", "collect", "read_differences"]
+__all__ = ["ARMS", "Learner", "Recorded", "Unseen", "collect", "read_differences", "read_figures"]
 
 _PART = re.compile(r"domain-[A-Za-z0-9._-]+")
 
@@ -86,8 +86,11 @@ class Recorded:
 
     def figures(self, arm: str, split: str) -> Mapping[str, Any] | None:
         """Return an arm's figures on a split, as metrics.json has them; None where there are none."""
-        found: Mapping[str, Any] | None = self.metrics if arm == "student" else self.metrics.get(arm)
-        return None if found is None else found.get(split)
+        return read_figures(self.metrics, arm, split)
+
+    def parts(self, arm: str, by: str) -> Mapping[str, Any]:
+        """Return an arm's figures by ``classes`` or ``domains`` on the split that counts; empty without any."""
+        return (self.figures(arm, self.split) or {}).get(by) or {}
 
     def differences(self) -> dict[str, Mapping[str, Difference]]:
         """Return the paired differences of the arms on the split that counts, such as ``student_minus_baseline``."""
@@ -107,6 +110,12 @@ class Unseen:
     name: str
     metrics: Mapping[str, Any]
     parts: Mapping[str, Recorded]
+
+
+def read_figures(metrics: Mapping[str, Any], arm: str, split: str) -> Mapping[str, Any] | None:
+    """Read an arm's figures on a split from metrics.json, on whose top level the student's lie."""
+    found: Mapping[str, Any] | None = metrics if arm == "student" else metrics.get(arm)
+    return None if found is None else found.get(split)
 
 
 def read_differences(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Difference]]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...pipeline.datasets.units import find_units
-from ...pipeline.metrics import ClassCurves, class_curves, macro_curves, reliability
-from ..tables import write_difference, write_figure
+from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_curves, reliability
+from ..tables import write_difference, write_figure, write_number
 from ..verdict import name_figure
 from .charts import draw_curve, draw_differences, draw_history, draw_intervals, draw_reliability
 from .collecting import ARMS, Recorded
@@ -27,13 +27,12 @@ from .tables import (
     tabulate_seeds,
     tabulate_settings,
     with_interval,
-    write_number,
 )
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-__all__ = ["Chart", "Section", "describe_run"]
+__all__ = ["Chart", "Section", "describe_run", "draw_forest"]
 
 MOST_CLASSES = 20  # of which curves are drawn; more cannot be told apart, and make a page that no mail takes
 MOST_IMAGES = 12
@@ -154,11 +153,18 @@ def _forest(found: Mapping[str, Mapping[str, Any]], split: str, anchor: str) -> 
             words = "; ".join(f"{name} {write_difference(one)}" for name, one in rows.items())
             caption = f"Difference in {split} {name_figure(what)} with 95 % intervals: {words}."
             title = f"Differences in {name_figure(what)}"
-            drawn = draw_differences(
-                rows, what=name_figure(what), name=f"{anchor}-forest-{what}", title=title, description=caption
-            )
-            charts.append(Chart(drawn, caption))
+            charts.append(draw_forest(rows, what, name=f"{anchor}-forest-{what}", title=title, caption=caption))
     return charts
+
+
+def draw_forest(rows: Mapping[str, Difference], what: str, *, name: str, title: str, caption: str) -> Chart:
+    """Draw paired differences in a statistic, with their 95 % intervals.
+
+    Parameters
+    ----------
+    rows : what a line is called → its difference
+    """
+    return Chart(draw_differences(rows, what=name_figure(what), name=name, title=title, description=caption), caption)
 
 
 def _curves(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]], anchor: str) -> list[Chart]:
@@ -217,7 +223,7 @@ def _class_charts(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]]
         rows: dict[str, dict[str, tuple[float, Sequence[float] | None]]] = {}
         for name in run.classes[:MOST_CLASSES]:
             for arm in curves:
-                found = ((run.figures(arm, run.split) or {}).get("classes") or {}).get(name, {}).get(what)
+                found = run.parts(arm, "classes").get(name, {}).get(what)
                 if found is not None:
                     of_class = curves[arm].get(name)
                     interval = of_class.ci95.get(what) if of_class is not None else None
@@ -232,7 +238,7 @@ def _domain_charts(run: Recorded, anchor: str) -> list[Chart]:
     for what in ("auroc", "accuracy"):
         rows: dict[str, dict[str, tuple[float, Sequence[float] | None]]] = {}
         for arm in ARMS:
-            for name, found in ((run.figures(arm, run.split) or {}).get("domains") or {}).items():
+            for name, found in run.parts(arm, "domains").items():
                 if found[what] is not None:
                     interval = (found.get("ci95") or {}).get(what)
                     usable = None if interval is None or None in interval else interval

@@ -9,10 +9,10 @@ from ...cache.errors import StudentError
 from ..comparing import compare_runs
 from ..tables import write_difference, write_figure
 from ..verdict import name_figure
-from .charts import draw_differences, draw_fractions
+from .charts import draw_fractions
 from .collecting import ARMS, Recorded
-from .sections import Chart
-from .tables import FIGURES, Table
+from .sections import Chart, draw_forest
+from .tables import FIGURE_NAMES, FIGURES, Table
 
 __all__ = ["Together", "describe_together"]
 
@@ -56,7 +56,7 @@ def _tabulate(runs: Sequence[Recorded]) -> Table:
                 labels = f"{100 * request['label_fraction']:g} %"
                 words = [run.name, arm, str(request["student"]), labels, run.split, str(found["n"])]
                 rows.append([*words, *(write_figure(found, what) for what in FIGURES[:2])])
-    header = ["run", "model", "network", "labels", "split", "images", *(name_figure(what) for what in FIGURES[:2])]
+    header = ["run", "model", "network", "labels", "split", "images", *FIGURE_NAMES[:2]]
     return Table("All runs, with 95 % intervals.", header, rows)
 
 
@@ -79,7 +79,7 @@ def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Ch
         for name, one in zip(names, found.differences, strict=True)
     ]
     caption = f"Paired differences to '{first}' on {found.split}: {found.images} images that all runs share."
-    table = Table(caption, ["difference", *(name_figure(what) for what in FIGURES)], rows)
+    table = Table(caption, ["difference", *FIGURE_NAMES], rows)
     charts = []
     for what in FIGURES[:2]:
         drawn = {name: one[what] for name, one in zip(names, found.differences, strict=True) if what in one}
@@ -87,9 +87,7 @@ def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Ch
             words = f"Difference in {found.split} {name_figure(what)} to '{first}', with 95 % intervals."
             title = f"Differences to {first} in {name_figure(what)}"
             name = f"together-forest-{what}"
-            charts.append(
-                Chart(draw_differences(drawn, what=name_figure(what), name=name, title=title, description=words), words)
-            )
+            charts.append(draw_forest(drawn, what, name=name, title=title, caption=words))
     return table, found.sentences(), charts
 
 

@@ -9,17 +9,18 @@ from typing import Any
 from ...pipeline.metrics import ClassCurves
 from .. import figures
 from ..methods import describe_methods
-from ..tables import write_difference, write_figure
+from ..tables import name_arm, write_difference, write_figure, write_number
 from ..verdict import name_figure
 from .collecting import ARMS, Recorded
 
 __all__ = [
-    "CLASS_FIGURES", "FIGURES", "PAIRS", "Confusion", "Table", "tabulate_classes", "tabulate_confusion",
+    "CLASS_FIGURES", "FIGURES", "FIGURE_NAMES", "PAIRS", "Confusion", "Table", "tabulate_classes", "tabulate_confusion",
     "tabulate_differences", "tabulate_domains", "tabulate_figures", "tabulate_seeds", "tabulate_settings",
-    "with_interval", "write_number",
+    "with_interval",
 ]  # fmt: skip
 
 FIGURES = ("auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier")
+FIGURE_NAMES = tuple(map(name_figure, FIGURES))
 CLASS_FIGURES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -53,11 +54,6 @@ class Confusion:
     rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]
 
 
-def _called(run: Recorded, arm: str) -> str:
-    seeds = len(run.learners.get(arm, ()))
-    return f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
-
-
 def tabulate_figures(run: Recorded) -> Table:
     """Return every arm on every split."""
     rows = []
@@ -65,9 +61,10 @@ def tabulate_figures(run: Recorded) -> Table:
         for arm in ARMS:
             found = run.figures(arm, split)
             if found:
-                rows.append([split, _called(run, arm), *(write_figure(found, what) for what in FIGURES)])
+                name = name_arm(arm, len(run.learners.get(arm, ())))
+                rows.append([split, name, *(write_figure(found, what) for what in FIGURES)])
                 rows[-1].append(write_number(found.get("calibration_error")))
-    header = ["split", "model", *(name_figure(what) for what in FIGURES), "calibration error"]
+    header = ["split", "model", *FIGURE_NAMES, "calibration error"]
     return Table("Figures with 95 % intervals. Brier score and calibration error: less is better.", header, rows)
 
 
@@ -93,7 +90,7 @@ def tabulate_differences(found: Mapping[str, Mapping[str, Any]], split: str) -> 
         if name in PAIRS
     ]
     caption = f"Paired differences on {split}, with 95 % intervals and p-values over the same resamples of the images."
-    return Table(caption, ["difference", *(name_figure(what) for what in FIGURES)], rows) if rows else None
+    return Table(caption, ["difference", *FIGURE_NAMES], rows) if rows else None
 
 
 def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]]) -> Table:
@@ -101,7 +98,7 @@ def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurve
     rows = []
     for name in run.classes:
         for arm in ARMS:
-            found = ((run.figures(arm, run.split) or {}).get("classes") or {}).get(name)
+            found = run.parts(arm, "classes").get(name)
             if found:
                 intervals = curves[arm][name].ci95 if name in curves.get(arm, {}) else {}
                 cells = [with_interval(found.get(what), intervals.get(what)) for what in CLASS_FIGURES]
@@ -117,12 +114,12 @@ def tabulate_domains(run: Recorded) -> Table | None:
     rows = []
     for name in run.metrics[run.split].get("domains") or {}:
         for arm in ARMS:
-            found = ((run.figures(arm, run.split) or {}).get("domains") or {}).get(name)
+            found = run.parts(arm, "domains").get(name)
             if found:
                 intervals = found.get("ci95", {})
                 cells = [with_interval(found.get(what), intervals.get(what)) for what in FIGURES]
                 rows.append([name, arm, str(found["n"]), *cells])
-    header = ["domain", "model", "images", *(name_figure(what) for what in FIGURES)]
+    header = ["domain", "model", "images", *FIGURE_NAMES]
     return Table(f"Each domain's images of {run.split}, with 95 % intervals.", header, rows) if rows else None
 
 
@@ -173,13 +170,3 @@ def tabulate_settings(run: Recorded) -> Table:
     }
     rows = [[name, str(value)] for name, value in shown.items()]
     return Table("What the run was made with; all of it is in its run.json.", ["setting", "value"], rows)
-
-
-def write_number(value: object, signs: int = 3) -> str:
-    """Return a figure as tables show it: ``.912``."""
-    if value is None:
-        return "undefined"
-    if not isinstance(value, float):
-        return str(value)
-    text = f"{value:.{signs}f}"
-    return text.removeprefix("0") if text.startswith("0.") else text

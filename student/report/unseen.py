@@ -8,10 +8,10 @@ from typing import Any
 
 from ..tables import write_difference, write_figure
 from ..verdict import name_figure
-from .charts import draw_differences, draw_intervals
-from .collecting import ARMS, Unseen, read_differences
-from .sections import Chart
-from .tables import FIGURES, PAIRS, Table
+from .charts import draw_intervals
+from .collecting import ARMS, Unseen, read_differences, read_figures
+from .sections import Chart, draw_forest
+from .tables import FIGURE_NAMES, FIGURES, PAIRS, Table
 
 __all__ = ["UnseenSection", "describe_unseen"]
 
@@ -52,19 +52,14 @@ def describe_unseen(run: Unseen, anchor: str) -> UnseenSection:
     )
 
 
-def _of(metrics: Mapping[str, Any], arm: str) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = metrics if arm == "student" else metrics.get(arm)
-    return None if found is None else found.get("test")
-
-
 def _figures(each: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [
         [domain, arm, str(found["n"]), *(write_figure(found, what) for what in FIGURES)]
         for domain, metrics in each.items()
         for arm in ARMS
-        if (found := _of(metrics, arm))
+        if (found := read_figures(metrics, arm, "test"))
     ]
-    header = ["held out", "model", "images", *(name_figure(what) for what in FIGURES)]
+    header = ["held out", "model", "images", *FIGURE_NAMES]
     caption = "Each domain as seen by models that were trained without it, with 95 % intervals."
     return Table(caption, header, rows)
 
@@ -76,7 +71,7 @@ def _differences(each: Mapping[str, Mapping[str, Any]]) -> Table:
         for name, one in read_differences(metrics, "test").items()
         if name in PAIRS
     ]
-    header = ["held out", "difference", *(name_figure(what) for what in FIGURES)]
+    header = ["held out", "difference", *FIGURE_NAMES]
     return Table("Paired differences in each domain, with 95 % intervals and p-values.", header, rows)
 
 
@@ -86,7 +81,7 @@ def _intervals(each: Mapping[str, Mapping[str, Any]], anchor: str) -> list[Chart
         rows: dict[str, dict[str, tuple[float, Sequence[float] | None]]] = {}
         for domain, metrics in each.items():
             for arm in ARMS:
-                found = _of(metrics, arm)
+                found = read_figures(metrics, arm, "test")
                 if found and found[what] is not None:
                     rows.setdefault(domain, {})[arm] = (found[what], found["ci95"][what])
         if rows:
@@ -111,6 +106,5 @@ def _forest(each: Mapping[str, Mapping[str, Any]], anchor: str) -> list[Chart]:
             caption = f"Student minus baseline in {name_figure(what)}, by the domain that was held out."
             title = f"Student minus baseline in {name_figure(what)}"
             name = f"{anchor}-unseen-forest-{what}"
-            drawn = draw_differences(rows, what=name_figure(what), name=name, title=title, description=caption)
-            charts.append(Chart(drawn, caption))
+            charts.append(draw_forest(rows, what, name=name, title=title, caption=caption))
     return charts
