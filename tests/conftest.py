@@ -119,3 +119,19 @@ def one_thread():
     with threads_restored():
         torch.set_num_threads(1)
         yield
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory) -> Path:
+    """A dataset of noisy squares, its cache in both forms, and a finished run. Not to be changed; copy it first."""
+    import student_squares
+
+    return student_squares.furnish(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture(scope="session")
+def teaching(medal, tmp_path_factory) -> Path:
+    """Squares of uneven classes, of patients, some labels unknown in every split, and caches. Not to be changed."""
+    import teaching_cases
+
+    return teaching_cases.furnish(medal, tmp_path_factory.mktemp("teaching"))

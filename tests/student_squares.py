@@ -1,9 +1,14 @@
 """A small set with its cache, made by hand, and students trained on it in moments: run by the tests of stage two."""
 
+import signal
+import subprocess
+import sys
+import textwrap
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from medal.cache.convert import convert_path
 from medal.cache.keys import array_key
@@ -14,6 +19,7 @@ from medal.pipeline.preprocessing import Preprocessing
 from medal.pipeline.rows import arrange_rows
 from medal.pipeline.views import VIEW_PARAMETERS
 from medal.student.distill import ask, train_student
+from medal.student.run import read_predictions
 from medal.student.settings import StudentSettings
 
 SIZES = (48, 24, 24)
@@ -148,3 +154,55 @@ def furnish(folder: Path) -> Path:
     convert_path(folder / "squares.zarr", folder / "squares.h5")
     train(folder, folder / "run")
     return folder
+
+
+def lay_out_pictures(run: Path, folder: Path) -> None:
+    """Write the images that a run recorded as PNG files called by their key in hex, by split."""
+    dataset = hold(draw_arrays())
+    for split in ("val", "test"):
+        (folder / split).mkdir()
+        for key in read_predictions(run)[split].key:
+            row = next(row for row in range(len(dataset)) if dataset.images.key(row) == key.tobytes())
+            Image.fromarray(dataset.images.arrays[row]).save(folder / split / f"{key.tobytes().hex()}.png")
+
+
+def recorded(run):
+    """The logits that a run recorded, by key in hex."""
+    return {
+        key.tobytes().hex(): logits
+        for part in read_predictions(run).values()
+        for key, logits in zip(part.key, part.logits, strict=True)
+    }
+
+
+def stopping_at(start):
+    """A listener that presses Ctrl-C at the first sentence with this start."""
+
+    def stop(text):
+        if text.startswith(start):
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def kill_at(place, run, sentence, **settings):
+    """Train in a process that is killed when it says a sentence with this start; return what it had said."""
+    script = textwrap.dedent(
+        f"""
+        import os, runpy, signal
+        from pathlib import Path
+        import medal.student.checkpoint as checkpoint
+        checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
+        train = runpy.run_path({__file__!r})["train"]
+
+        def report(text):
+            print(text, flush=True)
+            if text.startswith({sentence!r}):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        train(Path({str(place)!r}), Path({str(run)!r}), report, **{settings!r})
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return done.stdout

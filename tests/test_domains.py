@@ -2,41 +2,32 @@
 
 import csv
 import json
-import runpy
 import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
-from types import SimpleNamespace
 
+import domain_cases
 import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
+from domain_cases import SITES, furnish, prepare, train, write
+from student_squares import same_bits as same_bits_of_one
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
 from medal.cli import group
-from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.metrics import score
 from medal.student.api import Trained
 from medal.student.checkpoint import Checkpoint
-from medal.student.distill import ask, train_student
 from medal.student.domains import _folder, leave_out
 from medal.student.precision import threads_restored
 from medal.student.run import _PART_FOLDER as RUN_PART
 from medal.student.run import RUN_KIND, read_predictions
-from medal.student.settings import StudentSettings
 from medal.student.trained import open_run
 
-SQUARES = str(Path(__file__).parent / "student_squares.py")
-squares = SimpleNamespace(**runpy.run_path(SQUARES))
-QUICK = {"student": "test_resnet", "image_size": 32, "precision": "fp32", "batch_size": 16}
 WORDS = ("--student", "test_resnet", "--image-size", 32, "--precision", "fp32", "--batch-size", 16)
-SITES = ("north", "south/2")
-ROWS = 108
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -44,43 +35,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def place(medal, tmp_path_factory):
     """Squares of three classes from two sites, some of unknown site, one patient and one image in both; their cache."""
-    folder = tmp_path_factory.mktemp("sites")
-    random = np.random.default_rng(3)
-    rows = []
-    for row in range(ROWS):
-        kind, site = row % 3, row // 3 % 2
-        picture = random.integers(0, 120, (16, 16))
-        picture[:8, :8] += kind * 50
-        Image.fromarray(picture.astype(np.uint8) + 10 * np.uint8(site)).save(folder / f"{row}.png")
-        split = "train" if row < 60 else "val" if row < 84 else "test"
-        rows.append([f"{row}.png", "abc"[kind], split, SITES[site], f"p{row}"])
-    rows[6][3] = rows[70][3] = ""  # of train and val: from nobody knows where
-    rows[1][4] = rows[105][4] = "p1"  # a patient of the first site in train, of the second in test
-    (folder / "107.png").write_bytes((folder / "12.png").read_bytes())  # likewise an image
-    rows[107][1] = rows[12][1]
-    write(folder / "all.csv", rows)
-    tiny_teacher(folder).rename(folder / "teacher")
-    medal(
-        "cache-teacher", folder / "all.csv", folder / "all.h5", "--teacher", folder / "teacher", "--image-size", 28,
-        "--precision", "fp32", "--batch-size", 32,
-    )  # fmt: skip
-    return folder
-
-
-def write(path, rows, columns=("file", "label", "split", "domain", "group")):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *rows])
-    return path
-
-
-def prepare(place, run, cache="all.h5", dataset="all.csv", overwrite=False, also=(), **changed):
-    settings = StudentSettings(**{**QUICK, "epochs": 2, "leave_one_domain_out": True, **changed})
-    path, table = str(place / cache), str(place / dataset)
-    return ask(path, table, squares.DatasetOptions(), settings, run, overwrite=overwrite, also=also)
-
-
-def train(place, run, report=lambda _text: None, **changed):
-    return train_student(prepare(place, run, **changed), squares.silent, report)
+    return furnish(medal, tmp_path_factory.mktemp("sites"))
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +212,7 @@ def kill_after(place, run, epochs, **settings):
         import medal.student.checkpoint as checkpoint
         torch.set_num_threads(1)
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
-        train = runpy.run_path({__file__!r})["train"]
+        train = runpy.run_path({domain_cases.__file__!r})["train"]
         done = []
 
         def report(text):
@@ -274,7 +229,7 @@ def kill_after(place, run, epochs, **settings):
 
 def same_bits(one, other):
     parts = [path.parent.relative_to(other) for path in other.rglob("member.json")]
-    return len(parts) > 1 and all(squares.same_bits(one / part, other / part) for part in parts)
+    return len(parts) > 1 and all(same_bits_of_one(one / part, other / part) for part in parts)
 
 
 def test_killed_it_goes_on_at_the_domain_and_epoch_and_ends_with_the_same_bits(sites, place, tmp_path, monkeypatch):

@@ -24,12 +24,6 @@ pytest.importorskip("onnxscript", reason="ONNX needs the extra [export]")
 
 
 @pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    """A dataset of noisy squares, its cache, and a finished run. Not to be changed."""
-    return student_squares.furnish(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture(scope="module")
 def whole(squares, medal, tmp_path_factory):
     """The run as ONNX, and what was told of it."""
     path = tmp_path_factory.mktemp("export") / "student.onnx"

@@ -1,20 +1,16 @@
 """Several seeds, baselines, and adding both to a run: nothing is trained twice, and a kill changes no bit."""
 
 import json
-import runpy
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import student_squares as squares
 import timm
 from click import UsageError
+from student_squares import ask_for, kill_at, same_bits, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.pipeline.metrics import score
@@ -25,16 +21,13 @@ from medal.student.figures import figures
 from medal.student.run import RUN_KIND, read_predictions
 from medal.student.trained import calibrate, open_run
 
-SQUARES = str(Path(__file__).parent / "student_squares.py")
-squares = SimpleNamespace(**runpy.run_path(SQUARES))
-train, ask_for, same_bits = squares.train, squares.ask_for, squares.same_bits
 QUICK = {"epochs": 2}
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(squares):
     """A folder with a dataset, its cache in both forms, and one finished run."""
-    return squares.furnish(tmp_path_factory.mktemp("members"))
+    return squares
 
 
 @pytest.fixture(scope="module")
@@ -203,16 +196,6 @@ def test_a_baseline_of_labels_alone_is_its_student(place, tmp_path):
     assert result["verdict"].startswith("The student was trained on the labels alone")
 
 
-def stopping_at(start):
-    """A listener that presses Ctrl-C at the first sentence with this start."""
-
-    def stop(text):
-        if text.startswith(start):
-            raise KeyboardInterrupt
-
-    return stop
-
-
 @pytest.fixture
 def eager(monkeypatch):
     """Checkpoints after every epoch, however quick."""
@@ -220,29 +203,6 @@ def eager(monkeypatch):
 
 
 # ── Killed ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def kill_at(place, run, sentence, **settings):
-    """Train in a process that is killed when it says a sentence with this start; return what it had said."""
-    script = textwrap.dedent(
-        f"""
-        import os, runpy, signal
-        from pathlib import Path
-        import medal.student.checkpoint as checkpoint
-        checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
-        train = runpy.run_path({SQUARES!r})["train"]
-
-        def report(text):
-            print(text, flush=True)
-            if text.startswith({sentence!r}):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        train(Path({str(place)!r}), Path({str(run)!r}), report, **{settings!r})
-        """
-    )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    return done.stdout
 
 
 @pytest.mark.usefixtures("eager")

@@ -1,46 +1,32 @@
 """The run folder: killed and resumed, replaced, and all that is refused before it or in it."""
 
-import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import student_squares
 import torch
+from student_squares import SETTINGS, ask_for, draw_arrays, same_bits, silent, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.student.checkpoint import Checkpoint
 from medal.student.distill import train_student
 from medal.student.run import working
 
-SQUARES = str(Path(__file__).parent / "student_squares.py")
-squares = SimpleNamespace(**runpy.run_path(SQUARES))
-SETTINGS, draw_arrays, silent = squares.SETTINGS, squares.draw_arrays, squares.silent
-ask_for, train, same_bits = squares.ask_for, squares.train, squares.same_bits
+SQUARES = student_squares.__file__
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(squares):
     """A folder with a dataset, its cache in both forms, and one finished run."""
-    return squares.furnish(tmp_path_factory.mktemp("student"))
+    return squares
 
 
 # ── Killed and resumed ───────────────────────────────────────────────────────────────────────────────────────────
-
-
-def stopping_at(start):
-    """A listener that presses Ctrl-C at the first sentence with this start."""
-
-    def stop(text):
-        if text.startswith(start):
-            raise KeyboardInterrupt
-
-    return stop
 
 
 @pytest.fixture

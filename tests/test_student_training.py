@@ -23,9 +23,9 @@ ask_for, train, same_bits = squares.ask_for, squares.train, squares.same_bits
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(squares):
     """A folder with a dataset, its cache in both forms, and one finished run."""
-    return squares.furnish(tmp_path_factory.mktemp("student"))
+    return squares
 
 
 def _images(split):

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import math
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +17,17 @@ from medal.pipeline.datasets import open_dataset
 from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.metrics import fit_temperature, probabilities
-from medal.student.card import write_card
 from medal.student.prediction import Answers
 from medal.student.run import read_predictions
-from medal.student.trained import open_run
 
 QUICK = ("--student", "test_resnet", "--epochs", 1, "--precision", "fp32", "--image-size", 32, "--batch-size", 16)
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory):
-    """A dataset of noisy squares, its cache, and a finished run. Not to be changed; copy it first."""
-    return student_squares.furnish(tmp_path_factory.mktemp("squares"))
 
 
 @pytest.fixture(scope="module")
 def pictures(squares, tmp_path_factory):
     """The images that the run recorded, as PNG files called by their key in hex, by split."""
     folder = tmp_path_factory.mktemp("pictures")
-    dataset = student_squares.hold(student_squares.draw_arrays())
-    for split in ("val", "test"):
-        (folder / split).mkdir()
-        for key in read_predictions(squares / "run")[split].key:
-            row = next(row for row in range(len(dataset)) if dataset.images.key(row) == key.tobytes())
-            Image.fromarray(dataset.images.arrays[row]).save(folder / split / f"{key.tobytes().hex()}.png")
+    student_squares.lay_out_pictures(squares / "run", folder)
     return folder
 
 
@@ -51,21 +36,12 @@ def say(*words):
     group.main([*map(str, words)], prog_name="medal", standalone_mode=False)
 
 
-def recorded(run):
-    """The logits that a run recorded, by key in hex."""
-    return {
-        key.tobytes().hex(): logits
-        for part in read_predictions(run).values()
-        for key, logits in zip(part.key, part.logits, strict=True)
-    }
-
-
 # ── predict ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_predict_gives_the_logits_that_the_run_recorded(squares, pictures, medal, tmp_path):
     told = medal("predict", squares / "run", pictures / "val", pictures / "test", "--out", tmp_path / "preds.csv")
-    expected = recorded(squares / "run")
+    expected = student_squares.recorded(squares / "run")
     assert told["images"] == len(expected) == 48
     for row in told["predictions"]:
         np.testing.assert_allclose(list(row["logits"].values()), expected[Path(row["file"]).stem], atol=1e-5)
@@ -203,7 +179,7 @@ def test_scans_are_shown_to_the_student_as_in_training(scans, medal):
     dataset = open_dataset(str(scans / "scans"), DatasetOptions(window=(-100, 600)))
     keys = {(str(scans / "scans" / dataset.images.locate(row).file), dataset.images.locate(row).frame): row
             for row in range(len(dataset))}  # fmt: skip
-    expected = recorded(scans / "run")
+    expected = student_squares.recorded(scans / "run")
     told = medal("predict", scans / "run", scans / "scans")
     assert {row["frame"] for row in told["predictions"]} == {None, 1, 2}
     compared = 0
@@ -320,7 +296,7 @@ def test_a_student_of_several_labels_is_used_alike(medal, pictures, tmp_path):
     run = tmp_path / "run"
     medal("train-student", tmp_path / "bits.zarr", tmp_path / "bits.npz", "--out", run, *QUICK)
     told = medal("predict", run, pictures / "test")
-    expected = recorded(run)
+    expected = student_squares.recorded(run)
     for row in told["predictions"]:
         np.testing.assert_allclose(list(row["logits"].values()), expected[Path(row["file"]).stem], atol=1e-5)
         assert row["prediction"] == ";".join(name for name, logit in row["logits"].items() if logit > 0)
@@ -330,89 +306,3 @@ def test_a_student_of_several_labels_is_used_alike(medal, pictures, tmp_path):
     card = (run / "README.md").read_text()
     assert "several an image" in card
     assert "sigmoid()" in card
-
-
-# ── The card ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_every_finished_run_has_a_card_that_the_hub_reads(squares):
-    from huggingface_hub import ModelCard
-
-    card = ModelCard.load(squares / "run/README.md")
-    metrics = json.loads((squares / "run/metrics.json").read_text())
-    assert card.data.library_name == "timm"
-    found = {(one.dataset_split, one.metric_type): one.metric_value for one in card.data.eval_results}
-    assert found["test", "roc_auc"] == pytest.approx(metrics["test"]["auroc"], abs=1e-6)
-    assert found["val", "accuracy"] == pytest.approx(metrics["val"]["accuracy"], abs=1e-6)
-    for words in ("not a medical device", "## Intended use", "## Limits", "`0`, `1`, `2`", "by hand", "48 in train"):
-        assert words in card.text
-    low, high = metrics["test"]["ci95"]["auroc"]
-    assert f"{metrics['test']['auroc']:.3f} [{low:.3f}, {high:.3f}]" in card.text
-
-
-def test_the_cards_code_says_what_predict_says(squares, pictures, medal, tmp_path, monkeypatch, capsys):
-    image = sorted((pictures / "test").iterdir())[0]
-    shutil.copy(image, tmp_path / "image.png")
-    shutil.copytree(squares / "run", tmp_path / "run")
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", (squares / "run/README.md").read_text(), re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})  # noqa: S102 - the card's own code
-    by_timm = json.loads(capsys.readouterr().out.replace("'", '"'))
-    (said,) = medal("predict", "run", "image.png")["predictions"]
-    # timm resizes with Pillow, which rounds a grey level otherwise now and then.
-    assert by_timm == pytest.approx(said["probability"], abs=0.01)
-
-
-def test_a_card_shows_what_is_known_by_class_and_domain(squares, tmp_path):
-    description = json.loads((squares / "run/run.json").read_text())
-    metrics = json.loads((squares / "run/metrics.json").read_text())
-    figures = {"auroc": 0.75, "sensitivity": 0.5, "n": 7}
-    metrics["test"] |= {"classes": {"a|b": figures}, "domains": {"scanner `A`": {"auroc": None, "n": 3}}}
-    write_card(tmp_path, "run", description | {"target": "none"}, metrics)
-    text = (tmp_path / "README.md").read_text()
-    assert "| `a/b` | 7 | 0.750 | 0.500 |" in text
-    assert "| `scanner 'A'` | 3 | undefined |" in text
-    assert "the labels alone" in text
-
-
-def test_a_card_tells_how_the_student_was_trained(squares, tmp_path):
-    description = json.loads((squares / "run/run.json").read_text())
-    metrics = json.loads((squares / "run/metrics.json").read_text())
-
-    def told(**other):
-        request = description["request"] | other.pop("request", {})
-        write_card(tmp_path, "run", description | {"request": request, **other}, metrics)
-        text = (tmp_path / "README.md").read_text()
-        return text[text.index("## How it was trained") : text.index("## Intended use")]
-
-    request = description["request"]
-    usual = told()
-    assert "* start: random weights" in usual
-    assert f"{request['epochs']} epoch" in usual
-    assert f"in batches of {request['batch_size']}" in usual
-    assert f"AdamW, learning rate {request['lr']:g} " in usual
-    assert f"α {description['alpha']:g}, temperature {description['temperature']:g}; kd: Hinton et al. 2015" in usual
-    assert "best AUROC on val" in usual
-    assert "rare classes" not in usual
-    assert "* loss: cross-entropy, labels alone\n" in told(alpha=0, target="none")
-    by_class = told(alpha=[0.25, 0.5, 1.0], loss="dkd+0.5*feature", request={"class_weight": "balanced", "seeds": 3})
-    assert (
-        "α · (dkd+0.5*feature), α by the teacher's out-of-fold recall of each class (0 0.25, 1 0.50, 2 1.00)"
-        in by_class
-    )
-    assert "Zhao et al. 2022" in by_class
-    assert "feature: cosine" in by_class
-    assert "* seeds: 0 to 2\n" in by_class
-    assert "* rare classes: the hard loss weighs classes" in by_class
-    assert "both chosen on val" in told(request={"alpha": "auto"})
-    assert "labels alone, as chosen on val\n" in told(alpha=0, target="none", request={"alpha": "auto"})
-
-
-def test_a_run_without_val_labels_is_not_calibrated(squares):
-    trained = open_run(squares / "run", "cpu")
-    val = trained.recorded["val"]
-    unknown = replace(val, label=np.full_like(val.label, -1))
-    other = replace(trained, recorded={"val": unknown})
-    assert other.temperature.value == 1
-    assert other.temperature.images == 0
-    assert not math.isnan(trained.temperature.value)
