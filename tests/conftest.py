@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,29 @@ def shell():
             check=False,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Run a command as `shell` does, but in this process, whose libraries are loaded: seconds less each time."""
+
+    def run(*words: object, cwd: Path | None = None, env: dict | None = None) -> subprocess.CompletedProcess:
+        from medal.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", ["medal", *map(str, words)])
+            patch.chdir(cwd or Path.cwd())
+            for name, value in (env or {}).items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
     return run
 

@@ -39,30 +39,32 @@ def test_the_winner_is_made_and_the_choice_recorded(tuned):
     assert manifest.preprocessing["image_size"] == record["chosen"]["image_size"]
 
 
-def test_asking_again_or_for_the_choice_itself_finds_the_cache(tuned, shell, small_npz, teacher):
+def test_asking_again_or_for_the_choice_itself_finds_the_cache(tuned, terminal, small_npz, teacher):
     out, made = tuned
     chosen = made["tuned"]["chosen"]
     for words in (["--tune"], ["--feature", chosen["feature"], "--image-size", chosen["image_size"]]):
-        again = shell("cache-teacher", small_npz, out, "--teacher", teacher, *FEW, *words)
+        again = terminal("cache-teacher", small_npz, out, "--teacher", teacher, *FEW, *words)
         assert "Nothing to do" in again.stdout
         assert "tuned on" not in again.stderr
 
 
-def test_another_request_does_not_take_the_choice(tuned, shell, small_npz, teacher):
-    again = shell("cache-teacher", small_npz, tuned[0], "--teacher", teacher, *FEW, "--tune", "--seed", 1, "--dry-run")
+def test_another_request_does_not_take_the_choice(tuned, terminal, small_npz, teacher):
+    again = terminal(
+        "cache-teacher", small_npz, tuned[0], "--teacher", teacher, *FEW, "--tune", "--seed", 1, "--dry-run"
+    )
     assert "would be tried first" in again.stderr
 
 
-def test_a_teacher_of_few_blocks_has_one_recipe(shell, tiny, tmp_path):
-    made = shell("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, *FEW, "--tune")
+def test_a_teacher_of_few_blocks_has_one_recipe(terminal, tiny, tmp_path):
+    made = terminal("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, *FEW, "--tune")
     assert made.returncode == 0
     assert "tuned on 50 images of train, chosen on 50 of val:" in made.stderr
     assert made.stderr.count("cls+mean: val AUROC") == 2
     assert "last4" not in made.stderr
 
 
-def test_a_dry_run_tries_nothing_and_says_so(shell, tiny, tmp_path):
-    asked = shell("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, "--tune", "--dry-run")
+def test_a_dry_run_tries_nothing_and_says_so(terminal, tiny, tmp_path):
+    asked = terminal("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", tiny, "--tune", "--dry-run")
     assert asked.returncode == 0
     assert "would be tried first" in asked.stderr
     assert "tuned on" not in asked.stderr
@@ -91,8 +93,8 @@ def test_auto_size_is_by_the_images_and_has_the_address_of_that_size(side, size,
     assert dry[0]["cache_id"] == dry[1]["cache_id"]
 
 
-def test_a_size_that_is_no_number_is_refused(shell, tiny):
-    asked = shell("cache-teacher", "phantom", "--image-size", "large", "--teacher", tiny)
+def test_a_size_that_is_no_number_is_refused(terminal, tiny):
+    asked = terminal("cache-teacher", "phantom", "--image-size", "large", "--teacher", tiny)
     assert asked.returncode == 2
     assert "'large' is not a valid integer" in asked.stderr
 
