@@ -30,23 +30,25 @@ def test_the_real_repeats_of_busi_are_said(shared):
     assert told == "1 image stands in the dataset several times with different labels"
 
 
-def test_repeats_across_splits_are_said_before_anything_is_computed(shell, tiny, tmp_path):
+def test_repeats_across_splits_are_said_before_anything_is_computed(terminal, tiny, tmp_path):
     for index in range(24):
         draw(tmp_path / "scans" / ("train", "val", "test")[index % 3] / "ab"[index % 2] / f"{index}.png", index)
     draw(tmp_path / "scans/val/a/again.png", 0)  # in train/a as well
     draw(tmp_path / "scans/test/b/again.png", 3)  # in train/b as well
     draw(tmp_path / "scans/train/b/contrary.png", 6)  # in train/a as well
-    asked = shell("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--dry-run")
+    asked = terminal("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--dry-run")
     assert asked.returncode == 0, asked.stderr
     assert "warning: 2 images stand in more than one split" in asked.stderr
     assert "warning: 1 image stands in the dataset several times with different labels" in asked.stderr
     assert "drawn" not in asked.stderr
 
 
-def test_drawn_splits_are_said(shell, tiny, tmp_path):
+def test_drawn_splits_are_said(terminal, tiny, tmp_path):
     for index in range(40):
         draw(tmp_path / "scans" / "ab"[index % 2] / f"{index}.png", index)
-    asked = shell("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--seed", 3, "--dry-run")
+    asked = terminal(
+        "cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--seed", 3, "--dry-run"
+    )
     told = "the dataset has no splits: 70/15/15 % are drawn by class with seed 3; now 28 train, 6 val, 6 test"
     assert told in asked.stderr.splitlines()
 
@@ -86,9 +88,9 @@ def test_the_name_of_a_dataset_is_escaped(tmp_path):
     assert open_dataset(folder).name == "s\\udcff\\x1b"
 
 
-def test_a_teacher_whose_name_no_manifest_can_hold_is_refused_at_once(tiny, tmp_path, shell):
+def test_a_teacher_whose_name_no_manifest_can_hold_is_refused_at_once(tiny, tmp_path, terminal):
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/t\xff")
     shutil.copytree(tiny, folder)
-    refused = shell("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", folder)
+    refused = terminal("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", folder)
     assert refused.returncode == 1
     assert refused.stderr.startswith("medal: Teacher 't\\udcff' has a name that a cache cannot hold")
