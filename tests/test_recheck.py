@@ -69,7 +69,7 @@ def test_pixels_that_were_resized_otherwise_are_found_out(small_cache, small_npz
 
 
 def test_without_features_the_logits_are_compared(
-    small_cache, small_npz, small_request, teacher, medal, shell, tmp_path
+    small_cache, small_npz, small_request, teacher, medal, terminal, tmp_path
 ):
     out = tmp_path / "lean.h5"
     medal("cache-teacher", small_npz, out, *small_request, "--no-features", "--from", small_cache)
@@ -81,7 +81,7 @@ def test_without_features_the_logits_are_compared(
         arrays["train/logits"] = arrays["train/logits"][::-1].copy()
 
     forge(out, tmp_path / "forged.zarr", shuffle)
-    done = shell("verify", tmp_path / "forged.zarr", small_npz, "--sample", 300, "--teacher", teacher)
+    done = terminal("verify", tmp_path / "forged.zarr", small_npz, "--sample", 300, "--teacher", teacher)
     assert done.returncode == 1
     assert "has cosine" in done.stdout
 
@@ -115,8 +115,8 @@ def test_a_cache_does_not_decide_what_is_downloaded(small_cache, small_npz, shel
     assert "is not at hand, and is not downloaded on a cache's word; give its folder" in done.stderr
 
 
-def test_the_persons_own_teacher_is_found_by_its_weights(small_cache, small_npz, teacher, shell):
-    done = shell("verify", small_cache, small_npz, "--sample", 3, env={"MEDAL_TEACHER": str(teacher)})
+def test_the_persons_own_teacher_is_found_by_its_weights(small_cache, small_npz, teacher, terminal):
+    done = terminal("verify", small_cache, small_npz, "--sample", 3, env={"MEDAL_TEACHER": str(teacher)})
     assert done.returncode == 0, done.stderr
     told = re.search(r"3 images gave the teacher's features again, cosine at least (\d\.\d{5})\.", done.stdout)
     assert told, done.stdout
@@ -178,14 +178,14 @@ def test_another_dataset_is_refused(small_cache, small_npz, teacher, medal, tmp_
         medal("verify", small_cache, tmp_path / "other.npz", "--sample", 1, "--teacher", teacher)
 
 
-def test_a_damaged_cache_costs_no_teacher(small_cache, small_npz, shell, tmp_path):
+def test_a_damaged_cache_costs_no_teacher(small_cache, small_npz, terminal, tmp_path):
     damaged = tmp_path / "damaged.zarr"
     shutil.copytree(small_cache, damaged)
     victim = max((path for path in damaged.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     data = bytearray(victim.read_bytes())
     data[-1] ^= 1
     victim.write_bytes(data)
-    done = shell("verify", damaged, small_npz, "--sample", 5, "--teacher", "/nowhere", "--json")
+    done = terminal("verify", damaged, small_npz, "--sample", 5, "--teacher", "/nowhere", "--json")
     assert done.returncode == 1
     assert '"sample": null' in done.stdout
 
