@@ -52,7 +52,13 @@ def word(
     """
     basis = f"{images} {split} images" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
     if alpha == 0:
-        first = "Distillation did not help here: on val the labels alone were best (alpha 0). " if chosen else ""
+        # Another weight may have been ahead by less, which is luck as soon as several are tried.
+        first = (
+            "Distillation did not help here: on val nothing was ahead of the labels alone by more than one standard "
+            "error (alpha 0). "
+            if chosen
+            else ""
+        )
         return (
             first + "The student was trained on the labels alone: " + _beside_teacher(teacher, split) + f" ({basis})."
         )
