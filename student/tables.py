@@ -88,12 +88,20 @@ def write_value(value: float | None) -> str:
     return "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
-def write_number(value: object, signs: int = 3) -> str:
-    """Return a figure without the zero before its decimals, ``.912``, and what is no float as it is."""
+def write_number(value: float | None, signs: int = 3) -> str:
+    """Return a figure without the zero before its decimals, ``.912``, and a count as it is.
+
+    Raises
+    ------
+    TypeError
+        It is none: where it was read from, something else wrote it.
+    """
     if value is None:
         return "undefined"
-    if not isinstance(value, float):
+    if isinstance(value, int):
         return str(value)
+    if not isinstance(value, float):
+        raise TypeError(f"expected a number, got {value!r}")
     text = f"{value:.{signs}f}"
     return text.removeprefix("0") if text.startswith("0.") else text
 
