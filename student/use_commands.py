@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "export", "overwrite_option", "predict", "require_place"]
 
+_SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
+
 # RUN, or a member of one: RUN/baseline, RUN/seed-1, RUN/domain-NAME.
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 device_option = click.option(
@@ -272,6 +274,11 @@ def export(
     from .tables import write_value
 
     require_place(out, overwrite=overwrite)
+    if out.suffix.lower() != _SUFFIXES[form]:
+        raise StudentError(
+            f"'{out}' must end in {_SUFFIXES[form]}, as what --format {form} writes is known by; give it that name, or "
+            "another --format."
+        )
     if quantize and (form != "onnx" or dataset is None):
         raise StudentError("--quantize int8 needs --format onnx, and a DATASET to be calibrated and measured on.")
     if dry_run:

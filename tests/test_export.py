@@ -125,6 +125,9 @@ def test_what_stands_there_is_not_replaced_unasked(whole, squares, medal):
     before = whole[0].read_bytes()
     with pytest.raises(StudentError, match="is there already; give --overwrite"):
         medal("export", squares / "run", "--out", whole[0])
+    for words in (["--out", whole[0].with_suffix(".pt2")], ["--out", whole[0], "--format", "exported-program"]):
+        with pytest.raises(StudentError, match=r"must end in \.(onnx|pt2), as what --format"):
+            medal("export", squares / "run", *words, "--overwrite")
     with pytest.raises(StudentError, match="needs --format onnx, and a DATASET"):
         medal("export", squares / "run", "--out", whole[0], "--overwrite", "--quantize", "int8")
     assert whole[0].read_bytes() == before
