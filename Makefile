@@ -18,7 +18,7 @@ help: ## show this list
 demo: $(VENV)/.demo ## install, run both stages on a small set, say where the result lies
 	$(BIN)/medal demo $(ARGS)
 
-test: $(VENV)/.dev ## the whole suite, at most 15 minutes on two cores
+test: $(VENV)/.dev ## the whole suite, about 20 minutes on two cores
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(VENV)/.dev ## the full draws of what `make test` samples
