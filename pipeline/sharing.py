@@ -19,10 +19,10 @@ from ..cache.manifest import Manifest
 from ..cache.progress import Advance, Progress, Tell, silent
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
-from ..cache.store.entries import find_entries, read_entries
+from ..cache.store.entries import read_entries
 from ..cache.store.fetch import Trust, choose_signed, fetch, read_keys
 from ..cache.store.layout import Entry, features_address, rows_address
-from ..cache.store.local_copies import DEFAULT_BYTES, local_copy, parse_size
+from ..cache.store.local_copies import DEFAULT_BYTES, copy_named, local_copy, parse_size
 from ..cache.store.privacy import check_text
 from ..cache.store.publish import Pushed
 from ..cache.store.publish import push as publish
@@ -79,9 +79,7 @@ class Lab:
         CacheMismatch
             Nobody signed it who has to have.
         """
-        self.store.check()
-        entry = choose_signed(self.store, find_entries(self.store, name), self.trust)
-        return local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust)
+        return copy_named(self.store, name, self.progress, most=self.most, trust=self.trust)
 
     def find(self, cache_id: str, tell: Tell) -> Entry | None:
         """Return the entry that has what is asked for; a store that cannot be asked has none, and that is told.

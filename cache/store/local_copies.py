@@ -19,7 +19,7 @@ from .fetch import Trust, choose_signed, pull
 from .layout import Entry
 from .store import Store, open_store
 
-__all__ = ["DEFAULT_BYTES", "local_copy", "parse_size", "resolve"]
+__all__ = ["DEFAULT_BYTES", "copy_named", "local_copy", "parse_size", "resolve"]
 
 DEFAULT_BYTES = 20 * 10**9
 # What was used within the last hour may be in use still.
@@ -95,8 +95,11 @@ def resolve(text: str, progress: Progress, *, most: str | None = None, trust: Tr
     url, hash_sign, name = text.rpartition("#")
     if not hash_sign or not url or not name or Path(text).exists():
         return text
-    store = open_store(url)
-    store.check()
     limit = DEFAULT_BYTES if most is None else parse_size(most)
-    entry = choose_signed(store, find_entries(store, name), trust)
-    return str(local_copy(store, entry, progress, most=limit, trust=trust).path)
+    return str(copy_named(open_store(url), name, progress, most=limit, trust=trust).path)
+
+
+def copy_named(store: Store, name: str, progress: Progress, *, most: int, trust: Trust | None = None) -> Cache:
+    """Return a verified local copy of a cache by its name, or the beginning of its id; raises as `resolve` does."""
+    store.check()
+    return local_copy(store, choose_signed(store, find_entries(store, name), trust), progress, most=most, trust=trust)
