@@ -10,10 +10,11 @@ from typing import Any, NoReturn
 
 import click
 
-from medal.cache.command import undo_flags
-from medal.cache.console import log_json, logs_json, note, plain
-from medal.cache.defaults import TYPED, find_files, name_variables, option_defaults, read_defaults
 from medal.cache.errors import MedalError
+from medal.cache.terminal.command import undo_flags
+from medal.cache.terminal.console import log_json, logs_json, note
+from medal.cache.terminal.defaults import TYPED, find_files, name_variables, option_defaults, read_defaults
+from medal.cache.text import plain
 
 # name: (module, function, short help); the order is the order of a lab's day.
 COMMANDS = {
@@ -26,14 +27,14 @@ COMMANDS = {
     "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
     "show": ("medal.pipeline.fit", "show", "Describe a cache."),
     "verify": ("medal.pipeline.verify_command", "verify", "Check every byte of a cache."),
-    "convert": ("medal.cache.commands", "convert", "Change a cache between Zarr and HDF5."),
+    "convert": ("medal.cache.commands.convert", "convert", "Change a cache between Zarr and HDF5."),
     "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),
     "audit": ("medal.pipeline.audit.commands", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
-    "push": ("medal.cache.store.commands", "push", "Offer a cache to others."),
-    "pull": ("medal.cache.store.commands", "pull", "Get a cache from others, verified."),
-    "list": ("medal.cache.store.commands", "list_store", "Say what a store has."),
-    "remove": ("medal.cache.store.commands", "remove", "Take a cache out of a store."),
-    "gc": ("medal.cache.store.commands", "gc", "Remove what no cache of a store needs."),
+    "push": ("medal.cache.commands.push", "push", "Offer a cache to others."),
+    "pull": ("medal.cache.commands.pull", "pull", "Get a cache from others, verified."),
+    "list": ("medal.cache.commands.list", "list_store", "Say what a store has."),
+    "remove": ("medal.cache.commands.remove", "remove", "Take a cache out of a store."),
+    "gc": ("medal.cache.commands.gc", "gc", "Remove what no cache of a store needs."),
     "clean": ("medal.student.clean_command", "clean", "Find and remove what killed commands left behind."),
     "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
     "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medal.cache.hdf5_trust import inspect_in_child
+from medal.cache.format.hdf5_trust import inspect_in_child
 from medal.cache.join import join
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.cache.verify import count_repeats, verify
-from medal.cache.writer import write_cache
 
 CLASSES, FEATURE, PROBES, PARAMETERS = 14, 4, 6, 8
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}

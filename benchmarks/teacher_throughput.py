@@ -33,7 +33,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from medal.cache.work import WorkDirectory
+from medal.cache.making.work import WorkDirectory
 from medal.pipeline.datasets import open_dataset
 from medal.pipeline.demo_teacher import tiny_teacher
 from medal.pipeline.features import FeatureTask, compute_chunks, compute_features

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import CacheMismatch
-from .forms import form_of
-from .life import holds_others, refuse_others
-from .lock import locked
+from .format.forms import form_of
+from .making.life import holds_others, refuse_others
+from .making.lock import locked
+from .making.writer import put_back, write_cache
 from .reader import Cache, open_cache
-from .writer import put_back, write_cache
 
 __all__ = ["convert"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from .console import plain
-from .manifest import Manifest
+from .format.manifest import Manifest
+from .text import plain
 
 __all__ = ["describe", "describe_html"]
 

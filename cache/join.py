@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .layout import SPLITS
+from .format.layout import SPLITS
 from .reader import Cache
 
 __all__ = ["Join", "find_keys", "image_members", "join"]

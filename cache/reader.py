@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from .describe import describe_html
-from .digest import Rows, array_sha256
 from .errors import CacheCorrupt, CacheError, CacheNotFound
-from .forms import SUFFIXES, Survey, form_of, reading
-from .manifest import Manifest
-from .seal import Seal, check_seal, parse_seal
-from .values import value_problems
+from .format.digest import Rows, array_sha256
+from .format.forms import SUFFIXES, Survey, form_of, reading
+from .format.manifest import Manifest
+from .format.seal import Seal, check_seal, parse_seal
+from .format.values import value_problems
 
 __all__ = ["Cache", "open_cache"]
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .digest import Rows, array_sha256, rows_per_block
 from .errors import CacheError
-from .forms import form_of, reading
+from .format.digest import Rows, array_sha256, rows_per_block
+from .format.forms import form_of, reading
+from .format.values import value_problems
 from .reader import Cache, open_cache
-from .values import value_problems
 
 __all__ = ["LOGITS_TOLERANCE", "count_repeats", "verify", "verify_path"]
 

@@ -41,7 +41,7 @@ def cache_teacher(
     options : columns of a table, excluded classes, how deep images are shown
     sources : sealed caches to take features over from
     lab : a store to look into first, as `medal.open_lab` returns it
-    progress : as `medal.cache.console.progress`, to see how far it is
+    progress : as `medal.cache.terminal.console.progress`, to see how far it is
     tell : given what the user should know, one sentence at a time
     settings : fields of `CacheSettings`, for instance ``teacher="facebook/dinov2-small", image_size=112``
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import Rows
 from ..cache.errors import CacheCorrupt
-from ..cache.layout import FORMAT
+from ..cache.format.digest import Rows
+from ..cache.format.layout import FORMAT
+from ..cache.making.work import ChunkedRows, work_path
 from ..cache.progress import Tell
 from ..cache.verify import count_repeats
-from ..cache.work import ChunkedRows, work_path
 from .datasets import Dataset, exclude_flags, rarest_class
 from .features import Computed
 from .known import Known, MergedRows

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..cache.errors import CacheIncomplete, TeacherError
-from ..cache.life import Action
-from ..cache.lock import Lock, locked
+from ..cache.making.life import Action
+from ..cache.making.lock import Lock, locked
+from ..cache.making.work import WorkDirectory, work_path
+from ..cache.making.writer import put_back, write_cache
 from ..cache.progress import Progress, Tell
 from ..cache.reader import Cache
 from ..cache.store.publish import Pushed
-from ..cache.work import WorkDirectory, work_path
-from ..cache.writer import put_back, write_cache
 from .planning import Plan, count_kept, decide_again
 from .ranks import ALONE, Team
 from .sharing import Lab, announced

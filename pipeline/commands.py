@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, print_json, progress, store_options
 from ..cache.errors import TeacherError
+from ..cache.store.options import store_options
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json, progress
 from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from .policies import POLICIES
 from .ranks import Team, join_team, started_together
@@ -220,7 +221,7 @@ def _lead(
     lab: Lab | None,
     yes: bool,
 ) -> None:
-    from ..cache.store.commands import confirm_names
+    from ..cache.commands.push import confirm_names
     from .caching import cache_teacher as make
     from .planning import decide_again, estimate, prepare
     from .sharing import names_of

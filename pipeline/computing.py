@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..cache.errors import CacheMismatch, DataError
-from ..cache.lock import Lock
+from ..cache.making.lock import Lock
+from ..cache.making.work import WorkDirectory, work_path
 from ..cache.progress import Progress, Tell
-from ..cache.work import WorkDirectory, work_path
 from .chunks import ChunkPlan
 from .datasets.dataset import DatasetOptions
 from .engine import Engine, LocalEngine, Order, make_task

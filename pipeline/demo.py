@@ -13,8 +13,8 @@ from typing import Any
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, print_json
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json
 
 __all__ = ["demo"]
 

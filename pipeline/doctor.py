@@ -155,7 +155,7 @@ def _check_home(report: Report) -> None:
 
 def _reach(report: Report, url: str) -> None:
     """See that a store can be read, and whether it can be written as far as its kind says; nothing is written there."""
-    from ..cache.store.store import open_store
+    from ..cache.store.place.store import open_store
 
     report.store = {"url": url, "access": None, "why_not": None}
     try:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, plain, print_json
-from ..cache.defaults import Setting, find_files, settings_in_effect
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, print_json
+from ..cache.terminal.defaults import Setting, find_files, settings_in_effect
+from ..cache.text import plain
 from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from .request import CacheSettings
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from ..cache.errors import DataError
+from ..cache.making.work import Chunk, ChunkedRows, WorkDirectory
 from ..cache.progress import Advance, Tell
-from ..cache.work import Chunk, ChunkedRows, WorkDirectory
 from .chunks import ChunkPlan, ComputedChunk, plan_chunks, record_dtype
 from .datasets.dataset import Dataset
 from .loading import Loaded, ahead_of_time, load_batch, read_image

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, plain, print_json, resolve_cache, store_options
+from ..cache.store.options import resolve_cache, store_options
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, print_json
+from ..cache.text import plain
 from .datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:

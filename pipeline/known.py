@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import Rows, little_endian, rows_per_block
 from ..cache.errors import CacheCorrupt, CacheMismatch
+from ..cache.format.digest import Rows, little_endian, rows_per_block
 from ..cache.join import find_keys, image_members
 from ..cache.keys import KeySecret, match_secret
-from ..cache.life import differences
+from ..cache.making.life import differences
 from ..cache.reader import Cache
 from .chunks import record_dtype
 from .policies import Views

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import Rows, rows_per_block
 from ..cache.errors import TeacherError
+from ..cache.format.digest import Rows, rows_per_block
 from .datasets.dataset import Task
 from .scores import known
 

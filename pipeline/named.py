@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, TeacherError
-from ..cache.manifest import Manifest
+from ..cache.format.manifest import Manifest
 from ..cache.progress import Tell
 from ..cache.reader import Cache, open_cache
 from ..cache.store.fetch import choose_signed, pull, read_manifest
-from ..cache.store.layout import Entry, unweighted_address
+from ..cache.store.place.layout import Entry, unweighted_address
 from .caching import Made
 from .datasets import dataset_name
 from .datasets.dataset import DatasetOptions

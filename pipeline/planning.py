@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.console import plain
-from ..cache.digest import cache_id
 from ..cache.errors import CacheMismatch, DataError, TeacherError
-from ..cache.forms import device_failed
-from ..cache.layout import Dimensions, expected_arrays
-from ..cache.life import Action, decide, look
+from ..cache.format.digest import cache_id
+from ..cache.format.forms import device_failed
+from ..cache.format.layout import Dimensions, expected_arrays
+from ..cache.making.life import Action, decide, look
+from ..cache.making.work import WorkDirectory, work_path
 from ..cache.reader import Cache, open_cache
-from ..cache.work import WorkDirectory, work_path
+from ..cache.text import plain
 from .datasets import check_rare, dataset_name, describe_drawing, draw_splits, limit_rows, open_dataset
 from .datasets.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from .known import check_source, find_fresh, is_grown

@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import Rows, rows_per_block
 from ..cache.errors import DataError
+from ..cache.format.digest import Rows, rows_per_block
 from ..cache.progress import Tell
 from .calibration import fit_temperature
 from .datasets.dataset import Task

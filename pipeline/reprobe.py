@@ -17,15 +17,15 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.digest import cache_id
 from ..cache.errors import CacheIncomplete, CacheMismatch, DataError
-from ..cache.layout import Dimensions, expected_arrays
-from ..cache.life import decide, look
-from ..cache.lock import locked
+from ..cache.format.digest import cache_id
+from ..cache.format.layout import Dimensions, expected_arrays
+from ..cache.making.life import decide, look
+from ..cache.making.lock import locked
+from ..cache.making.work import WorkDirectory, work_path
+from ..cache.making.writer import put_back, write_cache
 from ..cache.progress import Tell
 from ..cache.reader import Cache, open_cache
-from ..cache.work import WorkDirectory, work_path
-from ..cache.writer import put_back, write_cache
 from .amendments import Amended, amend
 from .assembly import Content, describe_fit, describe_rows, lay_out
 from .datasets import check_rare

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, plain, print_json
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json
+from ..cache.text import plain
 
 if TYPE_CHECKING:
     from .reprobe import Reprobing

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..cache.layout import FORMAT
+from ..cache.format.layout import FORMAT
 from .datasets.dataset import Dataset
 from .policies import Views
 from .preprocessing import Preprocessing, Resize

@@ -13,21 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ..cache.format.manifest import Manifest
 from ..cache.join import image_members
 from ..cache.keys import KEY_BYTES
-from ..cache.manifest import Manifest
+from ..cache.making.work import WorkDirectory, work_path
 from ..cache.progress import Advance, Progress, Tell, silent
 from ..cache.reader import Cache
 from ..cache.store.announcements import Announcement, wait_for, who_computes
-from ..cache.store.entries import read_entries
 from ..cache.store.fetch import Trust, choose_signed, fetch, read_keys
-from ..cache.store.layout import Entry, features_address, rows_address
 from ..cache.store.local_copies import DEFAULT_BYTES, copy_named, local_copy, parse_size
+from ..cache.store.place.entries import read_entries
+from ..cache.store.place.layout import Entry, features_address, rows_address
+from ..cache.store.place.store import Store, open_store
 from ..cache.store.privacy import check_text
 from ..cache.store.publish import Pushed
 from ..cache.store.publish import push as publish
-from ..cache.store.store import Store, open_store
-from ..cache.work import WorkDirectory, work_path
 from .known import find_fresh, useful_splits
 from .policies import Views
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..cache.errors import DataError
-from ..cache.writer import write_file
+from ..cache.making.writer import write_file
 from .datasets import check_rare
 from .datasets.dataset import SPLITS, Dataset, Place
 from .rows import SplitRows

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheError, TeacherError
+from ..cache.making.work import WorkDirectory, work_path
 from ..cache.progress import Advance, Progress, Tell
 from ..cache.reader import open_cache
-from ..cache.work import WorkDirectory, work_path
 from .planning import Plan, capable_precision, load_teacher
 from .rows import SplitRows
 from .teacher_files import feature_dim

@@ -89,7 +89,7 @@ def train_student(
     dataset : what the cache was made from
     out : folder of the run
     unlabelled : caches of images without labels that join train, each with its dataset
-    progress : as `medal.cache.console.progress`, to see how far it is
+    progress : as `medal.cache.terminal.console.progress`, to see how far it is
     tell : given one sentence at a time: warnings, what was chosen, how each epoch went
     settings : fields of `StudentSettings`, for instance ``student="mobilenetv3_small_100", epochs=5``
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..cache.errors import StudentError
-from ..cache.forms import sync_folder
+from ..cache.format.forms import sync_folder
 
 __all__ = ["Checkpoint", "TrainingState", "write_tensors"]
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..cache.making.writer import remove
 from ..cache.progress import Progress, Tell
-from ..cache.writer import remove
 from ..pipeline.metrics import bootstrap
 from . import run as folder
 from .asking import Asked

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, plain, print_json
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json
+from ..cache.text import plain
 
 if TYPE_CHECKING:
-    from ..cache.leftovers import Leftover, Outcome
+    from ..cache.making.leftovers import Leftover, Outcome
 
 __all__ = ["clean"]
 
@@ -48,8 +49,8 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
     medal clean
     medal clean /data/caches --remove --older-than 7
     """
-    from ..cache.leftovers import decide, find_leftovers, take_away
-    from ..cache.traces import CACHE
+    from ..cache.making.leftovers import decide, find_leftovers, take_away
+    from ..cache.making.recognise import CACHE
     from .run import RUN_KIND
 
     kinds, seconds = (CACHE, RUN_KIND), older_than * _DAY

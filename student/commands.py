@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, plain, print_json, progress, resolve_cache, store_options
 from ..cache.errors import StudentError
+from ..cache.store.options import resolve_cache, store_options
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json, progress
+from ..cache.text import plain
 from ..pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..pipeline.policies import POLICIES
 from .settings import StudentSettings

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cache.errors import StudentError
-from ..cache.forms import sync_folder
+from ..cache.format.forms import sync_folder
 from .trained import NOTICE, Trained
 
 __all__ = [

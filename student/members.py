@@ -16,8 +16,8 @@ from typing import Any, Literal
 import timm
 import torch
 
+from ..cache.making.writer import remove
 from ..cache.progress import Progress, Tell
-from ..cache.writer import remove
 from ..pipeline.metrics import or_none
 from . import run as folder
 from .asking import Asked

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..cache.console import plain
+from ..cache.text import plain
 from ..pipeline.datasets.dataset import Task
 from ..pipeline.metrics import confusion_matrix, known, probabilities, reliability
 

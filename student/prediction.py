@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 
 from ..cache.errors import DataError
+from ..cache.making.writer import write_file
 from ..cache.progress import Advance
-from ..cache.writer import write_file
 from ..pipeline.datasets.dataset import Place, Task
 from ..pipeline.datasets.images import FileImages, find_format, list_images
 from ..pipeline.metrics import probabilities

@@ -35,12 +35,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import CacheBusy, MedalError, StudentError
-from ..cache.forms import sync_folder
-from ..cache.leftovers import Kind
-from ..cache.life import differences
-from ..cache.lock import locked
+from ..cache.format.forms import sync_folder
+from ..cache.making.leftovers import Kind
+from ..cache.making.life import differences
+from ..cache.making.lock import locked
+from ..cache.making.writer import move_into_place, put_back, remove, write_file
 from ..cache.progress import Tell
-from ..cache.writer import move_into_place, put_back, remove, write_file
 
 __all__ = ["RUN_KIND", "Action", "Found", "Predictions", "decide", "look", "read_predictions"]
 

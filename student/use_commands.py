@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from ..cache.command import Command
-from ..cache.console import json_option, note, plain, print_json, progress
 from ..cache.errors import DataError, StudentError
+from ..cache.terminal.command import Command
+from ..cache.terminal.console import json_option, note, print_json, progress
+from ..cache.text import plain
 from ..pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medal.cache.traces import CACHE
+from medal.cache.making.recognise import CACHE
 from medal.cli import group
 from medal.student.run import RUN_KIND
 
@@ -31,8 +31,8 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 STAGE_ONE = """
-from medal.cache.lock import locked
-from medal.cache.work import WorkDirectory, work_path
+from medal.cache.making.lock import locked
+from medal.cache.making.work import WorkDirectory, work_path
 with locked(target, wait=True, tell=print):
     work = WorkDirectory(work_path(target))
     work.begin({"cache_id": "a", "request": {}})
@@ -46,9 +46,9 @@ with run.working(target, print) as work:
     (work / run.CHECKPOINT).write_bytes(b"weights")
 """
 SEAL = """
-from medal.cache.lock import locked
+from medal.cache.making.lock import locked
 from medal.cache.reader import open_cache
-from medal.cache.writer import write_cache
+from medal.cache.making.writer import write_cache
 class Rows:
     def __init__(self, rows):
         self.rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
@@ -66,8 +66,8 @@ with locked(target, wait=True, tell=print), cache.open_arrays() as arrays:
 PULL = """
 from store_cases import quiet
 from medal.cache.store import fetch
-from medal.cache.store.entries import find_entry
-from medal.cache.store.store import open_store
+from medal.cache.store.place.entries import find_entry
+from medal.cache.store.place.store import open_store
 class Parts:
     def __init__(self, files, sizes, arrays):
         files[0].rename(files[0].with_name(f".{files[0].name}.part"))
@@ -77,8 +77,8 @@ store = open_store(sys.argv[2])
 fetch.pull(store, find_entry(store, sys.argv[3]), target, quiet)
 """
 REPLACE = """
-from medal.cache.lock import locked
-from medal.cache.writer import move_into_place
+from medal.cache.making.lock import locked
+from medal.cache.making.writer import move_into_place
 class Draft(type(Path())):
     def rename(self, target):
         die()
@@ -88,7 +88,7 @@ with locked(target, wait=True, tell=print):
 
 
 HOLD = """
-from medal.cache.lock import locked
+from medal.cache.making.lock import locked
 with locked(target, wait=True, tell=print):
     sys.stdout.flush()
 """

@@ -11,8 +11,8 @@ import atheris
 
 with atheris.instrument_imports():
     from medal.cache.errors import CacheError
-    from medal.cache.manifest import parse_manifest
-    from medal.cache.seal import parse_seal
+    from medal.cache.format.manifest import parse_manifest
+    from medal.cache.format.seal import parse_seal
 
 
 def one_input(data: bytes) -> None:

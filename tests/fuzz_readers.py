@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medal.cache import hdf5_trust, inspect_hdf5
+from medal.cache.format import hdf5_trust, inspect_hdf5
 from medal.cache.verify import verify_path
 
 GOLDEN = Path(__file__).parent / "golden/format1.h5"

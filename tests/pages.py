@@ -24,8 +24,8 @@ from pathlib import Path
 
 import click
 
-from medal.cache.defaults import option_defaults, read_defaults
 from medal.cache.errors import MedalError
+from medal.cache.terminal.defaults import option_defaults, read_defaults
 from medal.cli import COMMANDS, group
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medal.cache.digest import cache_id
+from medal.cache.format.digest import cache_id
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import Cache
 from medal.cache.verify import count_repeats
-from medal.cache.writer import write_cache
 from medal.pipeline.rows import order_columns
 
 ROWS = {"train": 40, "val": 10, "test": 10}

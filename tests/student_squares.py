@@ -12,8 +12,8 @@ from PIL import Image
 
 from medal.cache.convert import convert_path
 from medal.cache.keys import array_key
+from medal.cache.making.writer import write_cache
 from medal.cache.verify import count_repeats
-from medal.cache.writer import write_cache
 from medal.pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
 from medal.pipeline.preprocessing import Preprocessing
 from medal.pipeline.rows import arrange_rows

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medal.cache.digest import canonical_json
 from medal.cache.errors import CacheCorrupt, CacheMismatch, DataError
-from medal.cache.manifest import parse_manifest
+from medal.cache.format.digest import canonical_json
+from medal.cache.format.manifest import parse_manifest
+from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.cache.work import work_path
 from medal.pipeline import skipped
 from medal.pipeline.datasets.arrays import ArrayImages
 from medal.pipeline.datasets.dataset import Place, Selection

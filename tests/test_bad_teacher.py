@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
-from medal.cache.writer import write_cache
 from medal.pipeline.logistic import fold_logits
 from medal.pipeline.metrics import score
 from medal.pipeline.probe import ProbeSettings, fit_probe

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from medal.cache.errors import CacheCorrupt, CacheError, CacheNotFound
-from medal.cache.forms import reading
+from medal.cache.format.forms import reading
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
 

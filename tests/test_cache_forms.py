@@ -9,11 +9,11 @@ import pytest
 import zarr
 
 from medal.cache.convert import convert
-from medal.cache.digest import content_digest
 from medal.cache.errors import CacheCorrupt, CacheIncomplete, CacheMismatch, CacheNotFound
+from medal.cache.format.digest import content_digest
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import Cache, open_cache
 from medal.cache.verify import count_repeats, verify
-from medal.cache.writer import write_cache
 
 
 def make_content(seed=0, counts=(20, 6, 5), classes=3, feature=8, task="multiclass", features_kept=True):

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from medal.cache.errors import CacheError
-from medal.cache.life import differences
-from medal.cache.manifest import parse_manifest
+from medal.cache.format.manifest import parse_manifest
+from medal.cache.making.life import differences
 from medal.cache.verify import verify_path
 from medal.pipeline.fit import show
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medal.cache.forms import form_of
+from medal.cache.format.forms import form_of
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])

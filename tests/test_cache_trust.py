@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from medal.cache import hdf5_trust
 from medal.cache.convert import convert
 from medal.cache.errors import CacheCorrupt, CacheError
-from medal.cache.hdf5_trust import ensure_trusted, inspect_in_child, trust
-from medal.cache.inspect_hdf5 import inspect
+from medal.cache.format import hdf5_trust
+from medal.cache.format.hdf5_trust import ensure_trusted, inspect_in_child, trust
+from medal.cache.format.inspect_hdf5 import inspect
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
 
@@ -113,7 +113,7 @@ def test_the_child_has_bounded_means(tmp_path):
     file = tmp_path / "script.py"
     file.write_text(
         "import sys\n"
-        "from medal.cache.inspect_hdf5 import _limit_means\n"
+        "from medal.cache.format.inspect_hdf5 import _limit_means\n"
         "_limit_means()\n"
         "try:\n    bytearray(1 << 30)\nexcept MemoryError:\n    print('no memory'); sys.exit(3)\n"
     )
@@ -121,7 +121,8 @@ def test_the_child_has_bounded_means(tmp_path):
         with pytest.raises(CacheCorrupt, match="no memory"):
             inspect_in_child(GOLDEN / "format1.h5", script=file)
     file.write_text(
-        "from medal.cache.inspect_hdf5 import _limit_means\n_limit_means()\nopen(__file__, 'r+b', 0).write(b'x')\n"
+        "from medal.cache.format.inspect_hdf5 import _limit_means\n"
+        "_limit_means()\nopen(__file__, 'r+b', 0).write(b'x')\n"
     )
     with pytest.raises(CacheError, match="the inspecting process ended with 1"):
         inspect_in_child(GOLDEN / "format1.h5", script=file)

@@ -26,8 +26,8 @@ from clean_cases import (
     snapshot,
 )
 
-from medal.cache.leftovers import Leftover, decide, find_leftovers, take_away
-from medal.cache.lock import STALE_SECONDS, lock_path
+from medal.cache.making.leftovers import Leftover, decide, find_leftovers, take_away
+from medal.cache.making.lock import STALE_SECONDS, lock_path
 from medal.student.run import RUN_KIND
 
 # ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────

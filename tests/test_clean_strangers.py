@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from clean_cases import STAGE_ONE, STAGE_TWO, age, finished_run, golden_copy, kill_while, snapshot
 
-from medal.cache.lock import lock_path
+from medal.cache.making.lock import lock_path
 
 # ── What is not medal's ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,7 +8,7 @@ import sys
 import click
 import pytest
 
-from medal.cache.console import note, progress
+from medal.cache.terminal.console import note, progress
 from medal.cli import COMMANDS, group
 
 
@@ -112,7 +112,7 @@ def test_errors_and_misuse_are_lines_of_json_and_results_stay(shell, tmp_path):
 
 
 def test_warnings_of_libraries_are_lines_of_json(tmp_path):
-    code = "import warnings; from medal.cache.console import log_json; log_json(); warnings.warn('old thing')"
+    code = "import warnings; from medal.cache.terminal.console import log_json; log_json(); warnings.warn('old thing')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     (said,) = records(done.stderr)
     assert (said["level"], said["logger"]) == ("warning", "py.warnings")

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medal.cache.digest import canonical_json
 from medal.cache.errors import CacheCorrupt, CacheMismatch, DataError
-from medal.cache.manifest import parse_manifest
+from medal.cache.format.digest import canonical_json
+from medal.cache.format.manifest import parse_manifest
 from medal.cache.reader import open_cache
 from medal.pipeline.datasets import open_dataset
 from medal.pipeline.datasets.dataset import DatasetOptions

@@ -5,8 +5,8 @@ import json
 import click
 import pytest
 
-from medal.cache.defaults import find_files, read_defaults
 from medal.cache.errors import MedalError
+from medal.cache.terminal.defaults import find_files, read_defaults
 from medal.cli import group
 
 

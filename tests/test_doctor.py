@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from medal.cache.store.store import open_store
+from medal.cache.store.place.store import open_store
 from medal.cli import group
 from medal.pipeline import doctor
 from medal.pipeline.demo_teacher import tiny_teacher

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
-from medal.cache.work import work_path
 from medal.pipeline.demo_teacher import tiny_teacher
 
 MB = 1 << 20

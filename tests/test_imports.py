@@ -28,7 +28,10 @@ def imported_by(code, *words):
 def import_all(package):
     """Code that imports every module of a package."""
     folder = ROOT.joinpath(*package.split(".")[1:])
-    names = [package] + [f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
+    names = [
+        ".".join((package, *path.relative_to(folder).with_suffix("").parts)).removesuffix(".__init__")
+        for path in folder.rglob("*.py")
+    ]
     return "\n".join(f"import {name}" for name in names)
 
 

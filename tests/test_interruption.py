@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 
+from medal.cache.making.work import work_path
+from medal.cache.making.writer import remove
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.cache.work import work_path
-from medal.cache.writer import remove
 
 IMAGES, BATCH, CHUNK = 300, 16, 128
 # A sample of the draw here, all of it with the slow tests.

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medal.cache.format.layout import SPLITS
 from medal.cache.join import join
-from medal.cache.layout import SPLITS
 
 
 class TwoColumns:

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from medal.cache import lock as room
 from medal.cache.errors import CacheBusy, CacheError
-from medal.cache.holder import look
-from medal.cache.lock import lock_path, locked
+from medal.cache.making import lock as room
+from medal.cache.making.holder import look
+from medal.cache.making.lock import lock_path, locked
 
 HOLD = (
-    "import sys, time\nfrom pathlib import Path\nfrom medal.cache.lock import locked\n"
+    "import sys, time\nfrom pathlib import Path\nfrom medal.cache.making.lock import locked\n"
     "with locked(Path(sys.argv[1]), wait=True, tell=print):\n    print('held', flush=True)\n    time.sleep(60)"
 )
 
@@ -147,7 +147,7 @@ def test_a_claim_whose_holder_died_is_taken_over_too(holder, tmp_path):
 TAKE = """
 import os, sys, time
 from pathlib import Path
-from medal.cache.lock import locked
+from medal.cache.making.lock import locked
 target, inside = Path(sys.argv[1]), Path(sys.argv[2])
 sys.stdin.readline()
 with locked(target, wait=True, tell=lambda _: None):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medal.cache.work import work_path
+from medal.cache.making.work import work_path
 from medal.pipeline.ranks import ALONE, Team
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")

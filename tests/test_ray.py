@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from medal.cache.errors import MedalError
+from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
-from medal.cache.work import work_path
 from medal.pipeline.ray_cluster import connected
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")

@@ -12,8 +12,8 @@ from click import UsageError
 from PIL import Image
 
 from medal.cache.errors import CacheMismatch, DataError, TeacherError
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
-from medal.cache.writer import write_cache
 from medal.pipeline.datasets import open_dataset
 from medal.pipeline.datasets.dataset import DatasetOptions
 from medal.pipeline.recheck import recheck

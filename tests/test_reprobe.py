@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from medal.cache.errors import CacheMismatch, DataError
+from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.cache.work import WorkDirectory, work_path
 from medal.pipeline.demo_teacher import tiny_teacher
 
 COLUMNS = ("file", "label", "split", "domain", "group")

@@ -21,10 +21,10 @@ from medal.cache.errors import (
     DataError,
     TeacherError,
 )
+from medal.cache.making.work import WorkDirectory, work_path
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify
-from medal.cache.work import WorkDirectory, work_path
-from medal.cache.writer import write_cache
 from medal.pipeline.demo_teacher import tiny_teacher
 
 

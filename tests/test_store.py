@@ -139,7 +139,7 @@ def test_gc_takes_what_a_killed_push_left_and_nothing_else(store, tmp_path, meda
 
 def test_gc_spares_what_somebody_reads(store, medal):
     from medal.cache.store.leases import Lease
-    from medal.cache.store.store import open_store
+    from medal.cache.store.place.store import open_store
 
     (name,) = [path.name for path in (store / "sets").iterdir()]
     with Lease(open_store(str(store)), name):

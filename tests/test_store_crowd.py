@@ -13,8 +13,8 @@ import pytest
 from store_cases import make_cache, member, whole
 
 from medal.cache.reader import open_cache
-from medal.cache.store.entries import read_entries
-from medal.cache.store.store import open_store
+from medal.cache.store.place.entries import read_entries
+from medal.cache.store.place.store import open_store
 
 # A megabyte of features, in parts of 64 kB: enough steps for a kill to fall between.
 ROWS = {"train": 60000, "val": 20000, "test": 20000}
@@ -144,10 +144,10 @@ from store_cases import quiet, whole
 from medal.cache.errors import CacheNotFound
 from medal.cache.reader import open_cache
 from medal.cache.store.collect import collect, withdraw
-from medal.cache.store.entries import find_entry
+from medal.cache.store.place.entries import find_entry
 from medal.cache.store.fetch import pull
 from medal.cache.store.publish import push
-from medal.cache.store.store import open_store
+from medal.cache.store.place.store import open_store
 number, rounds, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 store, draw, kept = open_store(str(folder / "store")), random.Random(number), False
 own, common, passing = (open_cache(folder / f"{name}.zarr") for name in (f"own{number}", "common", "passing"))

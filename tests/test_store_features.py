@@ -7,10 +7,10 @@ import pytest
 from store_cases import quiet, whole
 
 from medal.cache.errors import CacheError
-from medal.cache.store.entries import find_entry
+from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.store.fetch import read_keys
-from medal.cache.store.store import open_store
-from medal.cache.work import WorkDirectory, work_path
+from medal.cache.store.place.entries import find_entry
+from medal.cache.store.place.store import open_store
 from medal.pipeline.demo_teacher import tiny_teacher
 
 
@@ -78,7 +78,8 @@ def test_features_of_another_kind_are_not(other, lab, small_npz, medal, tmp_path
 
 def test_keys_are_read_without_the_features(lab, monkeypatch):
     folder, _ = lab
-    from medal.cache.store import fetch, files, layout, parts, publish
+    from medal.cache.store import fetch, publish
+    from medal.cache.store.place import files, layout, parts
 
     monkeypatch.setattr(layout, "PART_BYTES", 1 << 11)
     monkeypatch.setattr(fetch, "PART_BYTES", 1 << 11)

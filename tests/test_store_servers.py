@@ -9,7 +9,7 @@ import pytest
 from store_cases import make_cache, member, whole
 from store_servers import https_server, s3_server, sftp_server
 
-from medal.cache.store.layout import Entry
+from medal.cache.store.place.layout import Entry
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_https_is_read_only(cache, ask, shell, medal, tmp_path):
 
 def many_entries(cache, count):
     """Entries as so many pushes would leave them."""
-    from medal.cache.store.layout import summarize
+    from medal.cache.store.place.layout import summarize
 
     for number in range(count):
         yield Entry(
@@ -117,8 +117,8 @@ def many_entries(cache, count):
 
 
 def test_ten_thousand_entries_in_a_folder_are_listed_from_the_index(cache, tmp_path, medal, monkeypatch):
-    from medal.cache.store import entries as module
-    from medal.cache.store.files import Folder
+    from medal.cache.store.place import entries as module
+    from medal.cache.store.place.files import Folder
 
     medal("push", "--yes", cache.path, tmp_path / "store")
     with (tmp_path / "store/index.jsonl").open("ab") as index:

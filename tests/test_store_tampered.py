@@ -7,9 +7,9 @@ import shutil
 import pytest
 from store_cases import make_cache
 
-from medal.cache.digest import canonical_json
 from medal.cache.errors import CacheCorrupt, CacheMismatch, CacheNotFound
-from medal.cache.store.layout import PART_BYTES, parse_entry, parse_entry_name, sha256_hex
+from medal.cache.format.digest import canonical_json
+from medal.cache.store.place.layout import PART_BYTES, parse_entry, parse_entry_name, sha256_hex
 
 
 @pytest.fixture(scope="module")

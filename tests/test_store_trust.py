@@ -7,8 +7,8 @@ import pytest
 from store_cases import make_cache, whole
 
 from medal.cache.errors import CacheError, CacheMismatch
+from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
-from medal.cache.writer import write_cache
 
 
 def remade(cache, path, change):

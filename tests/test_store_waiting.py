@@ -12,7 +12,7 @@ from store_cases import member, whole
 
 from medal.cache.store import announcements
 from medal.cache.store.announcements import Announcement, wait_for, who_computes
-from medal.cache.store.store import open_store
+from medal.cache.store.place.store import open_store
 from medal.pipeline.demo_teacher import tiny_teacher
 
 

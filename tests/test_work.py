@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import CacheMismatch
-from medal.cache.life import Found, decide, look
-from medal.cache.work import ChunkedRows, WorkDirectory, work_path
-from medal.cache.writer import put_back
+from medal.cache.making.life import Found, decide, look
+from medal.cache.making.work import ChunkedRows, WorkDirectory, work_path
+from medal.cache.making.writer import put_back
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
-from ..digest import canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheNotFound
-from ..holder import Holder, is_running, this_process
-from ..manifest import parse_json
+from ..format.digest import canonical_json
+from ..format.manifest import parse_json
+from ..making.holder import Holder, is_running, this_process
 from ..progress import Tell
-from .entries import read_entries, served
-from .layout import COMPUTING, VERSION, Entry
-from .store import Store
+from .place.entries import read_entries, served
+from .place.layout import COMPUTING, VERSION, Entry
+from .place.store import Store
 
 __all__ = ["Announcement", "Computing", "wait_for", "who_computes"]
 

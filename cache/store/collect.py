@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .entries import find_entry, read_entries, refresh_index
-from .layout import CONDEMNED, ENTRIES, LEASES, SETS, Entry
 from .leases import is_stale, leased_sets, store_clock
-from .store import Store
+from .place.entries import find_entry, read_entries, refresh_index
+from .place.layout import CONDEMNED, ENTRIES, LEASES, SETS, Entry
+from .place.store import Store
 
 __all__ = ["Collected", "collect", "distinct", "withdraw"]
 

@@ -14,20 +14,21 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
-from ..forms import form_of
-from ..layout import FORMAT
-from ..life import holds_others, refuse_others
-from ..lock import locked
-from ..manifest import MAX_BYTES, Manifest, parse_manifest
+from ..format.digest import cache_id, canonical_json
+from ..format.forms import form_of
+from ..format.layout import FORMAT
+from ..format.manifest import MAX_BYTES, Manifest, parse_manifest
+from ..format.seal import Seal
+from ..making.life import holds_others, refuse_others
+from ..making.lock import locked
+from ..making.writer import beside, put_back, remove, write_cache, write_file
 from ..progress import Progress, Tell
 from ..reader import Cache, open_cache
-from ..seal import Seal
 from ..verify import verify
-from ..writer import beside, put_back, remove, write_cache, write_file
-from .entries import read_entries
-from .layout import (
+from .leases import Lease, Withdrawn
+from .place.entries import read_entries
+from .place.layout import (
     LISTING,
     MANIFEST,
     PART_BYTES,
@@ -40,10 +41,9 @@ from .layout import (
     parse_signatures,
     sha256_hex,
 )
-from .leases import Lease, Withdrawn
-from .parts import PartFiles, array_bytes
+from .place.parts import PartFiles, array_bytes
+from .place.store import Store
 from .signing import check_signature, signature_path
-from .store import Store
 
 __all__ = ["Pulled", "Trust", "choose_signed", "fetch", "pull", "read_keys", "read_manifest"]
 

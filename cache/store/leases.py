@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 
 from ..errors import CacheError, CacheNotFound
-from .files import Stat
-from .layout import CONDEMNED, LEASES, SETS, set_of_lease
-from .store import Store
+from .place.files import Stat
+from .place.layout import CONDEMNED, LEASES, SETS, set_of_lease
+from .place.store import Store
 
 __all__ = ["STALE_SECONDS", "Lease", "Withdrawn", "has_condemned", "is_stale", "leased_sets", "store_clock"]
 

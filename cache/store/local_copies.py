@@ -10,14 +10,14 @@ from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
 from ..home import home_folder
-from ..lock import locked
+from ..making.lock import locked
+from ..making.writer import remove
 from ..progress import Progress
 from ..reader import Cache
-from ..writer import remove
-from .entries import find_entries
 from .fetch import Trust, choose_signed, pull
-from .layout import Entry
-from .store import Store, open_store
+from .place.entries import find_entries
+from .place.layout import Entry
+from .place.store import Store, open_store
 
 __all__ = ["DEFAULT_BYTES", "copy_named", "local_copy", "parse_size", "resolve"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import CacheMismatch
-from ..manifest import Manifest
+from ..format.manifest import Manifest
 
 __all__ = ["check_private", "check_text", "free_names"]
 

@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
-from ..digest import cache_id, canonical_json
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ..format.digest import cache_id, canonical_json
+from ..format.manifest import MAX_BYTES, Manifest
 from ..home import home_folder
-from ..manifest import MAX_BYTES, Manifest
+from ..making.writer import write_file
 from ..progress import Progress
 from ..reader import Cache
 from ..verify import verify
-from ..writer import write_file
-from .entries import read_entries, refresh_index
-from .layout import (
+from .leases import Lease, Withdrawn, has_condemned
+from .place.entries import read_entries, refresh_index
+from .place.layout import (
     ENTRIES,
     LISTING,
     MANIFEST,
@@ -35,10 +36,9 @@ from .layout import (
     signatures_bytes,
     summarize,
 )
-from .leases import Lease, Withdrawn, has_condemned
-from .parts import array_bytes, cut_parts
+from .place.parts import array_bytes, cut_parts
+from .place.store import Store
 from .privacy import check_private, check_text
-from .store import Store
 
 __all__ = ["Pushed", "push"]
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...cache.command import Command
-from ...cache.console import json_option, note, plain, print_json, progress
 from ...cache.errors import MedalError
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:

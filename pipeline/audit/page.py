@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...cache.page import render
-from ...cache.writer import write_file
+from ...cache.making.writer import write_file
+from ...cache.terminal.page import render
 from .report import Audit
 
 __all__ = ["write_page"]

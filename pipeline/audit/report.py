@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...cache.making.writer import write_file
 from ...cache.progress import Progress
 from ...cache.reader import Cache
-from ...cache.writer import write_file
 from ..datasets.dataset import DatasetOptions
 from .doubtful import find_doubtful
 from .findings import Finding

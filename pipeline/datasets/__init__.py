@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ...cache.console import plain
 from ...cache.errors import DataError
-from ...cache.forms import SUFFIXES
+from ...cache.format.forms import SUFFIXES
+from ...cache.text import plain
 from .dataset import SPLITS, Dataset, DatasetOptions
 from .labels import exclude_flags
 from .splits import check_rare, describe_drawing, draw_splits, limit_rows, rarest_class

@@ -35,7 +35,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ...cache.digest import canonical_json
+from ...cache.format.digest import canonical_json
 from ...cache.keys import KEY_BYTES
 from .dataset import Intensity, Window
 from .dicom_header import Header, Lut, Palette, Shown, Unusable, count_frames, named, read_header, read_whole

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from ...cache.command import OTHERS
 from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
+from ...cache.terminal.command import OTHERS
 from ..preprocessing import parse_window
 from .dataset import DatasetOptions, Window
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...cache.errors import CacheMismatch
+from ...cache.format.manifest import Manifest
 from ...cache.keys import match_secret
-from ...cache.manifest import Manifest
 from ..preprocessing import parse_window
 from . import dataset_kind
 from .dataset import UNLABELLED, DatasetOptions

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from ...cache.command import Command
-from ...cache.console import json_option, note, plain, print_json
 from ...cache.errors import StudentError
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json
+from ...cache.text import plain
 from ...pipeline.datasets.options import dataset_options, take_dataset_options
 from ..use_commands import overwrite_option, require_place
 
@@ -54,7 +55,7 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise StudentError(f"'{out}' must end in .html, or no mail program shows it; give another --out.")
     require_place(out, overwrite=overwrite)
-    from ...cache.writer import write_file
+    from ...cache.making.writer import write_file
     from .collecting import collect
     from .page import build_page
 

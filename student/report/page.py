@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...cache.errors import StudentError
-from ...cache.page import render
+from ...cache.terminal.page import render
 from ...pipeline.datasets.dataset import DatasetOptions
 from .collecting import Recorded, Unseen
 from .sections import Section, describe_run

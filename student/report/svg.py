@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
-from ...cache.console import plain
+from ...cache.text import plain
 from ..plots import drawing
 
 if TYPE_CHECKING:

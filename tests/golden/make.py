@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from medal.cache import zarr_form
 from medal.cache.convert import convert
+from medal.cache.format import zarr_form
+from medal.cache.making.writer import write_cache
 from medal.cache.verify import count_repeats
-from medal.cache.writer import write_cache
 
 ROWS = {"train": 6, "val": 3, "test": 3}
 CLASSES, FEATURE, PROBES = 2, 4, 3

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ...errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from .layout import ENTRIES, INDEX, Entry, marker_bytes, parse_entry, parse_entry_name
 from .store import Store
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
+from ..errors import CacheCorrupt, CacheIncomplete, CacheNotFound
 from .digest import Rows, rows_per_block
-from .errors import CacheCorrupt, CacheIncomplete, CacheNotFound
 from .forms import reading, sync_folder
 from .layout import ArraySpec
 from .manifest import MAX_BYTES

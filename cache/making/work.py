@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .digest import canonical_json
-from .errors import CacheCorrupt
-from .manifest import MAX_BYTES, parse_json
-from .plain_files import is_system_name, read_plain
+from ..errors import CacheCorrupt
+from ..format.digest import canonical_json
+from ..format.manifest import MAX_BYTES, parse_json
+from ..format.plain_files import is_system_name, read_plain
 from .writer import remove, write_file
 
 __all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]

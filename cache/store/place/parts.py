@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..digest import Rows, little_endian, rows_per_block
-from ..layout import ArraySpec
-from ..plain_files import read_plain
+from ...format.digest import Rows, little_endian, rows_per_block
+from ...format.layout import ArraySpec
+from ...format.plain_files import read_plain
 from .layout import PART_BYTES
 
 __all__ = ["PartFiles", "array_bytes", "cut_parts"]

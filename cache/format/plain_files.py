@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import CacheCorrupt
+from ..errors import CacheCorrupt
 from .manifest import parse_json
 
 __all__ = ["PROBLEM_LIMIT", "Scan", "is_system_name", "read_plain"]

@@ -14,17 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from .progress import Advance
+from ..progress import Advance
+from ..text import plain
 
-__all__ = [
-    "json_option", "log_json", "logs_json", "note", "plain", "print_json", "progress", "resolve_cache", "store_options",
-]  # fmt: skip
+__all__ = ["json_option", "log_json", "logs_json", "note", "print_json", "progress"]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,48 +31,6 @@ _VARIABLE = "MEDAL_LOG_JSON"
 _LEVELS = {"warning: ": "warning", "medal: ": "error"}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
-
-
-_STORE_OPTIONS = (
-    click.option(
-        "--max-cache-size",
-        default="20GB",
-        show_default=True,
-        metavar="SIZE",
-        help="Bound of local copies of a store's caches, the least recently used out first.",
-    ),
-    click.option(
-        "--signers",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Refuse what of a store nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
-    ),
-    click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more."),
-)
-
-
-def store_options(function: F) -> F:
-    """Add the options of a command that takes caches from stores: --max-cache-size, --signers, --revoked."""
-    for option in reversed(_STORE_OPTIONS):
-        function = option(function)
-    return function
-
-
-def resolve_cache(text: str, max_cache_size: str, signers: Path | None = None, revoked: Path | None = None) -> str:
-    """Return the path of what a user gives as CACHE: a path, or STORE#NAME, of which a verified copy is fetched.
-
-    Parameters
-    ----------
-    max_cache_size, signers, revoked : as the options of `store_options`; a path is the user's own, and not asked who
-        signed it
-    """
-    if "#" not in text:
-        return text
-    from .store.fetch import Trust
-    from .store.local_copies import resolve
-
-    trust = None if signers is None else Trust(signers, revoked)
-    return resolve(text, partial(progress, unit="bytes"), most=max_cache_size, trust=trust)
 
 
 def note(text: str, **figures: Any) -> None:
@@ -118,11 +73,6 @@ def _log(level: str, message: str, **figures: Any) -> None:
     stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1000):03}Z"
     record = {"time": stamp, "level": level, "message": message, **figures, "host": node(), "pid": os.getpid()}
     click.echo(json.dumps(_finite(record), allow_nan=False), err=True)
-
-
-def plain(text: str) -> str:
-    """Escape what would steer a terminal: names come from whoever made a cache or shares a folder."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def print_json(result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import CacheCorrupt
+from ..errors import CacheCorrupt
 from .forms import Survey
 from .layout import ArraySpec
 from .plain_files import Kind, Scan

@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any
 
-from ..digest import blake2b_json, canonical_json
-from ..errors import CacheCorrupt, CacheMismatch
-from ..manifest import Manifest, parse_json
+from ...errors import CacheCorrupt, CacheMismatch
+from ...format.digest import blake2b_json, canonical_json
+from ...format.manifest import Manifest, parse_json
 
 __all__ = [
     "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",

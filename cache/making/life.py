@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import CacheCorrupt, CacheError, CacheIncomplete, CacheMismatch, CacheNotFound
-from .forms import form_of
-from .reader import Cache, open_cache
-from .traces import CACHE
-from .verify import verify
+from ..errors import CacheCorrupt, CacheError, CacheIncomplete, CacheMismatch, CacheNotFound
+from ..format.forms import form_of
+from ..reader import Cache, open_cache
+from ..verify import verify
+from .recognise import CACHE
 from .work import WorkDirectory, work_path
 
 __all__ = ["Action", "Found", "decide", "differences", "holds_others", "look", "refuse_others"]

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .digest import Rows, array_sha256, canonical_json
-from .errors import CacheCorrupt
-from .forms import form_of, sync_folder
-from .reader import Cache, open_cache
-from .seal import make_seal
-from .verify import verify
+from ..errors import CacheCorrupt
+from ..format.digest import Rows, array_sha256, canonical_json
+from ..format.forms import form_of, sync_folder
+from ..format.seal import make_seal
+from ..reader import Cache, open_cache
+from ..verify import verify
 
 __all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "remove", "write_cache", "write_file"]
 

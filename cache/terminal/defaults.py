@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import click
 from click.core import ParameterSource
 
-from .errors import MedalError
+from ..errors import MedalError
 
 __all__ = [
     "TYPED", "Defaults", "Setting", "find_files", "name_variables", "option_defaults", "read_defaults",

@@ -11,14 +11,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
+from ..errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
 from .digest import Rows
-from .errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
 from .layout import ArraySpec
 
 __all__ = ["SUFFIXES", "Form", "Survey", "device_failed", "form_of", "reading", "sync_folder"]
 
 # Suffix → module; imported when first needed, since zarr alone takes a third of a second.
-SUFFIXES = {".zarr": "medal.cache.zarr_form", ".h5": "medal.cache.hdf5_form"}
+SUFFIXES = {".zarr": "medal.cache.format.zarr_form", ".h5": "medal.cache.format.hdf5_form"}
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
+from ..errors import CacheCorrupt
 from .digest import canonical_json
-from .errors import CacheCorrupt
 from .layout import FORMAT
 from .manifest import Manifest, parse_format, parse_hex, parse_json, parse_manifest
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .command import Command
-from .console import json_option, print_json
+from ..terminal.command import Command
+from ..terminal.console import json_option, print_json
 
 __all__ = ["convert"]
 
@@ -21,7 +21,7 @@ def convert(cache: str, out: str, overwrite: bool, as_json: bool) -> None:
     \b
     medal convert chest.zarr chest.h5
     """
-    from .convert import convert_path
+    from ..convert import convert_path
 
     made = convert_path(cache, out, overwrite=overwrite)
     if as_json:

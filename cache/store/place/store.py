@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ..errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
+from ...errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
 from .files import Files, Folder, Objects, Server, Stat
 from .layout import MARKER, marker_bytes, parse_marker
 

@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from ..errors import CacheCorrupt
-from ..forms import sync_folder
-from ..plain_files import read_plain
+from ...errors import CacheCorrupt
+from ...format.forms import sync_folder
+from ...format.plain_files import read_plain
 
 __all__ = ["Files", "Folder", "Objects", "Server", "Stat"]
 

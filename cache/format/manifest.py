@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import CacheCorrupt, CacheMismatch
 from .digest import canonical_json, content_digest
-from .errors import CacheCorrupt, CacheMismatch
 from .layout import FORMAT, SPLITS, ArraySpec, Dimensions, Task, expected_arrays
 
 __all__ = ["MAX_BYTES", "Manifest", "Skipped", "parse_json", "parse_manifest"]

@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from .errors import CacheBusy, CacheError
+from ..errors import CacheBusy, CacheError
+from ..progress import Tell
 from .holder import Found, Holder, is_here, is_running, look, this_process
-from .progress import Tell
 
 __all__ = ["Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 

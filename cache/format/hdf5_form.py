@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import CacheCorrupt, CacheIncomplete, CacheMismatch, CacheNotFound
 from .digest import Rows, canonical_json, rows_per_block
-from .errors import CacheCorrupt, CacheIncomplete, CacheMismatch, CacheNotFound
 from .forms import Survey, reading, sync_folder
 from .hdf5_trust import ensure_trusted, trust
 from .layout import SPLITS, ArraySpec

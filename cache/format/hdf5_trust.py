@@ -15,9 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from ..errors import CacheCorrupt, CacheError
+from ..home import home_folder
 from . import inspect_hdf5
-from .errors import CacheCorrupt, CacheError
-from .home import home_folder
 from .manifest import parse_json
 
 __all__ = ["ensure_trusted", "inspect_in_child", "trust"]

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from .errors import CacheBusy, CacheError
-from .forms import SUFFIXES
+from ..errors import CacheBusy, CacheError
+from ..format.forms import SUFFIXES
+from ..progress import Tell
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
-from .progress import Tell
 from .writer import beside, put_back, remove
 
 __all__ = ["Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]

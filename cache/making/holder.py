@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from .errors import CacheCorrupt
-from .manifest import parse_json
-from .plain_files import read_plain
+from ..errors import CacheCorrupt
+from ..format.manifest import parse_json
+from ..format.plain_files import read_plain
 
 __all__ = ["Found", "Holder", "is_here", "is_running", "look", "this_process"]
 

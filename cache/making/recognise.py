@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import MedalError
-from .forms import SUFFIXES
+from ..errors import MedalError
+from ..format.forms import SUFFIXES
+from ..format.plain_files import is_system_name
 from .leftovers import Kind, inside
-from .plain_files import is_system_name
 from .work import WorkDirectory, work_path
 
 __all__ = ["CACHE"]
@@ -79,7 +79,7 @@ def _is_cache(path: Path) -> bool:
     if path.suffix not in SUFFIXES:
         return False
     # Reading a cache brings in zarr or h5py, and only a replacement that was killed needs it.
-    from .reader import open_cache
+    from ..reader import open_cache
 
     try:
         open_cache(path)

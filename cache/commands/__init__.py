@@ -1,0 +1,1 @@
+"""The commands on caches and stores, one module each."""

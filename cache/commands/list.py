@@ -1,0 +1,112 @@
+"""The command list."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..terminal.command import Command
+from ..terminal.console import json_option, note, print_json
+from ..text import plain
+
+if TYPE_CHECKING:
+    from ..store.place.layout import Entry
+
+
+__all__ = ["list_store"]
+
+
+@click.command("list", cls=Command, short_help="Say what a store has.")
+@click.argument("store")
+@click.option(
+    "--filter", "filters", multiple=True, metavar="KEY=VALUE",
+    help="Only caches whose field KEY is VALUE, for instance dataset=chest or by=Ana; may be repeated.",
+)  # fmt: skip
+@json_option
+def list_store(store: str, filters: tuple[str, ...], as_json: bool) -> None:
+    """List the caches of STORE: dataset, task, rows, teacher, the probe's AUROC, views, size, who and when.
+
+    \b
+    medal list /mnt/lab/caches
+    medal list s3://lab/caches --filter task=multilabel --json
+    """
+    from ..store.collect import distinct
+    from ..store.place.entries import read_entries
+    from ..store.place.store import open_store
+
+    opened = open_store(store)
+    opened.check()
+    entries, problems = read_entries(opened)
+    for problem in problems:
+        note(f"warning: {problem}")
+    first = {entry.cache_id: entry.content for entry in reversed(entries)}
+    rows = [_described(entry, first[entry.cache_id] == entry.content) for entry in distinct(entries)]
+    for text in filters:
+        key, equal, value = text.partition("=")
+        if not equal or (rows and key not in rows[0]):
+            known = ", ".join(rows[0]) if rows else "dataset, task, teacher, by"
+            raise click.BadParameter(f"'{text}' is no KEY=VALUE with one of: {known}", param_hint="--filter")
+        rows = [row for row in rows if _matches(row[key], value)]
+    if as_json:
+        print_json({"store": store, "caches": rows, "problems": problems})
+        return
+    _print_table(rows)
+
+
+def _described(entry: Entry, is_served: bool) -> dict[str, Any]:
+    summary = entry.summary
+    shown = ("dataset", "task", "classes", "rows", "teacher", "revision", "weights_sha256", "feature", "image_size",
+             "auroc", "views", "features_kept")  # fmt: skip
+    return {
+        **{name: summary.get(name) for name in shown},
+        "bytes": entry.size,
+        "by": entry.by,
+        "published": datetime.fromtimestamp(min(entry.published / 1000, 253402300799), UTC).isoformat(
+            timespec="seconds"
+        ),
+        "cache_id": entry.cache_id,
+        "content_digest": entry.content_digest,
+        "served": is_served,
+    }
+
+
+def _matches(found: Any, asked: str) -> bool:
+    if isinstance(found, bool):
+        return asked.lower() == str(found).lower()
+    return str(found) == asked
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    heads = ("id", "dataset", "task", "rows", "teacher", "auroc", "views", "MB", "by", "when")
+    lines = [heads] + [
+        (
+            row["cache_id"][:8] + ("" if row["served"] else "*"),
+            str(row["dataset"]),
+            str(row["task"]),
+            str(_total(row["rows"])),
+            str(row["teacher"]).rpartition("/")[2],
+            _auroc(row["auroc"]),
+            str(row["views"]),
+            f"{row['bytes'] / 1e6:.1f}",
+            row["by"] or "-",
+            row["published"][:10],
+        )
+        for row in rows
+    ]
+    widths = [max(len(plain(line[column])[:40]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        click.echo("  ".join(f"{plain(text)[:40]:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+    if any(not row["served"] for row in rows):
+        note("* the same request with other content; the first published is served")
+
+
+def _total(rows: Any) -> int:
+    return sum(count for count in rows.values() if isinstance(count, int)) if isinstance(rows, dict) else 0
+
+
+def _auroc(found: Any) -> str:
+    values = found if isinstance(found, dict) else {}
+    value = values.get("test", values.get("val"))
+    return f"{value:.4f}" if isinstance(value, float) else "-"
