@@ -13,7 +13,7 @@ _PUBLIC = {
     "SoftTargets": "medal.student.soft_targets",
     "cache_teacher": "medal.pipeline.api",
     "open_cache": "medal.cache.reader",
-    "open_lab": "medal.pipeline.sharing",
+    "open_lab": "medal.pipeline.caching.sharing",
     "train_student": "medal.student.api",
 }
 

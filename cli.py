@@ -18,26 +18,30 @@ from medal.cache.text import plain
 
 # name: (module, function, short help); the order is the order of a lab's day.
 COMMANDS = {
-    "cache-teacher": ("medal.pipeline.commands", "cache_teacher", "Stage one: run the teacher once, seal a cache."),
+    "cache-teacher": (
+        "medal.pipeline.commands.cache_teacher",
+        "cache_teacher",
+        "Stage one: run the teacher once, seal a cache.",
+    ),
     "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
     "compare": ("medal.student.commands", "compare", "Compare finished runs on the test images they share."),
     "report": ("medal.student.report.command", "report", "Write what runs come to as one HTML page."),
     "predict": ("medal.student.use_commands", "predict", "What a student says of images."),
     "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
     "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
-    "show": ("medal.pipeline.fit", "show", "Describe a cache."),
-    "verify": ("medal.pipeline.verify_command", "verify", "Check every byte of a cache."),
+    "show": ("medal.pipeline.commands.show", "show", "Describe a cache."),
+    "verify": ("medal.pipeline.commands.verify", "verify", "Check every byte of a cache."),
     "convert": ("medal.cache.commands.convert", "convert", "Change a cache between Zarr and HDF5."),
-    "reprobe": ("medal.pipeline.reprobe_command", "reprobe", "Fit another probe on cached features."),
-    "audit": ("medal.pipeline.audit.commands", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
+    "reprobe": ("medal.pipeline.commands.reprobe", "reprobe", "Fit another probe on cached features."),
+    "audit": ("medal.pipeline.commands.audit", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
     "push": ("medal.cache.commands.push", "push", "Offer a cache to others."),
     "pull": ("medal.cache.commands.pull", "pull", "Get a cache from others, verified."),
     "list": ("medal.cache.commands.list", "list_store", "Say what a store has."),
     "remove": ("medal.cache.commands.remove", "remove", "Take a cache out of a store."),
     "gc": ("medal.cache.commands.gc", "gc", "Remove what no cache of a store needs."),
     "clean": ("medal.student.clean_command", "clean", "Find and remove what killed commands left behind."),
-    "doctor": ("medal.pipeline.doctor_command", "doctor", "What this machine can do, and what is missing."),
-    "demo": ("medal.pipeline.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
+    "doctor": ("medal.pipeline.commands.doctor", "doctor", "What this machine can do, and what is missing."),
+    "demo": ("medal.pipeline.commands.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
 }
 
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 from medal.pipeline.audit.report import examine
 from medal.pipeline.audit.subject import Subject
-from medal.pipeline.datasets.dataset import Dataset
-from medal.pipeline.datasets.units import find_units, image_numbers
+from medal.pipeline.datasets.columns.dataset import Dataset
+from medal.pipeline.datasets.columns.units import find_units, image_numbers
 
 rows, width = int(sys.argv[1]), int(sys.argv[2])
 draw = np.random.default_rng(0)
@@ -56,7 +56,7 @@ class Drawn:
         return np.random.default_rng(of[row]).integers(0, 200, (28, 28, 1), np.uint8) + np.uint8(20 * (of[row] != row))
     def describe(self, row): return f"image {row}"
     def locate(self, row):
-        from medal.pipeline.datasets.dataset import Place
+        from medal.pipeline.datasets.columns.dataset import Place
         return Place(array="images", row=row)
 
 

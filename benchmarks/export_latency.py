@@ -22,7 +22,7 @@ import numpy as np
 import timm
 import torch
 
-from medal.pipeline.preprocessing import Preprocessing
+from medal.pipeline.views.transforms.preprocessing import Preprocessing
 from medal.student.exported import Classifier, describe, open_exported, write_export
 from medal.student.quantisation import quantise
 from medal.student.trained import Trained

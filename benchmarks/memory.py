@@ -17,9 +17,9 @@ import numpy as np
 
 LOAD = """
 import sys
-from medal.pipeline.planning import capable_precision, decide_again, load_teacher, prepare
-from medal.pipeline.datasets.dataset import DatasetOptions
-from medal.pipeline.request import CacheSettings
+from medal.pipeline.planning.plan import capable_precision, decide_again, load_teacher, prepare
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.planning.request import CacheSettings
 import torch
 settings = CacheSettings(teacher=sys.argv[2], image_size=int(sys.argv[3]))
 asked = decide_again(prepare(sys.argv[1], sys.argv[4], DatasetOptions(), settings))

@@ -36,11 +36,11 @@ from timm.task import LogitDistillationTask
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.dataset import typical_side
-from medal.pipeline.demo_teacher import tiny_teacher
-from medal.pipeline.teacher_files import locate_teacher
-from medal.pipeline.views import apply_views, draw_views, normalise, policy_named
+from medal.pipeline.datasets.columns.dataset import typical_side
+from medal.pipeline.datasets.opening import open_dataset
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.teacher.files import locate_teacher
+from medal.pipeline.views.transforms.transforms import apply_views, draw_views, normalise, policy_named
 from medal.student.checkpoint import TrainingState
 from medal.student.images import PixelSource, StudentImages, choose_image_size, load_images
 from medal.student.losses import Answers, Objective, parse_terms, total_loss

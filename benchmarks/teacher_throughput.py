@@ -34,15 +34,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medal.cache.making.work import WorkDirectory
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.demo_teacher import tiny_teacher
-from medal.pipeline.features import FeatureTask, compute_chunks, compute_features
-from medal.pipeline.policies import Views
-from medal.pipeline.precision import default_batch_size
-from medal.pipeline.rows import arrange_rows
-from medal.pipeline.teacher import Teacher, pick_device, precision_for
-from medal.pipeline.teacher_files import default_preprocessing, locate_teacher
-from medal.pipeline.views import normalise
+from medal.pipeline.datasets.opening import open_dataset
+from medal.pipeline.features.extract.extract import FeatureTask, compute_chunks, compute_features
+from medal.pipeline.features.extract.precision import default_batch_size
+from medal.pipeline.planning.plan.rows import arrange_rows
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.teacher.files import default_preprocessing, locate_teacher
+from medal.pipeline.teacher.teacher.teacher import Teacher, pick_device, precision_for
+from medal.pipeline.views.transforms.policies import Views
+from medal.pipeline.views.transforms.transforms import normalise
 
 SHARED = Path(os.environ.get("MEDAL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SIDE, JPEG_SIDE = 224, 500

@@ -8,14 +8,14 @@ from typing import Any
 
 from ..cache.errors import TeacherError
 from ..cache.progress import Progress, Tell, silent
-from .caching import Made
-from .caching import cache_teacher as make
-from .datasets.dataset import DatasetOptions
-from .named import ask_by_name, obtain_named
-from .planning import decide_again, prepare
-from .request import CacheSettings
-from .sharing import Lab
-from .teacher_files import locate_teacher
+from .caching.make import Made
+from .caching.make import cache_teacher as make
+from .caching.named import ask_by_name, obtain_named
+from .caching.sharing import Lab
+from .datasets.columns.dataset import DatasetOptions
+from .planning.plan import decide_again, prepare
+from .planning.request import CacheSettings
+from .teacher.files import locate_teacher
 
 __all__ = ["cache_teacher"]
 
@@ -70,7 +70,7 @@ def cache_teacher(
         spec, place, options, chosen, overwrite=overwrite, sources=[fspath(source) for source in sources], files=files
     )
     if chosen.tune:
-        from .tuning import settle
+        from .caching.tuning import settle
 
         asked = settle(asked, progress, tell)
     asked = decide_again(asked)

@@ -12,7 +12,7 @@ from typing import Any
 from ..cache.errors import StudentError
 from ..cache.progress import Progress, Tell, silent
 from ..cache.reader import Cache
-from ..pipeline.datasets.dataset import DatasetOptions
+from ..pipeline.datasets.columns.dataset import DatasetOptions
 from .distill import ask
 from .distill import train_student as train
 from .settings import StudentSettings

@@ -11,12 +11,12 @@ import numpy as np
 
 from ..cache.errors import CacheMismatch
 from ..cache.reader import Cache, open_cache
-from ..pipeline.datasets import open_dataset
-from ..pipeline.datasets.dataset import UNLABELLED, Dataset, DatasetOptions, typical_side
-from ..pipeline.datasets.labels import quoted
+from ..pipeline.datasets.columns.dataset import UNLABELLED, Dataset, DatasetOptions, typical_side
+from ..pipeline.datasets.columns.labels import quoted
+from ..pipeline.datasets.opening import open_dataset
 from ..pipeline.datasets.recorded import recorded_options
-from ..pipeline.preprocessing import Preprocessing
-from ..pipeline.views import Policy, policy_named
+from ..pipeline.views.preprocessing import Preprocessing
+from ..pipeline.views.transforms import Policy, policy_named
 from . import run as folder
 from .device import pick_device
 from .domains import HeldOut, find_domains, leave_out

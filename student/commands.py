@@ -20,7 +20,7 @@ from ..cache.terminal.command import Command
 from ..cache.terminal.console import json_option, note, print_json, progress
 from ..cache.text import plain
 from ..pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
-from ..pipeline.policies import POLICIES
+from ..pipeline.views.policies import POLICIES
 from .settings import StudentSettings
 from .tracking import TRACKERS, require_tracker
 

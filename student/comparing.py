@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..cache.errors import StudentError
 from ..cache.progress import Tell
-from ..pipeline.datasets.dataset import Task
-from ..pipeline.datasets.units import find_units
+from ..pipeline.datasets.columns.dataset import Task
+from ..pipeline.datasets.columns.units import find_units
 from ..pipeline.metrics import (
     Difference,
     McNemar,

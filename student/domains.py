@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ..cache.errors import CacheMismatch
 from ..cache.reader import Cache
 from ..pipeline.datasets import exclude_flags
-from ..pipeline.datasets.units import find_units
+from ..pipeline.datasets.columns.units import find_units
 from .targets import SplitTargets, Targets
 
 __all__ = ["HeldOut", "find_domains", "leave_out"]

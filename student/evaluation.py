@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ..cache.errors import DataError
 from ..cache.join import image_members
 from ..cache.keys import match_secret
-from ..pipeline.datasets import dataset_kind, open_dataset
-from ..pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
-from ..pipeline.datasets.units import find_units
+from ..pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
+from ..pipeline.datasets.columns.units import find_units
+from ..pipeline.datasets.opening import dataset_kind, open_dataset
 from ..pipeline.metrics import bootstrap, known, measure, or_none, reliability, rests_on
 from . import run as folder
 from .exported import drafted

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..cache.errors import DataError
-from ..pipeline.datasets.dataset import Dataset, DatasetOptions
+from ..pipeline.datasets.columns.dataset import Dataset, DatasetOptions
 from .evaluation import choose_rows, open_for
 from .exported import CHECKED, Format, Pixels, describe, drafted, require_packages, write_export
 from .quantisation import Keys, calibration_rows, pixels_of, price, quantise

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.reader import Cache
-from ..pipeline.datasets.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
-from ..pipeline.datasets.units import find_units
+from ..pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
+from ..pipeline.datasets.columns.units import find_units
 from .refitting import refit
 from .settings import StudentSettings
 from .targets import Targets

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..pipeline.datasets.dataset import Task
+from ..pipeline.datasets.columns.dataset import Task
 from ..pipeline.metrics import (
     Difference,
     McNemar,

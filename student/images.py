@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..cache.errors import DataError, StudentError
-from ..pipeline.datasets.dataset import Images
-from ..pipeline.preprocessing import Resize
-from ..pipeline.views import resize_images
+from ..pipeline.datasets.columns.dataset import Images
+from ..pipeline.views.preprocessing import Resize
+from ..pipeline.views.transforms import resize_images
 
 if TYPE_CHECKING:  # timm would double the time that a worker process takes to begin
     from .model import ModelSpec

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.errors import StudentError
-from ..pipeline.datasets.dataset import UNKNOWN_CLASS, Task
+from ..pipeline.datasets.columns.dataset import UNKNOWN_CLASS, Task
 from .settings import StudentSettings
 
 __all__ = ["balanced_order", "balanced_weights", "check_imbalance", "log_priors"]

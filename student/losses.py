@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..cache.errors import StudentError
-from ..pipeline.datasets.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
+from ..pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
 
 __all__ = ["LOSSES", "Answers", "Objective", "Term", "check_terms", "parse_terms", "total_loss"]
 

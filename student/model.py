@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..cache.errors import StudentError, first_line
 from ..pipeline.hub import TIMEOUT_SECONDS, ask_hub
-from ..pipeline.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Resize
+from ..pipeline.views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Resize
 
 __all__ = ["ModelSpec", "build_model", "describe_model", "model_config"]
 

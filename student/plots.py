@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.text import plain
-from ..pipeline.datasets.dataset import Task
+from ..pipeline.datasets.columns.dataset import Task
 from ..pipeline.metrics import confusion_matrix, known, probabilities, reliability
 
 if TYPE_CHECKING:

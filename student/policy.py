@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..cache.errors import CacheMismatch, StudentError
 from ..cache.reader import Cache
-from ..pipeline.views import POLICIES, VIEW_PARAMETERS, Policy, policy_named
+from ..pipeline.views.transforms import POLICIES, VIEW_PARAMETERS, Policy, policy_named
 from .settings import StudentSettings
 
 __all__ = ["choose_policy"]

@@ -18,8 +18,8 @@ import torch
 from ..cache.errors import DataError
 from ..cache.making.writer import write_file
 from ..cache.progress import Advance
-from ..pipeline.datasets.dataset import Place, Task
-from ..pipeline.datasets.images import FileImages, find_format, list_images
+from ..pipeline.datasets.columns.dataset import Place, Task
+from ..pipeline.datasets.pixels.files import FileImages, find_format, list_images
 from ..pipeline.metrics import probabilities
 from .images import StudentImages
 from .trained import Trained

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..cache.errors import DataError
 from ..cache.join import image_members
-from ..pipeline.datasets.dataset import SPLITS, Dataset
+from ..pipeline.datasets.columns.dataset import SPLITS, Dataset
 from ..pipeline.metrics import probabilities, score
 from .evaluation import choose_rows
 from .exported import METADATA, Run, open_exported

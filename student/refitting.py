@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..cache.reader import Cache
-from ..pipeline.logistic import fold_logits
-from ..pipeline.probe import Probe, ProbeSettings, fit_probe
+from ..pipeline.probe.fit import Probe, ProbeSettings, fit_probe
+from ..pipeline.probe.logistic import fold_logits
 from .targets import ProbeHead, SplitTargets, Targets
 
 __all__ = ["head_logits", "refit"]

@@ -10,9 +10,9 @@ import torch
 
 from ..cache.errors import CacheMismatch
 from ..cache.progress import Progress
-from ..pipeline.datasets.dataset import Images
-from ..pipeline.preprocessing import Preprocessing
-from ..pipeline.views import apply_views, quadrant_means, resize_images
+from ..pipeline.datasets.columns.dataset import Images
+from ..pipeline.views.preprocessing import Preprocessing
+from ..pipeline.views.transforms import apply_views, quadrant_means, resize_images
 from .targets import SplitTargets
 
 __all__ = ["TOLERANCE", "check_replay"]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..cache.errors import StudentError
-from ..pipeline.datasets.dataset import DatasetOptions
-from ..pipeline.views import Policy
+from ..pipeline.datasets.columns.dataset import DatasetOptions
+from ..pipeline.views.transforms import Policy
 from .domains import HeldOut
 from .model import WEIGHTS
 from .settings import StudentSettings

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from ..cache.errors import CacheMismatch
 from ..cache.join import Join, find_keys, image_members, join
 from ..cache.reader import Cache
-from ..pipeline.datasets.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
-from ..pipeline.datasets.units import find_units
+from ..pipeline.datasets.columns.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
+from ..pipeline.datasets.columns.units import find_units
 
 __all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "load_targets"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from ..cache.errors import StudentError, TeacherError
-from ..pipeline.datasets.dataset import DatasetOptions, Task
+from ..pipeline.datasets.columns.dataset import DatasetOptions, Task
 from ..pipeline.metrics import fit_temperature, known
-from ..pipeline.preprocessing import Preprocessing
-from ..pipeline.views import normalise
+from ..pipeline.views.preprocessing import Preprocessing
+from ..pipeline.views.transforms import normalise
 from . import run as folder
 from .device import pick_device
 from .images import PixelSource

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..cache.errors import StudentError
 from ..cache.progress import Advance
 from ..pipeline.metrics import log_loss, score
-from ..pipeline.views import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
+from ..pipeline.views.transforms import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
 from .checkpoint import Checkpoint, TrainingState
 from .drawing import draw_epoch
 from .images import PixelSource

@@ -18,8 +18,8 @@ from ..cache.errors import CacheMismatch
 from ..cache.join import find_keys, image_members
 from ..cache.keys import KeySecret
 from ..cache.reader import Cache, open_cache
-from ..pipeline.datasets import open_dataset
-from ..pipeline.datasets.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Images, Place
+from ..pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Images, Place
+from ..pipeline.datasets.opening import open_dataset
 from ..pipeline.datasets.recorded import recorded_options
 from .refitting import head_logits
 from .targets import ProbeHead, SplitTargets, Targets

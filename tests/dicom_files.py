@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.pixels.files import FileImages
 
 pytest.importorskip("pydicom", "3.0", reason="DICOM needs the extra [dicom]")
 

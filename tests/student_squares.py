@@ -14,10 +14,10 @@ from medal.cache.convert import convert_path
 from medal.cache.keys import array_key
 from medal.cache.making.writer import write_cache
 from medal.cache.verify import count_repeats
-from medal.pipeline.datasets.dataset import SPLITS, Dataset, DatasetOptions
-from medal.pipeline.preprocessing import Preprocessing
-from medal.pipeline.rows import arrange_rows
-from medal.pipeline.views import VIEW_PARAMETERS
+from medal.pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
+from medal.pipeline.planning.plan.rows import arrange_rows
+from medal.pipeline.views.transforms.preprocessing import Preprocessing
+from medal.pipeline.views.transforms.transforms import VIEW_PARAMETERS
 from medal.student.distill import ask, train_student
 from medal.student.run import read_predictions
 from medal.student.settings import StudentSettings

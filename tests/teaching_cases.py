@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medal.pipeline.demo_teacher import tiny_teacher
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 from medal.student.checkpoint import Checkpoint
 from medal.student.distill import ask
 from medal.student.images import StudentImages, load_images

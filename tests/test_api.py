@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medal as library
 from medal.cache.errors import CacheMismatch, DataError
-from medal.pipeline.views import normalise, resize_images
+from medal.pipeline.views.transforms.transforms import normalise, resize_images
 from medal.student.losses import Answers, Objective, total_loss
 from medal.student.model import build_model, describe_model
 from medal.student.schedule import epoch_order, learning_rate, split_batches

@@ -14,10 +14,10 @@ from medal.cache.format.manifest import parse_manifest
 from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.pipeline import skipped
-from medal.pipeline.datasets.arrays import ArrayImages
-from medal.pipeline.datasets.dataset import Place, Selection
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.columns.dataset import Place, Selection
+from medal.pipeline.datasets.kinds.arrays import ArrayImages
+from medal.pipeline.datasets.pixels.files import FileImages
+from medal.pipeline.planning.plan import skipped
 
 IMAGES, BAD = 72, 5
 # A regular file to look at, and an input/output error to read.

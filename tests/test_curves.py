@@ -6,9 +6,9 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from medal.pipeline.bootstrap import Resamples
-from medal.pipeline.curves import GRID
 from medal.pipeline.metrics import bootstrap, class_curves, macro_curves, measure
+from medal.pipeline.metrics.bootstrap import Resamples
+from medal.pipeline.metrics.curves import GRID
 
 CLASSES = ("a", "b", "c")
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import DatasetOptions, check_rare, dataset_name, draw_splits, open_dataset
+from medal.pipeline.datasets import DatasetOptions, check_rare, draw_splits
+from medal.pipeline.datasets.opening import dataset_name, open_dataset
 from medal.pipeline.datasets.options import dataset_options, take_dataset_options
 
 PIXELS = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16

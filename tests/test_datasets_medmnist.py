@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.medmnist import load_info, official_file, official_names
+from medal.pipeline.datasets.kinds.medmnist import load_info, official_file, official_names
+from medal.pipeline.datasets.opening import open_dataset
 
 
 @pytest.fixture

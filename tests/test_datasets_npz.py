@@ -7,7 +7,8 @@ import pytest
 
 from medal.cache.errors import DataError
 from medal.cache.keys import array_key
-from medal.pipeline.datasets import DatasetOptions, open_dataset
+from medal.pipeline.datasets import DatasetOptions
+from medal.pipeline.datasets.opening import open_dataset
 
 
 @pytest.fixture

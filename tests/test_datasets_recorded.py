@@ -12,8 +12,8 @@ from medal.cache.errors import CacheCorrupt, CacheMismatch, DataError
 from medal.cache.format.digest import canonical_json
 from medal.cache.format.manifest import parse_manifest
 from medal.cache.reader import open_cache
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.dataset import DatasetOptions
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.datasets.opening import open_dataset
 from medal.pipeline.datasets.recorded import recorded_options
 
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))

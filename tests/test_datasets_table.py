@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import DatasetOptions, check_rare, draw_splits, open_dataset
+from medal.pipeline.datasets import DatasetOptions, check_rare, draw_splits
+from medal.pipeline.datasets.opening import open_dataset
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from medal.cache.errors import TeacherError
-from medal.pipeline.demo import demo, plan_demo
-from medal.pipeline.demo_teacher import HUB_TEACHER, find_teacher, tiny_teacher
-from medal.pipeline.recovered_teacher import (
+from medal.pipeline.commands.cache_teacher.demo import demo, plan_demo
+from medal.pipeline.teacher.teacher.demo import HUB_TEACHER, find_teacher, tiny_teacher
+from medal.pipeline.teacher.teacher.files import locate_teacher
+from medal.pipeline.teacher.teacher.recovered import (
     ONNX_IN_WHEEL,
     RECOVERED_NAME,
     WHEEL_SHA256,
@@ -20,8 +21,7 @@ from medal.pipeline.recovered_teacher import (
     read_onnx,
     recover_teacher,
 )
-from medal.pipeline.teacher_files import locate_teacher
-from medal.pipeline.teacher_weights import WEIGHTS
+from medal.pipeline.teacher.teacher.weights import WEIGHTS
 
 
 @pytest.fixture

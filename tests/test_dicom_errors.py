@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets.dataset import UNREADABLE
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.columns.dataset import UNREADABLE
+from medal.pipeline.datasets.pixels.files import FileImages
 
 ROOT = Path(__file__).resolve().parent.parent
 dicom = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicom_files.py")))
@@ -120,7 +120,7 @@ ASK = """
 import sys
 from pathlib import Path
 from medal.cache.errors import DataError
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.pixels.files import FileImages
 said = set()
 for ask in (FileImages.read, FileImages.key):
     try:

@@ -248,7 +248,7 @@ def test_a_frame_of_a_large_file_is_read_alone(tmp_path):
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from medal.pipeline.datasets.images import FileImages\n"
+        "from medal.pipeline.datasets.pixels.files import FileImages\n"
         "images = FileImages(Path(sys.argv[1]), ('x.dcm',) * 200, 'declared', tuple(range(1, 201)))\n"
         "assert images.read(0).max() == 0\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

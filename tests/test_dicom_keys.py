@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medal.cache.keys import array_key, file_key
-from medal.pipeline.datasets.dicom_header import ELEMENTS
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.pixels.dicom_header import ELEMENTS
+from medal.pipeline.datasets.pixels.files import FileImages
 
 dicom = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicom_files.py")))
 RAMP, DEEP = dicom.RAMP, dicom.DEEP

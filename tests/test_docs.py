@@ -114,7 +114,7 @@ def test_links_between_pages_lead_somewhere():
 @pytest.fixture
 def reader_of_the_readme(tmp_path, monkeypatch):
     """A folder with what the README's commands need under their stand-ins' names."""
-    from medal.pipeline.demo_teacher import tiny_teacher
+    from medal.pipeline.teacher.teacher.demo import tiny_teacher
 
     random = np.random.default_rng(0)
     arrays = {}

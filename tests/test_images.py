@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from medal.cache.errors import DataError
 from medal.cache.keys import file_key
-from medal.pipeline.datasets.images import FileImages
+from medal.pipeline.datasets.pixels.files import FileImages
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 

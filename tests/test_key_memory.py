@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from medal.cache.keys import KeySecret, file_key
-from medal.pipeline.datasets import DatasetOptions, open_dataset
-from medal.pipeline.datasets import images as module
+from medal.pipeline.datasets import DatasetOptions
+from medal.pipeline.datasets.opening import open_dataset
+from medal.pipeline.datasets.pixels import files as module
 
 OLD = 10  # seconds, longer than what counts as just changed
 
@@ -191,7 +192,7 @@ def test_no_name_stands_in_it_and_a_secret_is_none_of_its_business(folder, reads
 
 @pytest.mark.usefixtures("later")
 def test_it_is_bounded(folder, monkeypatch):
-    from medal.pipeline.datasets import key_memory
+    from medal.pipeline.datasets.pixels import key_memory
 
     found_keys(folder)
     first = memory_of(folder)

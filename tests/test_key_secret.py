@@ -10,7 +10,7 @@ from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.join import image_members
 from medal.cache.keys import KeySecret
 from medal.cache.reader import open_cache
-from medal.pipeline.datasets import open_dataset
+from medal.pipeline.datasets.opening import open_dataset
 
 WRONG, MISSING = (
     r"are keyed with another secret than that of --key-secret",

@@ -22,7 +22,7 @@ import torch
 from medal.cache.errors import MedalError
 from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
-from medal.pipeline.ray_cluster import connected
+from medal.pipeline.ray.cluster import connected
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 

@@ -14,9 +14,9 @@ from PIL import Image
 from medal.cache.errors import CacheMismatch, DataError, TeacherError
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.dataset import DatasetOptions
-from medal.pipeline.recheck import recheck
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.datasets.opening import open_dataset
+from medal.pipeline.features.extract.recheck import recheck
 
 
 @pytest.fixture

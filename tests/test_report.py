@@ -11,7 +11,7 @@ from report_cases import CLASSES, DOMAINS, UNREADABLE, Reader, furnish
 
 from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
-from medal.pipeline.datasets.dataset import DatasetOptions
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.student.report.collecting import collect
 from medal.student.report.disagreement import find_disagreements
 from medal.student.report.several import describe_together

@@ -16,7 +16,7 @@ from medal.cache.errors import CacheMismatch, DataError
 from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.pipeline.demo_teacher import tiny_teacher
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 
 COLUMNS = ("file", "label", "split", "domain", "group")
 ROWS = 120
@@ -122,7 +122,7 @@ def test_amended_rows_are_what_stage_one_makes_of_them(what, place, medal, tmp_p
 
 
 def keys_of(folder):
-    from medal.pipeline.datasets import open_dataset
+    from medal.pipeline.datasets.opening import open_dataset
 
     dataset = open_dataset(str(folder / "all.csv"))
     return {f"{row}.png": dataset.images.key(row).hex() for row in range(ROWS)}
@@ -266,7 +266,7 @@ def test_a_kill_leaves_what_the_same_command_clears_up(small_cache, medal, tmp_p
 
 def test_stage_one_goes_on_from_a_killed_reprobe(place, medal, tmp_path):
     folder, request = place
-    from medal.pipeline.reprobe import ReprobeSettings, _record, prepare
+    from medal.pipeline.caching.make.reprobe import ReprobeSettings, _record, prepare
 
     asked = prepare(str(folder / "all.zarr"), str(tmp_path / "o.zarr"), ReprobeSettings(folds=3))
     WorkDirectory(work_path(tmp_path / "o.zarr")).begin(json.loads(json.dumps(_record(asked))))

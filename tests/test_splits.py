@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
 from medal.pipeline.datasets import check_rare, draw_splits, limit_rows, rarest_class
-from medal.pipeline.datasets.arrays import ArrayImages
-from medal.pipeline.datasets.dataset import Dataset
-from medal.pipeline.datasets.units import find_units
+from medal.pipeline.datasets.columns.dataset import Dataset
+from medal.pipeline.datasets.columns.units import find_units
+from medal.pipeline.datasets.kinds.arrays import ArrayImages
 
 
 def make(label, split=None, group=None, classes=None):

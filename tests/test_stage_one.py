@@ -25,7 +25,7 @@ from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify
-from medal.pipeline.demo_teacher import tiny_teacher
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 
 
 def test_a_sealed_cache_that_verifies(small_cache, medal):
@@ -286,7 +286,7 @@ def test_a_lost_image_folder_keeps_what_is_done(shared, teacher, medal, tmp_path
         shutil.copy(source, target)
     out = tmp_path / "scans.zarr"
     options = ("--teacher", teacher, "--image-size", 56, "--batch-size", 2)
-    from medal.pipeline.datasets.images import FileImages
+    from medal.pipeline.datasets.pixels.files import FileImages
 
     original, reads = FileImages.read, []
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.arrays import ArrayImages
-from medal.pipeline.datasets.dataset import typical_side
+from medal.pipeline.datasets.columns.dataset import typical_side
+from medal.pipeline.datasets.kinds.arrays import ArrayImages
+from medal.pipeline.datasets.opening import open_dataset
 from medal.student.images import StudentImages, choose_image_size, load_images
 from medal.student.model import ModelSpec
 

@@ -60,7 +60,7 @@ def test_killed_equals_unkilled_to_the_bit(place, tmp_path):
         from pathlib import Path
         import medal.student.checkpoint as checkpoint
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
-        from medal.pipeline.datasets.dataset import DatasetOptions
+        from medal.pipeline.datasets.columns.dataset import DatasetOptions
         from medal.student.distill import ask, train_student
         from medal.student.settings import StudentSettings
 

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from medal.cache.keys import array_key
-from medal.pipeline.datasets.dataset import SPLITS, DatasetOptions
+from medal.pipeline.datasets.columns.dataset import SPLITS, DatasetOptions
 from medal.student.distill import estimate
 from medal.student.run import read_predictions
 
@@ -125,7 +125,7 @@ def test_multilabel_with_unknown_labels(tmp_path):
         split = SPLITS[np.searchsorted(np.cumsum(SIZES), row, "right")]
         lines.append(",".join([f"images/{row}.png", split, *("" if bit == 255 else str(bit) for bit in bits[row])]))
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
-    from medal.pipeline.datasets import open_dataset
+    from medal.pipeline.datasets.opening import open_dataset
 
     options = DatasetOptions(label_columns=("bright", "any", "always"))
     dataset = open_dataset(str(tmp_path / "labels.csv"), options)

@@ -20,9 +20,9 @@ from PIL import Image
 
 from medal.cache.convert import convert_path
 from medal.cache.errors import DataError, StudentError
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.arrays import ArrayImages
-from medal.pipeline.datasets.dataset import DatasetOptions
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.datasets.kinds.arrays import ArrayImages
+from medal.pipeline.datasets.opening import open_dataset
 from medal.student.checkpoint import Checkpoint
 from medal.student.distill import ask, train_student
 from medal.student.images import ImageStream, StudentImages, load_images
@@ -257,7 +257,7 @@ from multiprocessing import active_children
 
 import numpy as np
 
-from medal.pipeline.datasets.arrays import ArrayImages
+from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.student.images import StudentImages, load_images
 
 images = StudentImages(ArrayImages({"noise": np.zeros((128, 8, 8), np.uint8)}, "noise"), 64, "squash")

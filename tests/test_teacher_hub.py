@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from teacher_folders import COMMIT, CONFIG, WEIGHTS, index_of, make_teacher
 
-from medal.pipeline.teacher_files import locate_teacher
+from medal.pipeline.teacher.teacher.files import locate_teacher
 
 
 def hub_cache(root: Path, repository: str, **files: bytes) -> Path:
@@ -31,7 +31,7 @@ def hub_cache(root: Path, repository: str, **files: bytes) -> Path:
 LOCATE = """
 import json, sys
 from medal.cache.errors import TeacherError
-from medal.pipeline.teacher_files import locate_teacher
+from medal.pipeline.teacher.files import locate_teacher
 for teacher, revision in json.loads(sys.argv[1]):
     try:
         files = locate_teacher(teacher, revision)
@@ -163,7 +163,7 @@ def test_a_hub_that_never_ends_its_answer_is_not_waited_for(tmp_path):
                 connection.sendall(b"z")
                 time.sleep(0.1)
 
-    quick = "import medal.pipeline.teacher_hub as hub; hub.TIMEOUT_SECONDS = 2.0\n" + LOCATE
+    quick = "import medal.pipeline.teacher.hub as hub; hub.TIMEOUT_SECONDS = 2.0\n" + LOCATE
     with socket.create_server(("127.0.0.1", 0)) as server:
         begun = time.monotonic()
         trickling = Thread(target=trickle, args=(server,))

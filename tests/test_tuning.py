@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from medal.cache.reader import open_cache
-from medal.pipeline.demo_teacher import tiny_teacher
-from medal.pipeline.tuning import TunedTrial, _choose
+from medal.pipeline.caching.make.tuning import TunedTrial, _choose
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 
 # Images of each split: the real teacher at 224 px takes its time on a CPU.
 FEW = ("--limit", 50)

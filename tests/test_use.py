@@ -13,10 +13,10 @@ from PIL import Image
 
 from medal.cache.errors import DataError, StudentError
 from medal.cli import group
-from medal.pipeline.datasets import open_dataset
-from medal.pipeline.datasets.dataset import DatasetOptions
-from medal.pipeline.demo_teacher import tiny_teacher
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.datasets.opening import open_dataset
 from medal.pipeline.metrics import fit_temperature, probabilities
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 from medal.student.prediction import Answers
 from medal.student.run import read_predictions
 

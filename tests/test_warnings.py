@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import describe_drawing, draw_splits, open_dataset
-from medal.pipeline.demo_teacher import tiny_teacher
-from medal.pipeline.rows import arrange_rows, repeat_warnings
+from medal.pipeline.datasets import describe_drawing, draw_splits
+from medal.pipeline.datasets.opening import open_dataset
+from medal.pipeline.planning.plan.rows import arrange_rows, repeat_warnings
+from medal.pipeline.teacher.teacher.demo import tiny_teacher
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
-from medal.pipeline.datasets.dataset import DatasetOptions
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
 
 __all__ = ["FOLDS", "FRACTIONS", "PNEUMONIA", "SETS", "SmallSet", "write_table"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ...cache.progress import Progress
-from ..datasets.dataset import SPLITS
+from ..datasets.columns.dataset import SPLITS
 from .findings import Advice, Finding, count_of
 from .neighbours import Calibration, Pairs, calibrate, cosines_of_views, fit_whitening, propose, search
 from .registration import agreement, calibrate_on_copies

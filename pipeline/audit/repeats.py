@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets.dataset import SPLITS
+from ..datasets.columns.dataset import SPLITS
 from .findings import Advice, Finding, Severity, count_of
 from .subject import Subject
 

@@ -11,7 +11,8 @@ from typing import Any
 from ...cache.making.writer import write_file
 from ...cache.progress import Progress
 from ...cache.reader import Cache
-from ..datasets.dataset import DatasetOptions
+from ...cache.terminal.page import render
+from ..datasets.columns.dataset import DatasetOptions
 from .doubtful import find_doubtful
 from .findings import Finding
 from .near import find_near_duplicates
@@ -20,6 +21,9 @@ from .shortcuts import find_domain_gap, find_shortcut, find_split_gap
 from .subject import Subject, load_subject
 
 __all__ = ["Audit", "audit", "examine"]
+
+_TEMPLATE = Path(__file__).with_name("audit.html")
+_MOST_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,13 @@ class Audit:
         writer.writerows(rows)
         write_file(path, table.getvalue().encode())
         return len(rows)
+
+    def write_page(self, path: Path) -> None:
+        """Write the audit as one HTML page: no other file, no script, no network; of each check, the first rows."""
+        rows: dict[str, list[dict[str, str]]] = {}
+        for row in self.rows():
+            rows.setdefault(row["check"], []).append(row)
+        write_file(path, render(_TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS).encode())
 
     def _splits(self) -> list[tuple[int, str]]:
         return [(index, name) for index, name in enumerate(("train", "val", "test")) if name in self.subject.splits]

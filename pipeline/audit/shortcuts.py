@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.progress import Progress
-from ..datasets.dataset import SPLITS
+from ..datasets.columns.dataset import SPLITS
 from ..metrics import bootstrap, score
 from .findings import Finding, Severity
 from .properties import read_properties

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from ...cache.errors import CacheMismatch
 from ...cache.join import join
 from ...cache.reader import Cache
-from ..datasets import open_dataset
-from ..datasets.dataset import SPLITS, Dataset, DatasetOptions, Task
+from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, Task
+from ..datasets.columns.units import find_units, image_numbers
+from ..datasets.opening import open_dataset
 from ..datasets.recorded import recorded_options
-from ..datasets.units import find_units, image_numbers
 
 __all__ = ["Subject", "load_subject"]
 

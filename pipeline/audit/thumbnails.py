@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...cache.errors import DataError
 from ...cache.progress import Advance
-from ..views import resize_images
+from ..views.transforms import resize_images
 from .neighbours import Pairs
 from .subject import Subject
 

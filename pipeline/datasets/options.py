@@ -11,8 +11,8 @@ import click
 from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
 from ...cache.terminal.command import OTHERS
-from ..preprocessing import parse_window
-from .dataset import DatasetOptions, Window
+from ..views.preprocessing import parse_window
+from .columns.dataset import DatasetOptions, Window
 
 __all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
 

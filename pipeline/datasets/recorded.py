@@ -8,10 +8,10 @@ from dataclasses import replace
 from ...cache.errors import CacheMismatch
 from ...cache.format.manifest import Manifest
 from ...cache.keys import match_secret
-from ..preprocessing import parse_window
-from . import dataset_kind
-from .dataset import UNLABELLED, DatasetOptions
-from .labels import quoted
+from ..views.preprocessing import parse_window
+from .columns.dataset import UNLABELLED, DatasetOptions
+from .columns.labels import quoted
+from .opening import dataset_kind
 
 __all__ = ["recorded_options"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ...pipeline.curves import GRID
 from ...pipeline.metrics import Band, Difference, Reliability
+from ...pipeline.metrics.curves import GRID
 from ..plots import shorten
 from .svg import COLOURS, chart
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import StudentError
-from ...pipeline.datasets.dataset import Task
+from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import Difference
 from .. import run as folder
 from ..run import Predictions, read_predictions

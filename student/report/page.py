@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...cache.errors import StudentError
 from ...cache.terminal.page import render
-from ...pipeline.datasets.dataset import DatasetOptions
+from ...pipeline.datasets.columns.dataset import DatasetOptions
 from .collecting import Recorded, Unseen
 from .sections import Section, describe_run
 from .several import describe_together

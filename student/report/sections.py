@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...pipeline.datasets.units import find_units
+from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_curves, reliability
 from ..tables import write_difference, write_figure, write_number
 from ..verdict import name_figure

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 
 from ...cache.join import find_keys
-from ...pipeline.datasets import dataset_kind, open_dataset
-from ...pipeline.datasets.dataset import DatasetOptions
+from ...pipeline.datasets.columns.dataset import DatasetOptions
+from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from .collecting import Recorded
 
 __all__ = ["draw_thumbnails"]

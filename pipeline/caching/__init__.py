@@ -1,0 +1,1 @@
+"""The whole of stage one, and reprobing."""

@@ -1,0 +1,195 @@
+"""Stage one: a dataset and a teacher become a sealed cache."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...cache.errors import CacheIncomplete, TeacherError
+from ...cache.making.life import Action
+from ...cache.making.lock import Lock, locked
+from ...cache.making.work import WorkDirectory, work_path
+from ...cache.making.writer import put_back, write_cache
+from ...cache.progress import Progress, Tell
+from ...cache.reader import Cache
+from ...cache.store.publish import Pushed
+from ..features.ranks import ALONE, Team
+from ..planning.plan import Plan, count_kept, decide_again
+from ..planning.skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
+from .sharing import Lab, announced
+
+if TYPE_CHECKING:
+    from ..features.extract import Computed
+
+__all__ = ["Made", "cache_teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What stage one did.
+
+    Attributes
+    ----------
+    cache : open
+    action : create, resume, extend, reuse or pulled
+    computed, kept : images sent through the teacher now, and images found durable
+    images_per_second : computed / wall time from the first row read to the last row durable; None where none was
+    pushed : what was published in a store, if that was asked for
+    """
+
+    cache: Cache
+    action: Action
+    computed: int
+    kept: int
+    images_per_second: float | None
+    seconds: float
+    pushed: Pushed | None = None
+
+
+def cache_teacher(
+    asked: Plan,
+    progress: Progress,
+    *,
+    wait: bool = True,
+    tell: Tell = lambda _: None,
+    again: str = "the same command",
+    team: Team = ALONE,
+    lab: Lab | None = None,
+) -> Made:
+    """Carry out a plan: compute what is missing, fit the probe, seal.
+
+    Parameters
+    ----------
+    progress : called with a title, a total and what is done; gives a context that yields the function to advance by
+    wait : wait for another process that is making the same target, and reuse what it made
+    tell : called with what the user should know while it happens
+    again : what to run to go on after an interruption, for messages
+    team : the processes that share the work, of which this one leads
+    lab : the store to look into first
+
+    Raises
+    ------
+    DataError
+        Images cannot be used (all of them are listed) and were not to be skipped, or too little is left.
+    TeacherError
+        The teacher computes values that are not finite.
+    CacheBusy
+        Another process is making the target, and `wait` is not set.
+    CacheIncomplete
+        Interrupted by Ctrl-C, a full disk or a lost mount; what is finished is kept.
+    """
+    begun = time.monotonic()
+    made = _reused(asked)
+    if made is None or _is_left(asked):
+        with locked(asked.target, wait=wait, tell=tell) as lock:
+            # Another process may have finished it while this one waited, or died between two renames.
+            put_back(asked.target)
+            asked = decide_again(asked)
+            made = _reused(asked) or _pulled(asked, lab, tell)
+            if made is not None and made.action == "pulled":
+                asked = replace(asked, existing=made.cache)
+            if made is None:
+                if lab is not None:
+                    asked = decide_again(lab.with_features(asked, tell))
+                with announced(lab, asked.cache_id, asked.images, progress) as shown:
+                    made = _make(asked, lock, team, shown, tell, again)
+                    made = replace(made, pushed=lab.offer(made.cache) if lab else None)
+            if _is_left(asked):
+                WorkDirectory(work_path(asked.target)).remove()
+    return replace(made, seconds=time.monotonic() - begun)
+
+
+def _reused(asked: Plan) -> Made | None:
+    if asked.action != "reuse" or asked.existing is None:
+        return None
+    return Made(
+        cache=asked.existing,
+        action="reuse",
+        computed=0,
+        kept=sum(asked.existing.manifest.rows.values()),
+        images_per_second=None,
+        seconds=0.0,
+    )
+
+
+def _pulled(asked: Plan, lab: Lab | None, tell: Tell) -> Made | None:
+    """Take the very cache over from the store, if it is there."""
+    cache = None if lab is None else lab.obtain(asked, tell)
+    if cache is None:
+        return None
+    rows = sum(cache.manifest.rows.values())
+    return Made(cache=cache, action="pulled", computed=0, kept=rows, images_per_second=None, seconds=0.0)
+
+
+def _is_left(asked: Plan) -> bool:
+    """Tell whether the work on a sealed cache still stands beside it, as a kill at the last moment leaves it."""
+    left = WorkDirectory(work_path(asked.target)).read_settings()
+    return asked.existing is not None and left is not None and left.get("cache_id") == asked.existing.cache_id
+
+
+def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, again: str) -> Made:
+    # Torch and scikit-learn come in here, and not for a cache that is there already.
+    from ..features.compute import compute
+    from .assembly import assemble_arrays, describe_cache
+
+    work = WorkDirectory(work_path(asked.target))
+    try:
+        computed, known, how = compute(asked, work, lock, team, progress, tell)
+        asked = _without_bad(asked, computed, work, tell)
+        arrays, probe = assemble_arrays(asked, computed, known, tell)
+        lock.check()
+        cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how))
+        write_list(asked.target, asked.skipped)
+        work.remove()
+    except TeacherError:
+        # Where nothing is durable yet, there is nothing that another try could go on from.
+        if not _count_kept(asked):
+            work.remove()
+        raise
+    except (OSError, KeyboardInterrupt) as error:
+        raise CacheIncomplete(
+            f"Stopped {_cause(error)}: {_count_kept(asked)} of {asked.images} images are done and kept in "
+            f"'{work.path}'. Go on with: {again}"
+        ) from error
+    return Made(
+        cache=cache,
+        action=asked.action,
+        computed=computed.images,
+        kept=asked.images - computed.images,
+        images_per_second=computed.images / computed.seconds if computed.images else None,
+        seconds=0.0,
+    )
+
+
+def _cause(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "by Ctrl-C"
+    # Of the processes that work together, one cannot be reached any more, or failed.
+    return f"as {error}" if isinstance(error, ConnectionError) else f"by the file system ({error})"
+
+
+def _count_kept(asked: Plan) -> int:
+    try:
+        return count_kept(asked)
+    except OSError:
+        # The mount is gone, and with it the means to count.
+        return 0
+
+
+def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tell) -> Plan:
+    """Refuse images that cannot be used, or go on without them if that was asked for."""
+    if computed.bad and asked.settings.on_bad_image == "fail":
+        kept = asked.images - len(computed.bad)
+        if not kept:
+            work.remove()
+        raise refuse_bad(computed.bad, asked.images, kept, work.path)
+    if computed.bad:
+        rows, skipped, warnings = without_bad(asked.dataset, asked.rows, computed.bad)
+        for warning in set(warnings) - set(asked.warnings):
+            tell(f"warning: {warning}")
+        asked = replace(asked, rows=rows, skipped=(*asked.skipped, *skipped))
+    if asked.skipped:
+        counts = ", ".join(f"{reason} {count}" for reason, count in reason_counts(asked.skipped).items())
+        tell(f"warning: {len(asked.skipped)} images are left out ({counts}); '{list_path(asked.target)}' lists them")
+    return asked

@@ -1,0 +1,352 @@
+"""The command of stage one, cache-teacher."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...cache.errors import TeacherError
+from ...cache.store.options import store_options
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json, progress
+from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
+from ..features.ranks import Team, join_team, started_together
+from ..planning.request import CacheSettings
+from ..views.policies import POLICIES
+
+if TYPE_CHECKING:
+    from ..caching.make import Made
+    from ..caching.sharing import Lab
+    from ..datasets.columns.dataset import DatasetOptions
+
+__all__ = ["cache_teacher"]
+
+_DEFAULT = CacheSettings()
+_GROUPS = {
+    "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
+    "Soft targets": ("--views", "--augment", "--folds", "--no-features", "--seed"),
+    "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
+    "Images": ("--limit", "--from", "--on-bad-image", "--unlabelled"),
+    "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size", "--signers", "--revoked"),
+    **DATASET_GROUP,
+}
+
+
+class _SizeOrAuto(click.ParamType[int | str]):
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return "auto" if value == "auto" else int(click.INT.convert(value, param, ctx))
+
+
+_SIZE_OR_AUTO = _SizeOrAuto()
+
+
+@click.command(cls=Command, groups=_GROUPS, short_help="Stage one: run the teacher once, seal a cache.")
+@click.argument("dataset")
+@click.argument("out", required=False)
+@click.option("--teacher", default=_DEFAULT.teacher, show_default=True, help="Hugging Face id or local folder.")
+@click.option(
+    "--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub (default: main)."
+)
+@click.option(
+    "--feature", type=click.Choice(["cls+mean", "last4"]), default=_DEFAULT.feature, show_default=True,
+    help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four blocks and that mean.",
+)  # fmt: skip
+@click.option(
+    "--image-size", type=_SIZE_OR_AUTO, default=_DEFAULT.image_size, show_default=True,
+    help="Side of the teacher's input, px; auto: 112 for images of 64 px or less, else 224.",
+)  # fmt: skip
+@click.option("--tune", is_flag=True, help="Choose --feature and --image-size on val, from a sample of train.")
+@click.option(
+    "--resize", type=click.Choice(["squash", "pad", "crop"]), default=_DEFAULT.resize, show_default=True,
+    help="Whole image squashed to a square, padded to one, or the middle cut out.",
+)  # fmt: skip
+@click.option(
+    "--views",
+    type=click.IntRange(min=1, max=64),
+    default=_DEFAULT.views,
+    show_default=True,
+    help="Views stored of each train image: itself and V-1 transformed as --augment allows.",
+)
+@click.option(
+    "--augment", type=click.Choice(list(POLICIES)), default=_DEFAULT.augment, show_default=True,
+    help="What may change without changing the label, by modality; stage two keeps to it.",
+)  # fmt: skip
+@click.option(
+    "--folds",
+    default=_DEFAULT.folds,
+    show_default=True,
+    help="Probes that have not seen the images they answer for; 0 = one that has seen all of train.",
+)
+@click.option("--no-features", is_flag=True, help="Leave features out: smaller, but no re-probing later.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help="Images a forward pass (default: 32 on a CPU, on a GPU as many as fit up to 256).",
+)
+@click.option(
+    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,
+    help="auto: bf16 where the hardware is fast at it and agrees with fp32.",
+)  # fmt: skip
+@click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default=_DEFAULT.engine, show_default=True,
+    help="local: this process, or the ranks of torchrun; ray: workers on all machines of a Ray cluster.",
+)  # fmt: skip
+@click.option(
+    "--address", default=_DEFAULT.address, metavar="HOST:PORT|auto",
+    help="Of the Ray cluster (default: RAY_ADDRESS, or else a Ray of its own on this machine).",
+)  # fmt: skip
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Only the first N rows of each split, for trials; stage two then needs --on-missing drop.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.seed,
+    show_default=True,
+    help="Seed of drawn splits and folds.",
+)
+@click.option(
+    "--from", "sources", multiple=True, metavar="CACHE",
+    help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
+)  # fmt: skip
+@click.option(
+    "--unlabelled", is_flag=True,
+    help="Images alone, whatever labels there are: their features, for train-student --unlabelled.",
+)  # fmt: skip
+@click.option(
+    "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
+    help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
+)  # fmt: skip
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace another cache at OUT, once the new one is sealed; one that fits is reused.",
+)
+@click.option(
+    "--store", envvar="MEDAL_STORE", show_envvar=True,
+    help="Take the cache over from there if somebody has computed it: a folder, s3://, sftp://, https:// …",
+)  # fmt: skip
+@click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
+@click.option("--yes", is_flag=True, help="With --push, the names that are shown may be published.")
+@click.option("--wait", "wait_for_others", is_flag=True, help="If others compute it for --store just now, wait for it.")
+@click.option(
+    "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
+)
+@store_options
+@click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@json_option
+@dataset_options
+def cache_teacher(
+    dataset: str,
+    out: str | None,
+    sources: tuple[str, ...],
+    overwrite: bool,
+    no_wait: bool,
+    dry_run: bool,
+    as_json: bool,
+    store: str | None,
+    push: bool,
+    yes: bool,
+    wait_for_others: bool,
+    by: str | None,
+    max_cache_size: str,
+    signers: Path | None,
+    revoked: Path | None,
+    **chosen: Any,
+) -> None:
+    """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
+
+    DATASET is medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table with columns
+    file and label, or phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). The same command again
+    resumes what was interrupted and reuses what is finished.
+
+    \b
+    medal cache-teacher phantom
+    medal cache-teacher medmnist:pneumoniamnist chest.zarr --teacher facebook/dinov2-small
+    medal cache-teacher labels.csv scans.h5 --label-columns edema,effusion --group-column patient
+    """
+    if push and not store:
+        raise click.UsageError("--push goes with --store URL (or MEDAL_STORE)")
+    options = take_dataset_options(chosen)
+    settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
+    if settings.address is not None and settings.engine != "ray":
+        raise click.UsageError("--address is for --engine ray; give both, or neither.")
+    if settings.engine == "ray" and started_together():
+        raise click.UsageError("--engine ray starts workers of its own; run it without torchrun or srun.")
+    with join_team() as team:
+        if team.leads:
+            from ..caching.sharing import open_lab
+
+            lab = None
+            if store:
+                lab = open_lab(
+                    store, push=push, wait=wait_for_others, by=by, max_cache_size=max_cache_size, signers=signers,
+                    revoked=revoked, progress=partial(progress, unit="bytes"),
+                )  # fmt: skip
+            _lead(
+                team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
+                dry_run=dry_run, as_json=as_json,
+                lab=lab, yes=yes,
+            )  # fmt: skip
+        else:
+            from ..features.compute import follow
+
+            follow(team, dataset, options, settings, note)
+
+
+def _lead(
+    team: Team,
+    dataset: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    sources: tuple[str, ...],
+    overwrite: bool,
+    wait: bool,
+    dry_run: bool,
+    as_json: bool,
+    lab: Lab | None,
+    yes: bool,
+) -> None:
+    from ...cache.commands.push import confirm_names
+    from ..caching.make import cache_teacher as make
+    from ..caching.sharing import names_of
+    from ..features.engine import estimate
+    from ..planning.plan import decide_again, prepare
+    from ..teacher.files import locate_teacher
+
+    files = None
+    if lab is not None:
+        try:
+            files = locate_teacher(settings.teacher, settings.revision)
+        except TeacherError as error:
+            _take_by_name(dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run,
+                          as_json=as_json)  # fmt: skip
+            return
+    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources, files=files)
+    if settings.tune:
+        from ..caching.tuning import settle
+
+        asked = settle(asked, None if dry_run else progress, note)
+    asked = decide_again(asked)
+    for warning in asked.warnings:
+        note(f"warning: {warning}")
+    rows = {split: len(part) for split, part in asked.rows.items()}
+    if asked.drawing:
+        counts = ", ".join(f"{count} {split}" for split, count in rows.items())
+        note(f"{asked.drawing}; now {counts}")
+    if dry_run:
+        if lab is not None and asked.action != "reuse" and lab.find(asked.cache_id, note) is not None:
+            asked = replace(asked, action="pulled")
+        size, seconds = estimate(asked)
+        result = {
+            "cache": str(asked.target), "action": asked.action, "cache_id": asked.cache_id, "rows": rows,
+            "bytes": size, "seconds": seconds,
+        }  # fmt: skip
+        if as_json:
+            print_json(result)
+        else:
+            click.echo(
+                f"Would {asked.action} '{asked.target}': {asked.images} images, about {size / 1e6:.1f} MB and "
+                f"{seconds or 0:.0f} s of teacher."
+            )
+        return
+    if lab is not None and lab.push and asked.action != "reuse":
+        # Now, and not after hours of work.
+        confirm_names(names_of(asked), yes)
+    made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
+    _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+
+
+def _take_by_name(
+    dataset: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    reason: TeacherError,
+    lab: Lab,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take the cache over by the name of a teacher that cannot be loaded, or say why it cannot."""
+    from ..caching.named import ask_by_name, find_named, obtain_named
+
+    asked = ask_by_name(dataset, out, options, settings, reason)
+    if not dry_run:
+        made = obtain_named(asked, lab, reason, overwrite=overwrite, tell=note)
+        _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
+        return
+    entry = find_named(asked, lab, reason, note)
+    if as_json:
+        rows = entry.summary.get("rows")
+        told = {"cache": str(asked.target), "action": "pulled", "cache_id": entry.cache_id, "rows": rows}
+        print_json({**told, "bytes": entry.size, "seconds": 0.0})
+    else:
+        click.echo(f"Would pull '{asked.target}': {asked.images} images, about {entry.size / 1e6:.1f} MB.")
+
+
+def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: bool, as_json: bool) -> None:
+    manifest = made.cache.manifest
+    metrics = manifest.probe.get("metrics", {})  # another writer's cache need not have them
+    if made.action == "reuse" and manifest.skipped.images:
+        note(f"warning: {manifest.skipped.images} images that could not be read were left out of it")
+    if as_json:
+        print_json(
+            {
+                "cache": str(made.cache.path),
+                "action": made.action,
+                "cache_id": made.cache.cache_id,
+                "content_digest": made.cache.content_digest,
+                "rows": dict(manifest.rows),
+                "skipped": manifest.skipped.images,
+                "computed": made.computed,
+                "kept": made.kept,
+                "images_per_second": made.images_per_second,
+                "seconds": made.seconds,
+                "teacher": {split: metrics.get(split) for split in ("val", "test")},
+                "tuned": manifest.raw.get("tuned"),
+                "pushed": None if made.pushed is None else made.pushed.action,
+            }
+        )
+        return
+    verb = {
+        "create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found", "pulled": "Pulled",
+    }[made.action]  # fmt: skip
+    target = made.cache.path
+    click.echo(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
+    if made.pushed is not None:
+        click.echo(f"  others get it by: medal pull {made.cache.cache_id} STORE")
+    for split in ("val", "test"):
+        if split in metrics:
+            click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
+    # Classes and their columns stage two takes from the cache; of the others it reads the usual ones unless told.
+    columns = {"--split-column": options.split_column, "--domain-column": options.domain_column}
+    extra = [word for name, column in columns.items() if column for word in (name, column)]
+    extra += ["--on-missing", "drop"] if limited else []
+    following = ["medal", "train-student", str(target), dataset, "--out", f"runs/{target.stem}", *extra]
+    if options.unlabelled:
+        # Beside a set that has labels.
+        following = ["medal", "train-student", "CACHE", "DATASET", "--out", "RUN", "--unlabelled", str(target), dataset]
+    click.echo(f"Next: {shlex.join(following)}")
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {format(value, '.4f') if isinstance(value := figures.get(name), int | float) else 'undefined'}"
+        for name in ("auroc", "accuracy")
+    )

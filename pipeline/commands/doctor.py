@@ -1,0 +1,135 @@
+"""The command doctor: it prints what `doctor.examine` finds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, print_json
+from ...cache.terminal.defaults import Setting, find_files, settings_in_effect
+from ...cache.text import plain
+from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
+from ..planning.request import CacheSettings
+
+if TYPE_CHECKING:
+    from ..features.doctor import Report
+
+__all__ = ["doctor"]
+
+_DEFAULT = CacheSettings()
+
+
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="What this machine can do, and what is missing.")
+@click.argument("dataset", required=False)
+@click.option("--teacher", help="Folder, or hub id of one in the local cache (default: whichever is on this machine).")
+@click.option(
+    "--image-size", type=int, default=_DEFAULT.image_size, show_default=True, help="Side of the teacher's input, px."
+)
+@click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option(
+    "--store", envvar="MEDAL_STORE", show_envvar=True,
+    help="See whether it can be reached (default: the store of cache-teacher, where a medal.toml names one).",
+)  # fmt: skip
+@click.option("--config", is_flag=True, help="Say which defaults of which command are set, to what, and where.")
+@json_option
+@dataset_options
+def doctor(
+    dataset: str | None, teacher: str | None, image_size: int, device: str, store: str | None, config: bool,
+    as_json: bool, **chosen: Any,
+) -> None:  # fmt: skip
+    """Say what stage one would do on this machine and how fast, what DATASET needs, and what is missing.
+
+    Versions, devices, and what would be chosen and why; the teacher's forward pass timed for a few seconds; disk and
+    memory beside DATASET's needs; missing extras, each with the command that mends it. Nothing is written, and no
+    network is used but to reach a store. Exit status 1 if something that is needed is broken.
+
+    \b
+    medal doctor
+    medal doctor medmnist:pneumoniamnist --teacher facebook/dinov2-small
+    medal doctor --store /mnt/lab/caches
+    medal doctor --config
+    """
+    files = find_files()
+    if config or (store is None and files):
+        # Where the command line stands, every command is known; this package knows its own alone.
+        group = click.get_current_context().find_root().command
+        in_effect = settings_in_effect(group, files) if isinstance(group, click.Group) else []
+        if config:
+            _print_settings(in_effect, files, as_json)
+            return
+        store = next((one.value for one in in_effect if one[:2] == ("cache-teacher", "--store")), None)
+    from ..features.doctor import examine
+
+    settings = CacheSettings(image_size=image_size, device=device)
+    found = examine(dataset, take_dataset_options(chosen), settings, teacher, store)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        click.echo("\n".join(map(plain, _lines(found))))
+    if found.problems:
+        sys.exit(1)
+
+
+def _print_settings(in_effect: list[Setting], files: list[Path], as_json: bool) -> None:
+    if as_json:
+        print_json({"files": list(map(str, files)), "settings": [one._asdict() for one in in_effect]})
+        return
+    lines = [f"file       {file}" for file in files] or ["file       no medal.toml here, above, or of the user's"]
+    lines += [
+        f"{one.command} {one.option}: {json.dumps(one.value, ensure_ascii=False)}   {one.source}, {one.origin}"
+        for one in in_effect
+        if one.origin is not None
+    ]
+    lines.append("All else is built in: medal COMMAND --help. What you type counts most.")
+    click.echo("\n".join(map(plain, lines)))
+
+
+def _lines(found: Report) -> list[str]:
+    first = ("medal", "python", "torch", "transformers", "timm", "zarr", "h5py")
+    lines = ["versions   " + ", ".join(f"{name} {found.versions.get(name) or 'missing'}" for name in first)]
+    lines += [f"device     {_device(device)}" for device in found.devices]
+    chosen = {name.replace("_", " "): choice for name, choice in found.chosen.items() if name != "device"}
+    lines += [f"{name:10} {choice.value}: {choice.why}" for name, choice in chosen.items()]
+    if "why_not" in found.teacher:
+        lines.append(f"teacher    {found.teacher['why_not']}")
+    elif found.teacher:
+        lines.append(
+            "teacher    {images_per_second} images/s: {name} at {image_size} px, {batch_size} a forward pass".format(
+                **found.teacher
+            )
+        )
+    lines += _needs(found)
+    if found.store is not None:
+        access = "could not be used" if found.store["why_not"] else found.store["access"]
+        lines.append(f"store      '{found.store['url']}' {access}")
+    for name, extra in found.extras.items():
+        missing = f"without {', '.join(extra['missing'])}; {extra['remedy']}" if extra["missing"] else "complete"
+        lines.append(f"extra      {name}: {missing}")
+    lines += [f"problem    {problem}" for problem in found.problems]
+    return lines if found.problems else [*lines, "Nothing that is needed is missing."]
+
+
+def _device(device: dict[str, Any]) -> str:
+    what = f"capability {device['capability']}" if device["kind"] == "cuda" else f"{device['processors']} processors"
+    return (
+        f"{device['kind']} ({device['name']}), {what}, {device['available_bytes'] / 1e9:.1f} of "
+        f"{device['memory_bytes'] / 1e9:.1f} GB of memory free"
+    )
+
+
+def _needs(found: Report) -> list[str]:
+    if found.dataset is None:
+        return []
+    needs = found.dataset
+    size = "unknown without a teacher" if needs["bytes"] is None else f"{needs['bytes'] / 1e9:.2f} GB"
+    lines = [
+        f"dataset    {needs['images']} images in '{needs['name']}'",
+        f"disk       {size} while its cache is made, {needs['free_bytes'] / 1e9:.1f} GB free",
+        f"memory     {needs['peak_bytes'] / 1e9:.1f} GB taken here, {needs['available_bytes'] / 1e9:.1f} GB free",
+    ]
+    return lines if needs["seconds"] is None else [*lines, f"time       about {needs['seconds']:.0f} s of teacher"]

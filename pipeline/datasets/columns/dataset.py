@@ -1,0 +1,254 @@
+"""What every kind of dataset becomes: images that can be read one by one, and columns beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ....cache.errors import DataError
+from ....cache.keys import KeySecret
+
+Task = Literal["multiclass", "multilabel"]
+Intensity = Literal["declared", "minmax"]
+Window = tuple[float, float]  # centre and width
+SPLITS = ("train", "val", "test")
+UNKNOWN_CLASS = -1  # in a multi-class label
+UNKNOWN_BIT = 255  # in a multi-label row
+UNLABELLED = ("unlabelled",)  # the classes of images that never had labels: a cache has one name at least
+UNREADABLE = "unreadable file"  # why an image has not even a key
+
+# Hashing releases the interpreter lock, and files on a network share wait more than they compute.
+_KEY_THREADS = 8
+_KEYS_AT_ONCE = 64
+_MOST_LISTED = 20
+_SIZES_READ = 32
+
+
+class Place(NamedTuple):
+    """Where an image is, for tables that machines join.
+
+    Attributes
+    ----------
+    file : as the folder or the table names it; of arrays, None
+    frame : its number in a file of several, counted from 1
+    array, row : of arrays, the name of one and the row in it, counted from 0
+    """
+
+    file: str | None = None
+    frame: int | None = None
+    array: str | None = None
+    row: int | None = None
+
+
+class Images(Protocol):
+    """Images by row number. Opening one is cheap; nothing is decoded before `read`."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, row: int) -> bytes:
+        """Return the 16-byte content key of an image; only DICOM has to be decoded for it."""
+        ...
+
+    def remembering(self) -> AbstractContextManager[Images]:
+        """Return a context with the same images, which read for a key what they have not read before."""
+        ...
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        """Decode an image to (H, W, C), C 1 or 3: uint8, or float32 in 0…255 for deeper images.
+
+        Raises
+        ------
+        DataError
+            The image cannot be decoded; the message names it.
+        """
+        ...
+
+    def describe(self, row: int) -> str:
+        """Name an image for a message, for instance ``file 'a/b.png'``."""
+        ...
+
+    def locate(self, row: int) -> Place:
+        """Say where an image is."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """How to read a dataset; every command that takes a DATASET has these as options.
+
+    Attributes
+    ----------
+    key_secret : the lab's secret by which keys are keyed, None = plain keys
+    unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
+    known_classes : classes that the cache beside it was made of, left out or not: `exclude_classes` may name one
+        that no image here has
+    """
+
+    label_column: str | None = None
+    label_columns: tuple[str, ...] = ()
+    split_column: str | None = None
+    domain_column: str | None = None
+    group_column: str | None = None
+    exclude_classes: tuple[str, ...] = ()
+    intensity: Intensity = "declared"
+    window: Window | None = None
+    key_secret: KeySecret | None = None
+    unlabelled: bool = False
+    known_classes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A dataset in its own order: row i is image i with its label, split, domain and group.
+
+    Attributes
+    ----------
+    label : (N,) int32 class index, -1 unknown; or (N, L) uint8 of 0/1, 255 unknown
+    split : (N,) int8 index into `SPLITS`, or None where the dataset has no splits
+    domain : (N,) int16 index into `domains`, -1 none
+    group : (N,) int64 one number a patient, -1 none; the numbers mean nothing beyond equality
+    label_columns : columns of the table that the labels were read from; empty for other kinds
+    secret : what the keys are keyed with, None = they are plain
+    """
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    images: Images
+    label: npt.NDArray[Any]
+    split: npt.NDArray[np.int8] | None
+    domain: npt.NDArray[np.int16]
+    group: npt.NDArray[np.int64]
+    domains: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
+    secret: KeySecret | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def key(self, row: int) -> bytes:
+        """Return the content key of an image, keyed where there is a secret."""
+        plain = self.images.key(row)
+        return plain if self.secret is None else self.secret.key(plain)
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether these are images alone."""
+        return self.task == "multiclass" and self.classes == UNLABELLED
+
+    def without_labels(self) -> Dataset:
+        """Return the images alone, all of them in train."""
+        return replace(
+            self,
+            task="multiclass",
+            classes=UNLABELLED,
+            label=np.full(len(self), UNKNOWN_CLASS, np.int32),
+            split=np.zeros(len(self), np.int8),
+            label_columns=(),
+        )
+
+    def keys(self) -> npt.NDArray[np.uint8]:
+        """Return the content keys of all images, (N, 16) uint8: one pass over their bytes.
+
+        Raises
+        ------
+        DataError
+            Images cannot be read; all of them are counted, the first twenty named.
+        """
+        keys, bad = self.find_keys()
+        if bad:
+            self.refuse(bad)
+        return keys
+
+    def refuse(self, bad: Mapping[int, DataError]) -> NoReturn:
+        """Raise the DataError that counts images which cannot be read, and names the first twenty."""
+        errors = list(bad.values())
+        listed = "\n  ".join(map(str, errors[:_MOST_LISTED])) + ("\n  …" if len(bad) > _MOST_LISTED else "")
+        raise DataError(
+            f"{len(bad)} of {len(self)} images of dataset '{self.name}' cannot be read; mend or remove "
+            f"them:\n  {listed}"
+        ) from errors[0]
+
+    def find_keys(self) -> tuple[npt.NDArray[np.uint8], dict[int, DataError]]:
+        """Return the content keys of all images, (N, 16) uint8, and why the rows without one have none.
+
+        The key of a row that cannot be read is all zeros, which no image's is.
+        """
+        # By parts: to hand over an image of 28 px costs twenty times what it costs to hash it.
+        parts = [range(start, min(start + _KEYS_AT_ONCE, len(self))) for start in range(0, len(self), _KEYS_AT_ONCE)]
+        with self.images.remembering() as images, ThreadPoolExecutor(_KEY_THREADS) as pool:
+            known = replace(self, images=images)
+            several = pool.map(lambda rows: [known._key_or_error(row) for row in rows], parts)
+            found = [key for part in several for key in part]
+        keys = b"".join(key if isinstance(key, bytes) else bytes(16) for key in found)
+        bad = {row: key for row, key in enumerate(found) if isinstance(key, DataError)}
+        return np.frombuffer(keys, np.uint8).reshape(-1, 16), bad
+
+    def _key_or_error(self, row: int) -> bytes | DataError:
+        try:
+            return self.key(row)
+        except DataError as error:
+            return error
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Dataset:
+        """Return the dataset of these rows, in this order."""
+        return replace(
+            self,
+            images=Selection(self.images, rows),
+            label=self.label[rows],
+            split=None if self.split is None else self.split[rows],
+            domain=self.domain[rows],
+            group=self.group[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some rows of other images."""
+
+    images: Images
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def key(self, row: int) -> bytes:
+        return self.images.key(int(self.rows[row]))
+
+    @contextmanager
+    def remembering(self) -> Iterator[Images]:
+        with self.images.remembering() as images:
+            yield replace(self, images=images)
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        return self.images.read(int(self.rows[row]))
+
+    def describe(self, row: int) -> str:
+        return self.images.describe(int(self.rows[row]))
+
+    def locate(self, row: int) -> Place:
+        return self.images.locate(int(self.rows[row]))
+
+
+def typical_side(images: Images, rows: npt.NDArray[np.int64]) -> int:
+    """Return the median longer side, in pixels, of the first few of some rows that can be decoded; 0 if none can."""
+    sides = []
+    for row in rows[:_SIZES_READ].tolist():
+        with suppress(DataError):  # what is to become of it is decided elsewhere
+            sides.append(max(images.read(row).shape[:2]))
+    return int(np.median(sides)) if sides else 0
+
+
+def class_order(names: Sequence[str]) -> tuple[str, ...]:
+    """Sort class names as a person would: by number where all are numbers, else by text."""
+    unique = set(names)
+    if all(name.removeprefix("-").isdecimal() for name in unique):
+        return tuple(sorted(unique, key=lambda name: (int(name), name)))  # "1" and "01" are two names
+    return tuple(sorted(unique))

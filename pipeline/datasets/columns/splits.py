@@ -1,0 +1,207 @@
+"""Train, val and test where a dataset lacks them, and whether its classes can be learned from what each holds."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ....cache.errors import DataError
+from .dataset import SPLITS, Dataset
+from .labels import exclude_flags, quoted
+from .units import find_units
+
+__all__ = ["SPLIT_NAMES", "check_rare", "describe_drawing", "draw_splits", "limit_rows", "rarest_class"]
+
+# What people call the splits.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_TRAIN, _VAL, _TEST = range(len(SPLITS))
+_SHARES = {_TRAIN: 0.70, _VAL: 0.15, _TEST: 0.15}
+_SHARES_OF_TRAIN = {_TRAIN: 0.85, _VAL: 0.15}
+
+Keys = npt.NDArray[np.uint8]
+
+
+def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]:
+    """Return the split of every row, drawing what the dataset leaves open.
+
+    Without any split, 70/15/15 % are drawn. Where some rows have one, the others join train, except that a row of a
+    patient or an image already in val or test follows it there. Then, if val has no row, 15 % of train is drawn.
+    Drawing is stratified by class (multi-label: by each row's rarest label) and keeps patients and repeated images
+    whole.
+
+    Parameters
+    ----------
+    keys : (N, 16) uint8
+
+    Returns
+    -------
+    (N,) int8 index into `SPLITS`: a pure function of the seed and the set of (key, label, split, partition by group),
+    never of the order of rows
+    """
+    given = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
+    if (
+        dataset.unlabelled
+        or len(dataset) == 0
+        or ((given >= 0).all() and ((given == _VAL).any() or not (given == _TRAIN).any()))
+    ):
+        return given.copy()
+    unit = find_units(keys, dataset.group)
+    drawn = given.copy()
+    if (given < 0).all():
+        return _draw(dataset, keys, unit, _SHARES, seed)
+    # The highest split any row of a unit has: nothing of a patient in test may be trained on.
+    place = np.full(int(unit.max()) + 1, _TRAIN, np.int8)
+    np.maximum.at(place, unit, given)
+    drawn[given < 0] = place[unit[given < 0]]
+    if not (drawn == _VAL).any():
+        # What shares a patient or an image with test stays where it was put, so that val is of neither.
+        train = np.flatnonzero((drawn == _TRAIN) & (place[unit] == _TRAIN))
+        if len(train):
+            drawn[train] = _draw(
+                dataset.take(train), keys[train], find_units(keys[train], dataset.group[train]), _SHARES_OF_TRAIN, seed
+            )
+    return drawn
+
+
+def describe_drawing(split: npt.NDArray[np.int8] | None, seed: int) -> str | None:
+    """Say what `draw_splits` draws for a dataset of these splits, None where it draws nothing."""
+    if split is None or (split < 0).all():
+        shares = "/".join(f"{100 * share:.0f}" for share in _SHARES.values())
+        return f"the dataset has no splits: {shares} % are drawn by class with seed {seed}"
+    if not (split == _VAL).any():
+        return f"the dataset has no val: {100 * _SHARES_OF_TRAIN[_VAL]:.0f} % of train are drawn by class, seed {seed}"
+    if (split < 0).any():
+        return f"{(split < 0).sum()} rows have no split: they join train, or the split of their patient or copy"
+    return None
+
+
+def _draw(
+    dataset: Dataset, keys: Keys, unit: npt.NDArray[np.int64], shares: dict[int, float], seed: int
+) -> npt.NDArray[np.int8]:
+    """Deal units to splits by the rule of Webster and Sainte-Laguë, class by class from the rarest.
+
+    A unit goes where share / (2 · rows of its class there + rows it brings) is largest, a tie to where the same
+    quotient of all rows is: proportional at every count, and the first two of a class go to train whatever its size.
+    """
+    rows, strata, n_strata = _strata(dataset)
+    n_units = int(unit.max()) + 1
+    counts = np.zeros((n_units, n_strata), np.int64)
+    np.add.at(counts, (unit[rows], strata), 1)
+    sizes = np.bincount(unit, minlength=n_units)
+    totals = counts.sum(0)
+    rarity = np.where(counts > 0, totals, totals.max() + 1)
+    decisive = rarity.argmin(1)  # (U,) the rarest class of each unit
+    ticket = _tickets(keys, unit, seed)
+    order = np.lexsort((ticket, -sizes, decisive, rarity[np.arange(n_units), decisive]))
+    place = np.empty(n_units, np.int8)
+    of_class = {split: [0] * n_strata for split in shares}
+    of_all = dict.fromkeys(shares, 0)
+    for index in order.tolist():
+        chosen = int(decisive[index])
+        brings, size = int(counts[index, chosen]), int(sizes[index])
+        best = max(
+            shares,
+            key=lambda split: (
+                shares[split] / (2 * of_class[split][chosen] + brings),
+                shares[split] / (2 * of_all[split] + size),
+            ),
+        )
+        place[index] = best
+        of_all[best] += size
+        for name in np.flatnonzero(counts[index]).tolist():
+            of_class[best][name] += int(counts[index, name])
+    return place[unit]
+
+
+def _strata(dataset: Dataset) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int]:
+    """Return pairs (row, stratum) and how many strata there are: the classes or labels, and a last one for none."""
+    n_classes = len(dataset.classes)
+    if dataset.task == "multiclass":
+        return np.arange(len(dataset)), np.where(dataset.label >= 0, dataset.label, n_classes), n_classes + 1
+    positive, labels = np.nonzero(dataset.label == 1)
+    nothing = np.flatnonzero(~(dataset.label == 1).any(1))
+    return np.append(positive, nothing), np.append(labels, np.full(len(nothing), n_classes)), n_classes + 1
+
+
+def _tickets(keys: Keys, unit: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.uint64]:
+    """Return a number for each unit that depends on its smallest key and the seed alone, (U,) uint64."""
+    by_unit = np.lexsort((*keys.T[::-1], unit))
+    sizes = np.bincount(unit)
+    smallest = by_unit[np.cumsum(sizes) - sizes]
+    salt = f"medal:split {seed} ".encode()
+    digests = b"".join(blake2b(salt + key.tobytes(), digest_size=8).digest() for key in keys[smallest])
+    return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+
+def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]:
+    """Refuse classes that cannot be learned, and return a sentence for each split that lacks some.
+
+    Parameters
+    ----------
+    split : (N,) int8 index into `SPLITS`
+
+    Raises
+    ------
+    DataError
+        A class has fewer than two train samples (a label: than two of 0 or of 1), or there is no train sample at all.
+    """
+    if not (split == _TRAIN).any():
+        raise DataError(
+            f"dataset '{dataset.name}' has no train rows; expected some: a teacher's probe is fitted on train."
+        )
+    if dataset.unlabelled:
+        return ()
+    counts = dict(zip(dataset.classes, _fewest(dataset, split == _TRAIN).tolist(), strict=True))
+    rare = [(name, count) for name, count in counts.items() if count < 2]
+    if rare:
+        listed = ", ".join(f"'{name}' ({count})" for name, count in rare)
+        flags = exclude_flags([name for name, _ in rare])
+        which = f"of the class{'es' * (len(rare) > 1)}"
+        if dataset.task == "multilabel":
+            which = f"with, or without, the label{'s' * (len(rare) > 1)}"
+        raise DataError(
+            f"dataset '{dataset.name}' has too few train samples {which} {listed}; "
+            f"expected two or more: leave {'them' if len(rare) > 1 else 'it'} out with {flags}."
+        )
+    warnings = []
+    for index in (_VAL, _TEST):
+        rows = split == index
+        absent = [
+            name for name, count in zip(dataset.classes, _fewest(dataset, rows).tolist(), strict=True) if count == 0
+        ]
+        if rows.any() and absent:
+            warnings.append(
+                f"{SPLITS[index]} has no sample of the class{'es' * (len(absent) > 1)} {quoted(absent)}: "
+                "left out of the mean over classes."
+            )
+    return tuple(warnings)
+
+
+def rarest_class(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, int]:
+    """Return the class with the fewest train samples, and how many it has."""
+    counts = _fewest(dataset, split == _TRAIN)
+    return dataset.classes[int(counts.argmin())], int(counts.min())
+
+
+def _fewest(dataset: Dataset, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Return how many of some rows each class has, (C,); of a label, how many are 0 or how many are 1, the fewer."""
+    label = dataset.label[rows]
+    if dataset.task == "multilabel":
+        return np.asarray(np.minimum((label == 0).sum(0), (label == 1).sum(0)), np.int64)
+    return np.bincount(label[label >= 0], minlength=len(dataset.classes)).astype(np.int64)
+
+
+def limit_rows(split: npt.NDArray[np.int8], count: int) -> npt.NDArray[np.int64]:
+    """Return the first `count` rows of each split, in dataset order, (M,) int64."""
+    return np.sort(np.concatenate([np.flatnonzero(split == index)[:count] for index in range(len(SPLITS))]))

@@ -1,0 +1,1 @@
+"""The kinds of dataset that medal opens, one module each."""

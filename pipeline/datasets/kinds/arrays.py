@@ -1,0 +1,163 @@
+"""Images in memory."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from functools import cached_property
+from mmap import ACCESS_READ, mmap
+from multiprocessing.context import get_spawning_popen
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ....cache.errors import DataError
+from ....cache.keys import array_key
+from ..columns.dataset import Intensity, Place
+from ..pixels.intensity import REMEDY, float_range, scale, stretch
+
+__all__ = ["ArrayImages", "value_range"]
+
+Pixels = npt.NDArray[Any]
+
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Stacks of images, one after the other.
+
+    Attributes
+    ----------
+    stacks : name → (N, H, W) or (N, H, W, 1 or 3)
+    levels : values that are black and white in all of them; None = uint8 already
+    what : the dataset, for messages
+    """
+
+    stacks: dict[str, Pixels]
+    what: str
+    levels: tuple[float, float] | None = None
+    intensity: Intensity = "declared"
+
+    def __len__(self) -> int:
+        return sum(map(len, self.stacks.values()))
+
+    def key(self, row: int) -> bytes:
+        name, index = self._place(row)
+        return array_key(self.stacks[name][index])
+
+    def remembering(self) -> AbstractContextManager[ArrayImages]:
+        # They are in memory already, and hashed faster than looked up.
+        return nullcontext(self)
+
+    def read(self, row: int) -> Pixels:
+        name, index = self._place(row)
+        image: Pixels = self.stacks[name][index]
+        image = image if image.ndim == 3 else image[:, :, None]
+        if self.intensity == "minmax":
+            return stretch(image, self.describe(row))
+        if self.levels is None:
+            return np.array(image, np.uint8)  # a copy: nobody can change the stack
+        return scale(image, *self.levels)
+
+    def describe(self, row: int) -> str:
+        name, index = self._place(row)
+        return f"image {index} of '{name}' in {self.what}"
+
+    def locate(self, row: int) -> Place:
+        name, index = self._place(row)
+        return Place(array=name, row=index)
+
+    def _place(self, row: int) -> tuple[str, int]:
+        index = row
+        for name, stack in self.stacks.items():
+            if 0 <= index < len(stack):
+                return name, index
+            index -= len(stack)
+        raise IndexError(row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {part.name: getattr(self, part.name) for part in fields(self)}
+        # Gigabytes would else be sent to every worker process, and lie in the memory of each.
+        return state if get_spawning_popen() is None else state | {"stacks": self._mapped}
+
+    @cached_property
+    def _mapped(self) -> _MappedStacks:
+        return _MappedStacks(self.stacks, self.what)
+
+
+class _MappedStacks:
+    """Stacks in a file without a name, which goes with its last user; a process that is sent them maps that file.
+
+    A file of the temporary folder, and not shared memory, because containers have 64 MB of that unless told otherwise.
+    """
+
+    def __init__(self, stacks: Mapping[str, Pixels], what: str) -> None:
+        self._places: dict[str, tuple[int, str, tuple[int, ...]]] = {}
+        try:
+            with tempfile.TemporaryFile() as file:
+                file.write(bytes(_ALIGNMENT))  # an empty file could not be mapped
+                for name, stack in stacks.items():
+                    self._places[name] = (file.tell(), stack.dtype.str, stack.shape)
+                    file.write(np.ascontiguousarray(stack).reshape(-1).view(np.uint8).data)
+                    file.write(bytes(-file.tell() % _ALIGNMENT))
+                file.flush()
+                self._number = os.dup(file.fileno())
+        except OSError as exc:
+            size = sum(stack.nbytes for stack in stacks.values())
+            raise DataError(
+                f"The images of {what} cannot be laid out for worker processes in a temporary file: {exc.strerror}. "
+                f"Set TMPDIR to a folder with room for {size} bytes, or give --workers 0."
+            ) from exc
+        weakref.finalize(self, os.close, self._number)
+
+    def __reduce__(self) -> tuple[Callable[..., dict[str, Pixels]], tuple[Any, ...]]:
+        return _map_stacks, (DupFd(self._number), self._places)
+
+
+def _map_stacks(duplicate: Any, places: Mapping[str, tuple[int, str, tuple[int, ...]]]) -> dict[str, Pixels]:
+    with os.fdopen(duplicate.detach(), "rb") as file:
+        content = mmap(file.fileno(), 0, access=ACCESS_READ)
+    return {name: np.ndarray(shape, dtype, content, offset) for name, (offset, dtype, shape) in places.items()}
+
+
+def value_range(stacks: Sequence[Pixels], what: str) -> tuple[float, float] | None:
+    """Return the values that are black and white in stacks of one dtype, None where they are 0…255 in integers.
+
+    uint16 is scaled by its full range. Whole numbers of other types must be 8-bit values; floating-point ones are taken
+    as 0…1 or as 0…255, the same for all images.
+
+    Raises
+    ------
+    DataError
+        The values have no range that could be known.
+    """
+    dtypes = {stack.dtype for stack in stacks}
+    if len({dtype.newbyteorder("=") for dtype in dtypes}) != 1:
+        raise DataError(f"{what} has images of several types ({', '.join(sorted(map(str, dtypes)))}); expected one.")
+    dtype = next(iter(dtypes))
+    if dtype == np.uint8:
+        return None
+    if dtype.kind == "b":
+        return 0.0, 1.0
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return 0.0, 65535.0
+    if dtype.kind not in "iuf":
+        raise DataError(f"{what} has images of type {dtype}; expected uint8, uint16 or floating point.")
+    filled = [stack for stack in stacks if stack.size]
+    low = min((float(stack.min()) for stack in filled), default=0.0)
+    high = max((float(stack.max()) for stack in filled), default=0.0)
+    if dtype.kind == "f":
+        return float_range(low, high, what)
+    if low < 0 or high > 255:
+        raise DataError(
+            f"{what} has {dtype} pixels from {low:g} to {high:g}, whose range cannot be known; expected 0…255 or "
+            f"uint16: convert them, or {REMEDY}."
+        )
+    return None

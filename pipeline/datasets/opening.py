@@ -1,0 +1,200 @@
+"""Opening a dataset by what the user calls it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...cache.errors import DataError
+from ...cache.format.forms import SUFFIXES
+from ...cache.text import plain
+from .columns.dataset import Dataset, DatasetOptions
+
+__all__ = ["dataset_kind", "dataset_name", "open_dataset"]
+
+_FORMS = "medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or phantom"
+
+
+# What has no columns, in words.
+_WITHOUT_COLUMNS = {
+    "medmnist": "a MedMNIST set",
+    "npz": "an .npz file",
+    "folder": "a folder whose own folders are the classes",
+    "phantom": "a set that medal draws",
+}
+
+
+Classes = Sequence[str] | None
+
+
+def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Classes = None) -> Dataset:
+    """Open a dataset by what the user calls it. Nothing is decoded.
+
+    Parameters
+    ----------
+    spec : ``medmnist:NAME[@SIZE]``, a ``.npz`` file, a folder, a ``.csv`` table, or ``phantom``
+    classes : class names in the order wanted, as a cache has them; None = the dataset's own
+
+    Raises
+    ------
+    DataError
+        It is none of these, cannot be read, or has a class outside `classes`.
+    """
+    spec = str(spec)
+    options = options or DatasetOptions()
+    kind = dataset_kind(spec)
+    if Path(spec).suffix in SUFFIXES and (kind is None or Path(spec, "zarr.json").is_file()):
+        raise DataError(
+            f"dataset '{spec}' has the name of a cache; expected {_FORMS}: stage one takes DATASET before OUT, stage "
+            "two CACHE before DATASET."
+        )
+    if kind is None:
+        raise DataError(_unknown(spec))
+    if kind != "table":
+        _refuse_columns(options, spec, kind)
+    _check_window(options, spec, kind)
+    _check_unlabelled(options)
+    dataset = _OPENERS[kind](spec, options, classes)
+    dataset = dataset.without_labels() if options.unlabelled else dataset
+    _check_names(dataset)
+    return dataset if options.key_secret is None else replace(dataset, secret=options.key_secret)
+
+
+def dataset_name(spec: str) -> str:
+    """Return a short name for a dataset: the file's stem, or the folder of a table, or what medmnist calls it.
+
+    What a manifest, which is UTF-8 and is shown to people, cannot hold is escaped: nothing is found by this name.
+    """
+    return plain(_short_name(str(spec)))
+
+
+def _short_name(spec: str) -> str:
+    kind = dataset_kind(spec)
+    if kind == "medmnist":
+        name, _, size = spec.partition(":")[2].lower().partition("@")
+        return f"{name}-{size}" if size not in ("", "28") else name
+    path = Path(spec)
+    if kind == "npz":
+        return path.stem
+    if kind == "table":
+        path = path.parent
+    return spec if kind == "phantom" else path.resolve().name or "dataset"
+
+
+def dataset_kind(spec: str) -> str | None:
+    """Tell what form a spec has, without opening it: medmnist, npz, table, folder or phantom; None if it is none."""
+    if spec.lower().startswith("medmnist:"):
+        return "medmnist"
+    if spec == "phantom":
+        return "phantom"
+    suffix = Path(spec).suffix.lower()
+    if suffix in (".npz", ".csv") and not Path(spec).is_dir():
+        return {".npz": "npz", ".csv": "table"}[suffix]
+    return "folder" if spec and Path(spec).is_dir() else None
+
+
+def _unknown(spec: str) -> str:
+    from .kinds.medmnist import official_names
+
+    close = difflib.get_close_matches(spec.lower(), official_names(), n=1, cutoff=0.6)
+    hint = f" Did you mean medmnist:{close[0]}?" if close else ""
+    there = "is a file of another kind" if Path(spec).exists() else "is not there"
+    return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"
+
+
+def _refuse_columns(options: DatasetOptions, spec: str, kind: str) -> None:
+    """Refuse options that would go unheard."""
+    asked = {
+        "--label-column": options.label_column,
+        "--label-columns": options.label_columns,
+        "--split-column": options.split_column,
+        "--domain-column": options.domain_column,
+        "--group-column": options.group_column,
+    }
+    unheard = [option for option, value in asked.items() if value]
+    if unheard:
+        raise DataError(
+            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
+            f"{'that option' if len(unheard) == 1 else 'these options'} out, or give a .csv table."
+        )
+
+
+def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
+    """Refuse a window that would go unheard; folders and tables look for DICOM files themselves."""
+    if options.window is None:
+        return
+    if options.intensity == "minmax":
+        raise DataError(
+            "--window and --intensity minmax were both given; expected one: the same window for all images, or each by "
+            "its own minimum and maximum."
+        )
+    if kind not in ("table", "folder"):
+        raise DataError(
+            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no DICOM files for --window; leave that option out."
+        )
+
+
+def _check_unlabelled(options: DatasetOptions) -> None:
+    asked = {
+        "--label-column": options.label_column,
+        "--label-columns": options.label_columns,
+        "--split-column": options.split_column,
+        "--exclude-class": options.exclude_classes,
+    }
+    unheard = [option for option, value in asked.items() if value]
+    if options.unlabelled and unheard:
+        raise DataError(
+            f"--unlabelled reads images alone, and {', '.join(unheard)} would go unheard; leave one or the other out."
+        )
+
+
+def _check_names(dataset: Dataset) -> None:
+    """Refuse names of classes and domains that a manifest, which is UTF-8 and is shown to people, cannot hold."""
+    for what, names in (("class", dataset.classes), ("domain", dataset.domains)):
+        for name in names:
+            if not name.isprintable() or not name.strip():
+                raise DataError(
+                    f"dataset '{dataset.name}' has a {what} named '{plain(name)}'; expected a name of printable "
+                    "characters: rename its folder or change the table."
+                )
+
+
+def _open_medmnist(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.medmnist import open_medmnist
+
+    return open_medmnist(spec, dataset_name(spec), options, classes)
+
+
+def _open_npz(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.npz import open_npz
+
+    return open_npz(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_table(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.table import open_table
+
+    return open_table(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_folder(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.folder import open_folder
+
+    return open_folder(Path(spec), dataset_name(spec), options, classes)
+
+
+def _open_phantom(_: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.phantom import open_phantom
+
+    return open_phantom(options, classes)
+
+
+_OPENERS: dict[str, Callable[[str, DatasetOptions, Classes], Dataset]] = {
+    "medmnist": _open_medmnist,
+    "phantom": _open_phantom,
+    "npz": _open_npz,
+    "table": _open_table,
+    "folder": _open_folder,
+}

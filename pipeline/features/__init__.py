@@ -1,0 +1,1 @@
+"""Running the teacher on this machine: loading images, forward passes, precision, ranks."""

@@ -1,0 +1,1 @@
+"""What stage one will do, decided without torch."""

@@ -1,0 +1,294 @@
+"""What stage one is going to do, decided before the teacher is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ...cache.errors import CacheMismatch, DataError, TeacherError
+from ...cache.format.digest import cache_id
+from ...cache.format.forms import device_failed
+from ...cache.format.layout import Dimensions, expected_arrays
+from ...cache.making.life import Action, decide, look
+from ...cache.making.work import WorkDirectory, work_path
+from ...cache.reader import Cache, open_cache
+from ...cache.text import plain
+from ..datasets import check_rare, describe_drawing, draw_splits, limit_rows
+from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_side
+from ..datasets.opening import dataset_name, open_dataset
+from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
+from ..views.preprocessing import Preprocessing
+from .request import CacheSettings, Feature, make_request
+from .reused_features import check_source, find_fresh, is_grown
+from .rows import SplitRows, arrange_rows, repeat_warnings
+from .skipped import Skipped, check_skippable
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["Arranged", "Plan", "arrange", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
+
+
+# Sides in px: of the teacher's input where nobody says, and of images for which half of that will do.
+_SIZE, _SMALL = 224, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that is known before the teacher is loaded."""
+
+    target: Path
+    dataset: Dataset
+    rows: Mapping[str, SplitRows]
+    files: TeacherFiles
+    preprocessing: Preprocessing
+    settings: CacheSettings
+    request: Mapping[str, Any]
+    cache_id: str
+    action: Action
+    splits_drawn: bool
+    warnings: tuple[str, ...]
+    existing: Cache | None
+    overwrite: bool
+    sources: tuple[Cache, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    tuned: Mapping[str, Any] | None = None
+    drawing: str | None = None
+
+    @property
+    def images(self) -> int:
+        """Rows over all splits."""
+        return sum(map(len, self.rows.values()))
+
+    def with_teacher(self, feature: str, image_size: int) -> Plan:
+        """Return the same plan with another feature recipe and input size."""
+        settings = replace(self.settings, feature=cast(Feature, feature), image_size=image_size)
+        preprocessing = replace(self.preprocessing, image_size=image_size)
+        request = make_request(self.dataset, self.rows, self.files, preprocessing, settings)
+        return replace(
+            self, settings=settings, preprocessing=preprocessing, request=request, cache_id=cache_id(request)
+        )
+
+
+def prepare(
+    spec: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    overwrite: bool = False,
+    sources: Sequence[str] = (),
+    files: TeacherFiles | None = None,
+) -> Plan:
+    """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
+
+    Parameters
+    ----------
+    sources : sealed caches to take features over from, beside one that is at the target
+    files : the teacher's, where they have been found already
+
+    Raises
+    ------
+    DataError, TeacherError
+        The dataset or the teacher cannot be used.
+    CacheError
+        The target holds something else, or a source cannot be opened or has features of another kind.
+    """
+    if options.unlabelled and settings.tune:
+        raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
+    dataset = open_dataset(spec, options)
+    files = files or locate_teacher(settings.teacher, settings.revision)
+    if not files.name.isprintable():
+        raise TeacherError(
+            f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
+            "its folder."
+        )
+    preprocessing = default_preprocessing(
+        files,
+        image_size=_SIZE if settings.image_size == "auto" else settings.image_size,
+        resize=settings.resize,
+        intensity=options.intensity,
+        window=options.window,
+    )
+    arranged = _arrange(dataset, settings)
+    dataset, rows = arranged.dataset, arranged.rows
+    preprocessing = replace(preprocessing, image_size=arranged.image_size)
+    request = make_request(dataset, rows, files, preprocessing, settings)
+    address = cache_id(request)
+    target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
+    return Plan(
+        target=target,
+        dataset=dataset,
+        rows=rows,
+        files=files,
+        preprocessing=preprocessing,
+        settings=settings,
+        request=request,
+        cache_id=address,
+        action="create",
+        splits_drawn=arranged.drawn,
+        drawing=arranged.drawing,
+        warnings=(*assumptions(files), *arranged.warnings, *repeat_warnings(rows)),
+        existing=None,
+        overwrite=overwrite,
+        sources=tuple(map(open_cache, sources)),
+        skipped=arranged.skipped,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A dataset's rows as a cache will have them, whatever the teacher.
+
+    Attributes
+    ----------
+    image_size : side of the teacher's input, settled if it was left open
+    drawn : whether splits were drawn, and `drawing` how
+    """
+
+    dataset: Dataset
+    rows: Mapping[str, SplitRows]
+    image_size: int
+    drawn: bool
+    drawing: str | None
+    warnings: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def arrange(spec: str, options: DatasetOptions, settings: CacheSettings) -> Arranged:
+    """Read a dataset, draw splits where it has none, and sort its rows.
+
+    Raises
+    ------
+    DataError
+        The dataset cannot be used.
+    """
+    return _arrange(open_dataset(spec, options), settings)
+
+
+def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
+    dataset, key, skipped = _readable(dataset, settings)
+    split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
+    if settings.limit is not None:
+        taken = limit_rows(split, settings.limit)
+        dataset, key, split = dataset.take(taken), key[taken], split[taken]
+    try:
+        warnings = check_rare(dataset, split)
+    except DataError as error:
+        if settings.limit is None:
+            raise
+        raise DataError(
+            f"--limit {settings.limit} takes the first rows of each split, in the dataset's order, and these are too "
+            f"few: {error} Or give a higher --limit."
+        ) from error
+    rows = arrange_rows(dataset, key, split)
+    drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
+    if dataset.unlabelled:
+        drawn, drawing = False, None
+    return Arranged(
+        dataset=dataset,
+        rows=rows,
+        image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,
+        drawn=drawn,
+        drawing=drawing,
+        warnings=tuple(warnings),
+        skipped=tuple(skipped),
+    )
+
+
+def _fitting_size(dataset: Dataset, rows: Mapping[str, SplitRows]) -> int:
+    """Return the input size that suits the images: small ones carry no more at twice the side and four times the cost.
+
+    By the first images of train in the order of their keys, so that no order of the dataset shows.
+    """
+    return _SIZE // 2 if typical_side(dataset.images, rows["train"].source) <= _SMALL else _SIZE
+
+
+def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:
+    """Return the rows whose bytes can be read, with their keys; the others are refused or described."""
+    if settings.on_bad_image == "fail":
+        return dataset, dataset.keys(), []
+    key, bad = dataset.find_keys()
+    if len(bad) == len(dataset):
+        dataset.refuse(bad)
+    for error in bad.values():
+        if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
+            # A mount that is lost says nothing of the images on it.
+            raise error.__cause__ from error
+    check_skippable(bad.values())
+    split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
+    skipped = [
+        Skipped(dataset.images.locate(row), SPLITS[split[row]] if split[row] >= 0 else "", error)
+        for row, error in bad.items()
+    ]
+    readable = np.setdiff1d(np.arange(len(dataset)), np.array(list(bad), np.int64))
+    return dataset.take(readable), key[readable], skipped
+
+
+def decide_again(asked: Plan) -> Plan:
+    """Look at the target, once more inside the lock, and decide what to do about it."""
+    for source in asked.sources:
+        check_source(source, asked.request, asked.dataset.secret)
+    found = look(asked.target, thorough=asked.overwrite)
+    there, sources = found.cache, asked.sources
+    # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.
+    grown = False
+    if there is not None and there.cache_id != asked.cache_id and not asked.overwrite:
+        _check_keys(there, asked)
+        grown = is_grown(there, asked.rows, asked.request)
+    if there is not None and grown:
+        sources = (*(source for source in sources if source.path != there.path), there)
+    action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite, grown=grown, known=bool(sources))
+    return replace(asked, action=action, existing=there, sources=sources)
+
+
+def _check_keys(there: Cache, asked: Plan) -> None:
+    """Refuse a target whose keys are of another kind, in words that say more than that rows differ."""
+    check = None if asked.dataset.secret is None else asked.dataset.secret.check
+    if there.manifest.key_check != check:
+        held = "plain keys" if there.manifest.key_check is None else "keys keyed with a secret"
+        wanted = "plain ones" if check is None else "keys of the secret of --key-secret"
+        raise CacheMismatch(
+            f"'{there.path}' holds a cache with {held}, and {wanted} are asked for; give another OUT (with "
+            f"--from '{there.path}' nothing is computed again, if its keys are plain), or --overwrite to replace it "
+            "once the new one is sealed."
+        )
+
+
+def estimate_bytes(asked: Plan) -> int:
+    """Return the bytes that the sealed cache will take."""
+    from ..views.policies import VIEW_PARAMETERS
+
+    size = Dimensions(
+        task=asked.dataset.task,
+        rows={split: len(part) for split, part in asked.rows.items()},
+        classes=len(asked.dataset.classes),
+        feature=feature_dim(asked.files.config, asked.settings.feature),
+        views=asked.settings.views,
+        view_parameters=len(VIEW_PARAMETERS),
+        probes=asked.settings.folds + 1,
+        features_kept=asked.settings.features_kept,
+    )
+    return sum(math.prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in expected_arrays(size).values())
+
+
+def count_known(asked: Plan) -> int:
+    """Return how many of the images asked for are in the caches that features are taken over from."""
+    fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
+    return asked.images - int(sum(rows.sum() for rows in fresh.values()))
+
+
+def count_kept(asked: Plan) -> int:
+    """Return how many images are durable in the work directory of this very request."""
+    work = WorkDirectory(work_path(asked.target))
+    settings = work.read_settings()
+    if settings is None or settings.get("cache_id") != asked.cache_id:
+        return 0
+    # By their names: whoever holds the lock may be writing one, and looks closer.
+    return work.count()[1]

@@ -1,0 +1,90 @@
+"""What is asked of stage one, as settings and as the canonical request that a cache is addressed by.
+
+No torch here: asking again for a cache that is there must not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...cache.format.layout import FORMAT
+from ..datasets.columns.dataset import Dataset
+from ..teacher.files import TeacherFiles
+from ..views.policies import Views
+from ..views.preprocessing import Preprocessing, Resize
+from .rows import SplitRows, rows_digest
+
+__all__ = ["CacheSettings", "Feature", "make_request"]
+
+Feature = Literal["cls+mean", "last4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """Settings of `medal cache-teacher`; the command line takes its defaults from here.
+
+    Attributes
+    ----------
+    image_size : side of the teacher's input, px; ``auto`` = half of the default for images of 64 px or less
+    tune : choose feature and image_size on val
+    views, augment : stored views of each train image, and the policy that says what these may change
+    batch_size : images a forward pass; None = what suits the device
+    engine : ``local``, this process (or the ranks that torchrun started); ``ray``, the workers of a Ray cluster
+    address : HOST:PORT of the Ray cluster, or ``auto``; None = RAY_ADDRESS, else an instance on this machine alone
+    """
+
+    teacher: str = "facebook/dinov2-base"
+    revision: str | None = None
+    feature: Feature = "cls+mean"
+    image_size: int | Literal["auto"] = 224
+    resize: Resize = "squash"
+    folds: int = 5
+    features_kept: bool = True
+    views: int = 1
+    augment: str = "none"
+    batch_size: int | None = None
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "auto"
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    limit: int | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    tune: bool = False
+    seed: int = 0
+
+    @property
+    def stored_views(self) -> Views:
+        """What views the cache stores of each train image."""
+        return Views(count=self.views, policy=self.augment, seed=self.seed)
+
+
+def make_request(
+    dataset: Dataset,
+    rows: Mapping[str, SplitRows],
+    files: TeacherFiles,
+    preprocessing: Preprocessing,
+    settings: CacheSettings,
+) -> dict[str, Any]:
+    """Return what is asked for, without names, paths, devices, versions or times: equal for equal requests anywhere."""
+    return {
+        "format": FORMAT,
+        "task": dataset.task,
+        "classes": len(dataset.classes),
+        "rows": rows_digest(rows),
+        "teacher": {"weights_sha256": files.weights_sha256, "feature": settings.feature},
+        "preprocessing": preprocessing.to_dict(),
+        "precision": settings.precision,
+        "views": settings.stored_views.to_request(),
+        "probe": probe_request(settings),
+        "features_kept": settings.features_kept,
+        "seed": settings.seed,
+    }
+
+
+def probe_request(settings: CacheSettings) -> dict[str, Any]:
+    """Return the probe's settings as they stand in a request."""
+    from ..probe.fit import ProbeSettings
+
+    return ProbeSettings(folds=settings.folds, seed=settings.seed).to_dict()

@@ -1,0 +1,1 @@
+"""The linear probe: folds, the choice of its settings, the fit."""

@@ -1,0 +1,1 @@
+"""Stage one on the machines of a Ray cluster."""

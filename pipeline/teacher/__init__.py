@@ -1,0 +1,1 @@
+"""The frozen teacher: its files, its weights, its forward pass."""

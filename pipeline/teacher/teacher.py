@@ -1,0 +1,243 @@
+"""The frozen teacher: a DINOv2 backbone that turns batches of images into features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...cache.errors import TeacherError
+from ..views.preprocessing import Preprocessing
+from ..views.transforms import normalise
+from .fast_forward import hasten
+from .files import TeacherFiles, check_image_size, feature_dim
+
+__all__ = ["OutOfMemory", "Precision", "Teacher", "agreement", "pick_device", "precision_for"]
+
+Precision = Literal["fp32", "bf16"]
+
+# Features are stored as float16.
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+class OutOfMemory(TeacherError):
+    """A batch does not fit into the device's memory."""
+
+
+class Teacher:
+    """A loaded teacher; `Teacher.load` makes one."""
+
+    def __init__(self, model: Any, files: TeacherFiles, *, feature: str, precision: Precision, device: str) -> None:
+        self.files = files
+        self.feature = feature
+        self.precision = precision
+        self.device = torch.device(device)
+        self.dim = feature_dim(files.config, feature)
+        self._model = hasten(model, self.device) if precision == "bf16" else model.to(self.device)
+        # Registers sit between CLS and the patches; a plain DINOv2 has none.
+        self._first_patch = 1 + int(getattr(model.config, "num_register_tokens", 0))
+
+    @classmethod
+    def load(cls, files: TeacherFiles, *, feature: str, precision: str, device: str) -> Teacher:
+        """Load the weights, and nothing but the weights: safetensors only, no network, no remote code.
+
+        Raises
+        ------
+        TeacherError
+            The weights cannot be read, or are not those of the model that config.json describes.
+        """
+        feature_dim(files.config, feature)
+        if precision not in {"fp32", "bf16"}:
+            raise TeacherError(f"Unknown precision '{precision}'; known: fp32, bf16 (and auto, see precision_for).")
+        model = _load_model(files).float().eval().requires_grad_(False)
+        return cls(model, files, feature=feature, precision=cast(Precision, precision), device=device)
+
+    def features(self, pixels: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
+        """Return what the teacher says of each image.
+
+        A bf16 batch of another size can differ in the last bits: callers keep to one batch size and pad the last.
+
+        Parameters
+        ----------
+        pixels : (B, 3, S, S) float32 in 0…255
+        preprocessing : whose mean and std are used
+
+        Returns
+        -------
+        (B, F) float32
+
+        Raises
+        ------
+        TeacherError
+            A feature is NaN, infinite or beyond float16; S is no multiple of the patch size; memory runs out.
+        """
+        check_image_size(self.files.config, pixels.shape[-1])
+        try:
+            with torch.inference_mode(), _exact(self.device):
+                inputs = normalise(pixels.to(self.device, non_blocking=True), preprocessing.mean, preprocessing.std)
+                features = self._forward(inputs).cpu().numpy()
+        except RuntimeError as error:
+            if not _ran_out(error):
+                raise
+            remedy = "--batch-size" if len(pixels) > 1 else "--image-size, or another --device"
+            raise OutOfMemory(
+                f"The teacher ran out of memory on a batch of {len(pixels)} images; use a smaller {remedy}."
+            ) from error
+        self._check(features)
+        return cast(npt.NDArray[np.float32], features)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        deep = self.feature == "last4"
+        output = self._model(pixel_values=inputs, output_hidden_states=deep)
+        tokens = output.last_hidden_state  # (B, 1 + registers + patches, D), after the final LayerNorm
+        parts = [tokens[:, 0]]  # (B, D)
+        if deep:
+            # Hidden states come before the final LayerNorm. The last one is skipped: it is `tokens` already.
+            parts = [self._model.layernorm(hidden[:, 0]) for hidden in output.hidden_states[-4:-1]] + parts
+        parts.append(tokens[:, self._first_patch :].mean(1))
+        return torch.cat(parts, 1)  # (B, F)
+
+    def _check(self, features: npt.NDArray[np.float32]) -> None:
+        # NaN compares as False, so this one test finds NaN, infinity and overflow of float16.
+        bad = np.flatnonzero(~(np.abs(features) <= _LARGEST).all(1))
+        if len(bad):
+            shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+            remedy = (
+                "try --precision fp32" if self.precision == "bf16" else "its weights may be damaged: get them again"
+            )
+            raise TeacherError(
+                f"Teacher '{self.files.name}' gave features that are NaN or infinite for {len(bad)} of the "
+                f"{len(features)} images of a batch (rows {shown}); {remedy}."
+            )
+
+
+def _load_model(files: TeacherFiles) -> Any:
+    from transformers import AutoModel
+
+    try:
+        with _quiet():
+            model, report = AutoModel.from_pretrained(
+                files.folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise TeacherError(
+            f"Teacher '{files.name}' cannot be loaded from '{files.folder}' ({_sentence(error)}); "
+            "get its files again from their source."
+        ) from error
+    _check_report(files, report)
+    return model
+
+
+def _check_report(files: TeacherFiles, report: dict[str, Any]) -> None:
+    # transformers fills what is missing with random numbers and only logs it. The mask token is unused without masks;
+    # a fine-tuned checkpoint's own classifier is not what we want from it.
+    missing = sorted(key for key in report["missing_keys"] if not key.endswith("mask_token"))
+    strange = sorted(key for key in report["unexpected_keys"] if not key.startswith("classifier."))
+    problems = [f"lack {len(missing)} tensors, first '{missing[0]}'"] if missing else []
+    problems += [f"hold {len(strange)} that the model has no place for, first '{strange[0]}'"] if strange else []
+    if problems:
+        raise TeacherError(
+            f"Teacher '{files.name}': the weights do not fit config.json: they {' and '.join(problems)}; "
+            "get both from the same source."
+        )
+
+
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(". :")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing bars and logging reports while it loads: the report is read, not shown."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging  # typed only in part
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _ran_out(error: RuntimeError) -> bool:
+    """Tell whether memory ran out: torch's own allocator has an error of its own for that, the libraries have not."""
+    told = (
+        "CUDA error: out of memory",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "can't allocate memory",
+    )
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in told)
+
+
+def _exact(device: torch.device) -> AbstractContextManager[Any]:
+    """Keep cuDNN from choosing an algorithm by timing, or TF32 in a convolution: both change the last bits."""
+    if device.type != "cuda":
+        return nullcontext()
+    return cast(
+        AbstractContextManager[Any],
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    )
+
+
+def agreement(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    """Return the smallest cosine between features (N, F) of the same images; NaN, which passes no test, for none."""
+    if not len(a):
+        return float("nan")
+    first, second = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    # A feature of zeros has no direction: its cosine is 0.
+    cosines = (first * second).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return float(cosines.min())
+
+
+def pick_device(asked: str) -> str:
+    """Return the device to compute on: ``auto`` is CUDA where there is one, else the CPU."""
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:
+        raise TeacherError(f"Device '{asked}' cannot be used here; use --device auto or cpu.") from error
+    return asked
+
+
+def precision_for(asked: str, device: str) -> Precision:
+    """Return the precision to compute in: ``auto`` is bf16 where the hardware multiplies bf16 faster, else fp32."""
+    if asked in {"fp32", "bf16"}:
+        return cast(Precision, asked)
+    if asked != "auto":
+        raise TeacherError(f"Unknown precision '{asked}'; known: auto, fp32, bf16.")
+    return "bf16" if _has_fast_bf16(torch.device(device)) else "fp32"
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        # Ampere, the first with bf16 tensor cores.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Without these instructions bf16 is emulated and slower than fp32; oneDNN uses both.
+    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_flags())
+
+
+def _cpu_flags() -> set[str]:
+    """Return what the first processor in /proc/cpuinfo says it can do; nothing where there is no such file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())

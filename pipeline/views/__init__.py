@@ -1,0 +1,1 @@
+"""From pixels to views: preprocessing, policies of augmentation, transforms."""
