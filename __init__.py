@@ -10,7 +10,7 @@ from typing import Any
 # Looked up on first use, so that `import medal` stays as cheap as `medal --help` needs it.
 _PUBLIC = {
     "MedalError": "medal.cache.errors",
-    "SoftTargets": "medal.student.soft_targets",
+    "SoftTargets": "medal.student.targets.soft_targets",
     "cache_teacher": "medal.pipeline.api",
     "open_cache": "medal.cache.reader",
     "open_lab": "medal.pipeline.caching.sharing",

@@ -16,33 +16,39 @@ from medal.cache.terminal.console import log_json, logs_json, note
 from medal.cache.terminal.defaults import TYPED, find_files, name_variables, option_defaults, read_defaults
 from medal.cache.text import plain
 
-# name: (module, function, short help); the order is the order of a lab's day.
+# name: (package, short help); the order is the order of a lab's day. Command NAME is the function NAME of the module
+# medal.PACKAGE.commands.NAME, with underscores for hyphens.
 COMMANDS = {
-    "cache-teacher": (
-        "medal.pipeline.commands.cache_teacher",
-        "cache_teacher",
-        "Stage one: run the teacher once, seal a cache.",
-    ),
-    "train-student": ("medal.student.commands", "train_student", "Stage two: train a student from a cache."),
-    "compare": ("medal.student.commands", "compare", "Compare finished runs on the test images they share."),
-    "report": ("medal.student.report.command", "report", "Write what runs come to as one HTML page."),
-    "predict": ("medal.student.use_commands", "predict", "What a student says of images."),
-    "evaluate": ("medal.student.use_commands", "evaluate", "Measure a student on a dataset."),
-    "export": ("medal.student.use_commands", "export", "Write a student as ONNX or as an exported program."),
-    "show": ("medal.pipeline.commands.show", "show", "Describe a cache."),
-    "verify": ("medal.pipeline.commands.verify", "verify", "Check every byte of a cache."),
-    "convert": ("medal.cache.commands.convert", "convert", "Change a cache between Zarr and HDF5."),
-    "reprobe": ("medal.pipeline.commands.reprobe", "reprobe", "Fit another probe on cached features."),
-    "audit": ("medal.pipeline.commands.audit", "audit", "Find leaks, duplicates, doubtful labels in a dataset."),
-    "push": ("medal.cache.commands.push", "push", "Offer a cache to others."),
-    "pull": ("medal.cache.commands.pull", "pull", "Get a cache from others, verified."),
-    "list": ("medal.cache.commands.list", "list_store", "Say what a store has."),
-    "remove": ("medal.cache.commands.remove", "remove", "Take a cache out of a store."),
-    "gc": ("medal.cache.commands.gc", "gc", "Remove what no cache of a store needs."),
-    "clean": ("medal.student.clean_command", "clean", "Find and remove what killed commands left behind."),
-    "doctor": ("medal.pipeline.commands.doctor", "doctor", "What this machine can do, and what is missing."),
-    "demo": ("medal.pipeline.commands.demo", "demo", "Both stages on a small embedded set, in a few minutes."),
+    "cache-teacher": ("pipeline", "Stage one: run the teacher once, seal a cache."),
+    "train-student": ("student", "Stage two: train a student from a cache."),
+    "compare": ("student", "Compare finished runs on the test images they share."),
+    "report": ("student", "Write what runs come to as one HTML page."),
+    "predict": ("student", "What a student says of images."),
+    "evaluate": ("student", "Measure a student on a dataset."),
+    "export": ("student", "Write a student as ONNX or as an exported program."),
+    "show": ("pipeline", "Describe a cache."),
+    "verify": ("pipeline", "Check every byte of a cache."),
+    "convert": ("cache", "Change a cache between Zarr and HDF5."),
+    "reprobe": ("pipeline", "Fit another probe on cached features."),
+    "audit": ("pipeline", "Find leaks, duplicates, doubtful labels in a dataset."),
+    "push": ("cache", "Offer a cache to others."),
+    "pull": ("cache", "Get a cache from others, verified."),
+    "list": ("cache", "Say what a store has."),
+    "remove": ("cache", "Take a cache out of a store."),
+    "gc": ("cache", "Remove what no cache of a store needs."),
+    "clean": ("student", "Find and remove what killed commands left behind."),
+    "doctor": ("pipeline", "What this machine can do, and what is missing."),
+    "demo": ("pipeline", "Both stages on a small embedded set, in a few minutes."),
 }
+
+
+def _find_command(name: str) -> click.Command:
+    package, _ = COMMANDS[name]
+    stem = name.replace("-", "_")
+    module = import_module(f"medal.{package}.commands.{stem}")
+    # A name that Python has already gets an underscore, as PEP 8 says: list_.
+    command: click.Command = getattr(module, stem, None) or getattr(module, f"{stem}_")
+    return command
 
 
 class Stopped(KeyboardInterrupt):
@@ -62,8 +68,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, function, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), function)
+        command = _find_command(cmd_name)
         undo_flags(command, TYPED)
         if ctx.default_map is None and not ctx.resilient_parsing:
             name_variables(command, cmd_name)
@@ -93,7 +98,7 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, short) for name, (_, _, short) in COMMANDS.items()])
+            formatter.write_dl([(name, short) for name, (_, short) in COMMANDS.items()])
 
 
 def _print_version(ctx: click.Context, _parameter: click.Parameter, asked: bool) -> None:

@@ -49,7 +49,7 @@ def measure(asked: argparse.Namespace, seeds: range, work: Path) -> None:
     """Audit the set as it is, then with the copies of each seed, and print what was found."""
     work.mkdir(parents=True, exist_ok=True)
     if asked.quick:
-        from medal.pipeline.teacher.teacher.demo import tiny_teacher
+        from medal.pipeline.teacher.demo import tiny_teacher
 
         data, teacher, seeds = draw(120), tiny_teacher(work), seeds[:1]
     else:

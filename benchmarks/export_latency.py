@@ -22,10 +22,10 @@ import numpy as np
 import timm
 import torch
 
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
-from medal.student.exported import Classifier, describe, open_exported, write_export
-from medal.student.quantisation import quantise
-from medal.student.trained import Trained
+from medal.pipeline.views.preprocessing import Preprocessing
+from medal.student.using.exported import Classifier, describe, open_exported, write_export
+from medal.student.using.quantisation import quantise
+from medal.student.using.trained import Trained
 
 STUDENTS = "resnet18,mobilenetv3_small_100,tf_efficientnet_lite0"
 WARM = 3  # rounds that are not counted: kernels are chosen, memory is got

@@ -38,16 +38,16 @@ from torch.nn import functional
 
 from medal.pipeline.datasets.columns.dataset import typical_side
 from medal.pipeline.datasets.opening import open_dataset
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
-from medal.pipeline.teacher.teacher.files import locate_teacher
-from medal.pipeline.views.transforms.transforms import apply_views, draw_views, normalise, policy_named
-from medal.student.checkpoint import TrainingState
-from medal.student.images import PixelSource, StudentImages, choose_image_size, load_images
-from medal.student.losses import Answers, Objective, parse_terms, total_loss
-from medal.student.model import ModelSpec, build_model, describe_model
-from medal.student.precision import choose_plan
+from medal.pipeline.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.views.transforms import apply_views, draw_views, normalise, policy_named
+from medal.student.network.images import PixelSource, StudentImages, choose_image_size, load_images
+from medal.student.network.model import ModelSpec, build_model, describe_model
+from medal.student.network.speed import choose_plan
 from medal.student.settings import StudentSettings
-from medal.student.training import Recipe, _average, begin
+from medal.student.training.checkpoint import TrainingState
+from medal.student.training.loop import Recipe, _average, begin
+from medal.student.training.losses import Answers, Objective, parse_terms, total_loss
 
 SHARED = Path(os.environ.get("MEDAL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 BATCHES = 4  # of images that are held; they come round again
@@ -105,7 +105,7 @@ class Bench:
         return normalise(moved, self.spec.mean, self.spec.std).contiguous(memory_format=recipe.plan.layout)
 
     def step(self, state: TrainingState, loss_of: Callable[[Tensor], Tensor]) -> None:
-        """Take one step as `medal.student.training` does."""
+        """Take one step as `medal.student.training.loop` does."""
         loss_of(self.images()).backward()
         state.optimiser.step()
         state.optimiser.zero_grad()

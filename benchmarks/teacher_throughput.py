@@ -35,14 +35,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from medal.cache.making.work import WorkDirectory
 from medal.pipeline.datasets.opening import open_dataset
-from medal.pipeline.features.extract.extract import FeatureTask, compute_chunks, compute_features
-from medal.pipeline.features.extract.precision import default_batch_size
-from medal.pipeline.planning.plan.rows import arrange_rows
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
-from medal.pipeline.teacher.teacher.files import default_preprocessing, locate_teacher
-from medal.pipeline.teacher.teacher.teacher import Teacher, pick_device, precision_for
-from medal.pipeline.views.transforms.policies import Views
-from medal.pipeline.views.transforms.transforms import normalise
+from medal.pipeline.features.extract import FeatureTask, compute_chunks, compute_features
+from medal.pipeline.features.precision import default_batch_size
+from medal.pipeline.planning.rows import arrange_rows
+from medal.pipeline.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.files import default_preprocessing, locate_teacher
+from medal.pipeline.teacher.teacher import Teacher, pick_device, precision_for
+from medal.pipeline.views.policies import Views
+from medal.pipeline.views.transforms import normalise
 
 SHARED = Path(os.environ.get("MEDAL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 SIDE, JPEG_SIDE = 224, 500

@@ -44,7 +44,7 @@ class Trained:
 
     def _repr_html_(self) -> str:
         """Show figures and verdict in notebooks."""
-        from .tables import show_result
+        from .figures.tables import show_result
 
         return f"<pre>{escape(show_result(self.result))}\n{escape(self.result['verdict'])}</pre>"
 

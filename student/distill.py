@@ -13,14 +13,9 @@ from typing import Any
 import torch
 
 from ..cache.progress import Progress, Tell
-from . import run as folder
-from .asking import Asked, ask
-from .card import write_card, write_overview
-from .choice import Choice, choose_weight
-from .description import called, describe_environment, describe_run, describe_whole
-from .generalisation import write_summary
-from .images import StudentImages, load_images
-from .members import (
+from .members.choice import Choice, choose_weight
+from .members.plan import Asked, ask
+from .members.train import (
     Member,
     copy_member,
     initial_model,
@@ -31,11 +26,16 @@ from .members import (
     take_over,
     train_member,
 )
-from .outcome import Outcome, show_teacher, write_outcome
-from .parallel import ALONE, Ranks
-from .precision import Plan, choose_plan, threads_restored, wall_rate
-from .replay import check_replay
-from .training import Recipe, TrainingData
+from .network.images import StudentImages, load_images
+from .network.parallel import ALONE, Ranks
+from .network.speed import Plan, choose_plan, threads_restored, wall_rate
+from .outcome.card import write_card, write_overview
+from .outcome.description import called, describe_environment, describe_run, describe_whole
+from .outcome.generalisation import write_summary
+from .outcome.write import Outcome, show_teacher, write_outcome
+from .run import folder
+from .targets.replay import check_replay
+from .training.loop import Recipe, TrainingData
 
 __all__ = ["Asked", "ask", "estimate", "train_student"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from medal.cache.making.recognise import CACHE
 from medal.cli import group
-from medal.student.run import RUN_KIND
+from medal.student.run.folder import RUN_KIND
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = (CACHE, RUN_KIND)
@@ -40,7 +40,7 @@ with locked(target, wait=True, tell=print):
         work.write_chunk("train", start, np.zeros(64, [("feature", "<f2", (1, 4))]))
 """
 STAGE_TWO = """
-from medal.student import run
+from medal.student.run import folder as run
 with run.working(target, print) as work:
     run.write_json(work / run.PLAN, {"request": {"seed": 0}})
     (work / run.CHECKPOINT).write_bytes(b"weights")

@@ -138,7 +138,7 @@ def one_thread():
     """For many trainings of moments: threads that wait for each other cost more than they do."""
     import torch
 
-    from medal.student.precision import threads_restored
+    from medal.student.network.speed import threads_restored
 
     with threads_restored():
         torch.set_num_threads(1)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 from medal.student.distill import ask, train_student
 from medal.student.settings import StudentSettings
 

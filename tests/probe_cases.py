@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from medal.pipeline.probe.fit.fit import ProbeSettings, fit_probe, logits
+from medal.pipeline.probe.fit import ProbeSettings, fit_probe, logits
 
 
 def random_keys(n_rows, seed=0):

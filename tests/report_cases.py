@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 # What a name can do to a page, to a drawing and to a formula; and letters that matplotlib's own font lacks.
 CLASSES = ("<img src=x onerror=alert(1)>", r"$\frac{$ \"&' </svg>", "{{ 7*7 }} " + "組" * 40)

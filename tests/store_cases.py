@@ -9,7 +9,7 @@ from medal.cache.format.digest import cache_id
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import Cache
 from medal.cache.verify import count_repeats
-from medal.pipeline.planning.plan.rows import order_columns
+from medal.pipeline.planning.rows import order_columns
 
 ROWS = {"train": 40, "val": 10, "test": 10}
 FEATURES = 6

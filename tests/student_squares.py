@@ -15,11 +15,11 @@ from medal.cache.keys import array_key
 from medal.cache.making.writer import write_cache
 from medal.cache.verify import count_repeats
 from medal.pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
-from medal.pipeline.planning.plan.rows import arrange_rows
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
-from medal.pipeline.views.transforms.transforms import VIEW_PARAMETERS
+from medal.pipeline.planning.rows import arrange_rows
+from medal.pipeline.views.preprocessing import Preprocessing
+from medal.pipeline.views.transforms import VIEW_PARAMETERS
 from medal.student.distill import ask, train_student
-from medal.student.run import read_predictions
+from medal.student.run.predictions import read_predictions
 from medal.student.settings import StudentSettings
 
 SIZES = (48, 24, 24)
@@ -191,7 +191,7 @@ def kill_at(place, run, sentence, **settings):
         f"""
         import os, runpy, signal
         from pathlib import Path
-        import medal.student.checkpoint as checkpoint
+        import medal.student.training.checkpoint as checkpoint
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
         train = runpy.run_path({__file__!r})["train"]
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
-from medal.student.checkpoint import Checkpoint
+from medal.pipeline.teacher.demo import tiny_teacher
 from medal.student.distill import ask
-from medal.student.images import StudentImages, load_images
-from medal.student.model import build_model
-from medal.student.precision import Plan
+from medal.student.network.images import StudentImages, load_images
+from medal.student.network.model import build_model
+from medal.student.network.speed import Plan
 from medal.student.settings import StudentSettings
-from medal.student.training import Recipe, TrainingData, begin
-from medal.student.training import train as train_on
+from medal.student.training.checkpoint import Checkpoint
+from medal.student.training.loop import Recipe, TrainingData, begin
+from medal.student.training.loop import train as train_on
 
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))
 QUICK = ("--student", "test_resnet", "--image-size", 32, "--epochs", 1, "--precision", "fp32", "--batch-size", 16)

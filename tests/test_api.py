@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import medal as library
 from medal.cache.errors import CacheMismatch, DataError
-from medal.pipeline.views.transforms.transforms import normalise, resize_images
-from medal.student.losses import Answers, Objective, total_loss
-from medal.student.model import build_model, describe_model
-from medal.student.schedule import epoch_order, learning_rate, split_batches
+from medal.pipeline.views.transforms import normalise, resize_images
+from medal.student.network.model import build_model, describe_model
+from medal.student.training.drawing import epoch_order, learning_rate, split_batches
+from medal.student.training.losses import Answers, Objective, total_loss
 
 SIDE, BATCH, SEED = 56, 32, 3
 RUN = {"student": "test_resnet", "epochs": 1, "image_size": SIDE, "batch_size": BATCH, "seed": SEED,

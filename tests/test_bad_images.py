@@ -17,7 +17,7 @@ from medal.cache.verify import verify_path
 from medal.pipeline.datasets.columns.dataset import Place, Selection
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.pipeline.datasets.pixels.files import FileImages
-from medal.pipeline.planning.plan import skipped
+from medal.pipeline.planning import skipped
 
 IMAGES, BAD = 72, 5
 # A regular file to look at, and an input/output error to read.

@@ -6,8 +6,8 @@ import pytest
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.pipeline.metrics import score
-from medal.pipeline.probe.fit.fit import ProbeSettings, fit_probe
-from medal.pipeline.probe.fit.logistic import fold_logits
+from medal.pipeline.probe.fit import ProbeSettings, fit_probe
+from medal.pipeline.probe.logistic import fold_logits
 
 SIZES = {"train": 500, "val": 150, "test": 300}
 STUDENT = ("--student", "resnet10t", "--image-size", 56, "--epochs", 8, "--precision", "fp32", "--lr", 0.003)

@@ -21,7 +21,7 @@ from medal.cache.errors import CacheError
 from medal.cache.format.manifest import parse_manifest
 from medal.cache.making.life import differences
 from medal.cache.verify import verify_path
-from medal.pipeline.commands.cache_teacher.show import show
+from medal.pipeline.commands.show import show
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden/format1.zarr"

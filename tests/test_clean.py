@@ -28,7 +28,7 @@ from clean_cases import (
 
 from medal.cache.making.leftovers import Leftover, decide, find_leftovers, take_away
 from medal.cache.making.lock import STALE_SECONDS, lock_path
-from medal.student.run import RUN_KIND
+from medal.student.run.folder import RUN_KIND
 
 # ── Work ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

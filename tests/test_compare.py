@@ -13,7 +13,7 @@ import pytest
 
 from medal.cache.errors import StudentError
 from medal.pipeline.metrics import bootstrap
-from medal.student.run import read_predictions
+from medal.student.run.predictions import read_predictions
 
 QUICK = ("--student", "test_resnet", "--image-size", 32, "--epochs", 2, "--precision", "fp32")
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))

@@ -28,7 +28,7 @@ def limit(*words):
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    from medal.pipeline.teacher.teacher.demo import tiny_teacher
+    from medal.pipeline.teacher.demo import tiny_teacher
 
     return tiny_teacher(tmp_path_factory.mktemp("tiny"))
 

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from medal.cache.errors import TeacherError
-from medal.pipeline.commands.cache_teacher.demo import demo, plan_demo
-from medal.pipeline.teacher.teacher.demo import HUB_TEACHER, find_teacher, tiny_teacher
-from medal.pipeline.teacher.teacher.files import locate_teacher
-from medal.pipeline.teacher.teacher.recovered import (
+from medal.pipeline.commands.demo import demo, plan_demo
+from medal.pipeline.teacher.demo import HUB_TEACHER, find_teacher, tiny_teacher
+from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.teacher.recovered import (
     ONNX_IN_WHEEL,
     RECOVERED_NAME,
     WHEEL_SHA256,
@@ -21,7 +21,7 @@ from medal.pipeline.teacher.teacher.recovered import (
     read_onnx,
     recover_teacher,
 )
-from medal.pipeline.teacher.teacher.weights import WEIGHTS
+from medal.pipeline.teacher.weights import WEIGHTS
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from medal.cache.reader import open_cache
 from medal.pipeline.datasets import DatasetOptions, draw_splits
 from medal.pipeline.datasets.opening import open_dataset
 from medal.pipeline.datasets.options import dataset_options, take_dataset_options
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
+from medal.pipeline.views.preprocessing import Preprocessing
 
 dicom = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicom_files.py")))
 RAMP, DEEP = dicom.RAMP, dicom.DEEP

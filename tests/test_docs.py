@@ -49,8 +49,8 @@ def command(request):
 def test_every_command_has_help(command):
     name, made = command
     assert made.help, name
-    assert made.short_help == COMMANDS[name][2]
-    assert len(COMMANDS[name][2]) <= 60
+    assert made.short_help == COMMANDS[name][1]
+    assert len(COMMANDS[name][1]) <= 60
 
 
 def test_every_option_has_help(command):
@@ -114,7 +114,7 @@ def test_links_between_pages_lead_somewhere():
 @pytest.fixture
 def reader_of_the_readme(tmp_path, monkeypatch):
     """A folder with what the README's commands need under their stand-ins' names."""
-    from medal.pipeline.teacher.teacher.demo import tiny_teacher
+    from medal.pipeline.teacher.demo import tiny_teacher
 
     random = np.random.default_rng(0)
     arrays = {}

@@ -36,7 +36,7 @@ CODE = [path for path in SITE if any(block.language in RUN for block in read_blo
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    from medal.pipeline.teacher.teacher.demo import tiny_teacher
+    from medal.pipeline.teacher.demo import tiny_teacher
 
     return tiny_teacher(tmp_path_factory.mktemp("teachers"))
 

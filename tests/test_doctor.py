@@ -10,8 +10,8 @@ import torch
 
 from medal.cache.store.place.store import open_store
 from medal.cli import group
-from medal.pipeline.features.extract import doctor
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.features import doctor
+from medal.pipeline.teacher.demo import tiny_teacher
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,13 @@ from medal.cache.reader import open_cache
 from medal.cli import group
 from medal.pipeline.metrics import score
 from medal.student.api import Trained
-from medal.student.checkpoint import Checkpoint
-from medal.student.domains import _folder, leave_out
-from medal.student.precision import threads_restored
-from medal.student.run import _PART_FOLDER as RUN_PART
-from medal.student.run import RUN_KIND, read_predictions
-from medal.student.trained import open_run
+from medal.student.network.speed import threads_restored
+from medal.student.run.folder import _PART_FOLDER as RUN_PART
+from medal.student.run.folder import RUN_KIND
+from medal.student.run.predictions import read_predictions
+from medal.student.targets.domains import _folder, leave_out
+from medal.student.training.checkpoint import Checkpoint
+from medal.student.using.trained import open_run
 
 WORDS = ("--student", "test_resnet", "--image-size", 32, "--precision", "fp32", "--batch-size", 16)
 
@@ -209,7 +210,7 @@ def kill_after(place, run, epochs, **settings):
         import os, runpy, signal
         from pathlib import Path
         import torch
-        import medal.student.checkpoint as checkpoint
+        import medal.student.training.checkpoint as checkpoint
         torch.set_num_threads(1)
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
         train = runpy.run_path({domain_cases.__file__!r})["train"]

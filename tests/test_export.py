@@ -13,10 +13,10 @@ import torch
 
 from medal.cache.errors import StudentError
 from medal.cli import group
-from medal.pipeline.views.transforms.transforms import resize_images
-from medal.student import exported
-from medal.student.run import read_predictions
-from medal.student.trained import open_run
+from medal.pipeline.views.transforms import resize_images
+from medal.student.run.predictions import read_predictions
+from medal.student.using import exported
+from medal.student.using.trained import open_run
 
 onnx = pytest.importorskip("onnx", reason="ONNX needs the extra [export]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX needs the extra [export]")
@@ -111,7 +111,7 @@ def test_int8_is_smaller_and_its_price_is_told(whole, squares, medal, tmp_path):
 
 def test_calibration_sees_no_image_that_the_student_is_measured_on(squares):
     from medal.pipeline.datasets.opening import open_dataset
-    from medal.student.quantisation import calibration_rows
+    from medal.student.using.quantisation import calibration_rows
 
     dataset = open_dataset(str(squares / "squares.npz"))
     rows = calibration_rows(open_run(squares / "run", "cpu"), dataset, dataset.keys())

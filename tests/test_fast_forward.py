@@ -9,13 +9,13 @@ import transformers
 
 from medal.cache.errors import TeacherError
 from medal.cache.reader import open_cache
-from medal.pipeline.features.extract.precision import Halving, fitting_batch_size
-from medal.pipeline.teacher.teacher import fast_forward
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
-from medal.pipeline.teacher.teacher.fast_forward import hasten
-from medal.pipeline.teacher.teacher.files import locate_teacher
-from medal.pipeline.teacher.teacher.teacher import OutOfMemory, Teacher, agreement
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
+from medal.pipeline.features.precision import Halving, fitting_batch_size
+from medal.pipeline.teacher import fast_forward
+from medal.pipeline.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.fast_forward import hasten
+from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.teacher.teacher import OutOfMemory, Teacher, agreement
+from medal.pipeline.views.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "image_size": 42}
@@ -140,7 +140,7 @@ def test_an_error_of_another_kind_is_no_lack_of_memory(tiny, monkeypatch):
 def test_a_run_that_ran_out_of_memory_says_so_in_its_cache(medal, small_npz, tiny, tmp_path, monkeypatch, capfd):
     words = ("--teacher", tiny, "--image-size", 28, "--batch-size", 8, "--precision", "fp32")
     whole = medal("cache-teacher", small_npz, tmp_path / "whole.zarr", *words)
-    monkeypatch.setattr("medal.pipeline.teacher.teacher.Teacher", Crowded)
+    monkeypatch.setattr("medal.pipeline.features.engine.Teacher", Crowded)
     halved = medal("cache-teacher", small_npz, tmp_path / "halved.zarr", *words)
     assert halved["cache_id"] == whole["cache_id"]
     assert halved["computed"] == 300

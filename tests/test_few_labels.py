@@ -11,9 +11,9 @@ from teaching_cases import fit, prepare, same, train, write
 
 from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
-from medal.student.few_labels import choose_labelled
-from medal.student.losses import LOSSES
 from medal.student.settings import StudentSettings
+from medal.student.targets.few_labels import choose_labelled
+from medal.student.training.losses import LOSSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

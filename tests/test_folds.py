@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medal.pipeline.datasets.columns.units import find_units
-from medal.pipeline.probe.fit.folds import assign_folds
+from medal.pipeline.probe.folds import assign_folds
 
 
 def random_keys(n_rows):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 MB = 1 << 20
 DRAWN = ("cache-teacher", "phantom")

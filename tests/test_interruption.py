@@ -140,7 +140,7 @@ def test_no_wait_refuses_while_another_computes(small_npz, small_request, shell,
 # Medal itself, telling in a file how many images each forward pass took.
 COUNTING = """
 import os, sys
-from medal.pipeline import teacher
+from medal.pipeline.teacher import teacher
 honest = teacher.Teacher.features
 def features(self, pixels, preprocessing):
     handle = os.open(os.environ["COUNTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

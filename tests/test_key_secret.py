@@ -149,7 +149,7 @@ def test_neither_the_secret_nor_its_path_is_written_anywhere(lab, medal, tmp_pat
 
 def test_what_is_recorded_of_images_is_keyed_too(lab):
     folder, own, _, _ = lab
-    from medal.student.run import read_predictions
+    from medal.student.run.predictions import read_predictions
 
     keyed = keys_of(open_cache(folder / "keyed.zarr"))
     recorded = np.concatenate([part.key for part in read_predictions(folder / "run").values()])

@@ -33,7 +33,7 @@ def run(code, *words, begin=()):
     """Run code in a process of its own, with a target as its first word, and return what it printed."""
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom medal.cache.errors import MedalError\n"
-        "from medal.cache import lock as room\nfrom medal.cache.making.lock import locked\n"
+        "from medal.cache.making import lock as room\nfrom medal.cache.making.lock import locked\n"
         f"target = Path(sys.argv[1])\n{textwrap.dedent(code)}"
     )
     command = [*begin, sys.executable, "-c", code, *map(str, words)]

@@ -14,12 +14,14 @@ from student_squares import ask_for, kill_at, same_bits, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.pipeline.metrics import score
-from medal.student.checkpoint import Checkpoint
-from medal.student.choice import GRID, plan_rungs
-from medal.student.comparing import compare_runs
-from medal.student.figures import figures
-from medal.student.run import RUN_KIND, read_predictions
-from medal.student.trained import calibrate, open_run
+from medal.student.figures.comparing import compare_runs
+from medal.student.figures.score import figures
+from medal.student.figures.temperature import calibrate
+from medal.student.members.choice import GRID, plan_rungs
+from medal.student.run.folder import RUN_KIND
+from medal.student.run.predictions import read_predictions
+from medal.student.training.checkpoint import Checkpoint
+from medal.student.using.trained import open_run
 
 QUICK = {"epochs": 2}
 
@@ -255,7 +257,7 @@ def test_more_seeds_may_be_asked_of_an_unfinished_run(three, place, tmp_path):
 @pytest.mark.parametrize("after", range(6))
 def test_killed_while_the_best_seed_is_moved_up(three, tmp_path, after):
     """Whichever of its files have gone up when the kill comes, the next try finds each seed whole again."""
-    from medal.student import members as rooms
+    from medal.student.members import train as rooms
 
     run, _ = three
     shutil.copytree(run, tmp_path / "work")

@@ -38,7 +38,7 @@ def test_sentences_have_an_end_and_a_capital():
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, medal):
     """A folder with a small set, a cache of it from a tiny teacher, and much that is wrong."""
-    from medal.pipeline.teacher.teacher.demo import tiny_teacher
+    from medal.pipeline.teacher.demo import tiny_teacher
 
     folder = tmp_path_factory.mktemp("messages")
     tiny_teacher(folder).rename(folder / "tiny")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from medal.cache.errors import DataError, TeacherError
-from medal.pipeline.views.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from medal.pipeline.views.transforms.transforms import normalise, quadrant_means, resize_images
+from medal.pipeline.views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from medal.pipeline.views.transforms import normalise, quadrant_means, resize_images
 
 SIZE = 112
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medal.pipeline.metrics import score
-from medal.pipeline.probe.fit.fit import describe_probe, logits
-from medal.pipeline.probe.fit.logistic import LogisticFit
+from medal.pipeline.probe.fit import describe_probe, logits
+from medal.pipeline.probe.logistic import LogisticFit
 
 cases = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "probe_cases.py")))
 Case, random_features = cases.Case, cases.random_features

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from medal.cache.errors import DataError, TeacherError
 from medal.pipeline.metrics import fit_temperature
-from medal.pipeline.probe.fit.fit import ProbeSettings, fit_probe, logits
+from medal.pipeline.probe.fit import ProbeSettings, fit_probe, logits
 
 cases = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "probe_cases.py")))
 Case = cases.Case

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medal.cache.making.work import work_path
-from medal.pipeline.features.extract.ranks import ALONE, Team
+from medal.pipeline.features.ranks import ALONE, Team
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 # What torchrun gives each of several ranks; bf16 sums may differ with the number of threads.

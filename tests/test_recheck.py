@@ -16,7 +16,7 @@ from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.datasets.opening import open_dataset
-from medal.pipeline.features.extract.recheck import recheck
+from medal.pipeline.features.recheck import recheck
 
 
 @pytest.fixture

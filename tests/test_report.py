@@ -16,7 +16,7 @@ from medal.student.report.collecting import collect
 from medal.student.report.disagreement import find_disagreements
 from medal.student.report.several import describe_together
 from medal.student.report.thumbnails import draw_thumbnails
-from medal.student.run import read_predictions
+from medal.student.run.predictions import read_predictions
 
 
 @pytest.fixture(scope="module")

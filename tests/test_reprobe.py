@@ -16,7 +16,7 @@ from medal.cache.errors import CacheMismatch, DataError
 from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 COLUMNS = ("file", "label", "split", "domain", "group")
 ROWS = 120
@@ -266,7 +266,7 @@ def test_a_kill_leaves_what_the_same_command_clears_up(small_cache, medal, tmp_p
 
 def test_stage_one_goes_on_from_a_killed_reprobe(place, medal, tmp_path):
     folder, request = place
-    from medal.pipeline.caching.make.reprobe import ReprobeSettings, _record, prepare
+    from medal.pipeline.caching.reprobe import ReprobeSettings, _record, prepare
 
     asked = prepare(str(folder / "all.zarr"), str(tmp_path / "o.zarr"), ReprobeSettings(folds=3))
     WorkDirectory(work_path(tmp_path / "o.zarr")).begin(json.loads(json.dumps(_record(asked))))

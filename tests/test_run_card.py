@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import student_squares
 
-from medal.student.card import write_card
-from medal.student.trained import open_run
+from medal.student.outcome.card import write_card
+from medal.student.using.trained import open_run
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 
 def test_a_sealed_cache_that_verifies(small_cache, medal):

@@ -52,7 +52,7 @@ def test_a_run_is_a_folder_that_timm_loads_with_the_logits_it_recorded(run, smal
         images = data["test_images"]
     pixels = torch.from_numpy(images).float()[:, None]
     from medal.cache.keys import array_key
-    from medal.pipeline.views.transforms.transforms import normalise, resize_images
+    from medal.pipeline.views.transforms import normalise, resize_images
 
     pixels = resize_images([image[..., None] for image in images], 32, "squash")
     with torch.inference_mode():

@@ -7,7 +7,7 @@ import pytest
 from store_cases import member, whole
 
 from medal.cache.errors import CacheCorrupt, CacheMismatch, TeacherError
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 FIRST, SECOND = "a" * 40, "b" * 40
 SETTINGS = ("--image-size", 56, "--batch-size", 64, "--limit", 40)

@@ -21,7 +21,8 @@ ROWS = {"train": 60000, "val": 20000, "test": 20000}
 # The parts are cut smaller, so that a small cache has many; everything else is the command's own.
 CUT = """
 import sys
-from medal.cache.store import fetch, layout, parts, publish
+from medal.cache.store import fetch, publish
+from medal.cache.store.place import layout, parts
 layout.PART_BYTES = fetch.PART_BYTES = 1 << 16
 cut = parts.cut_parts
 publish.cut_parts = lambda arrays: cut(arrays, 1 << 16)

@@ -11,7 +11,7 @@ from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.store.fetch import read_keys
 from medal.cache.store.place.entries import find_entry
 from medal.cache.store.place.store import open_store
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +102,10 @@ def test_keys_are_read_without_the_features(lab, monkeypatch):
 
 def test_a_resumed_run_takes_what_it_took_before(lab, small_npz, tmp_path):
     folder, words = lab
-    from medal.pipeline.caching.make.sharing import Lab
+    from medal.pipeline.caching.sharing import Lab
     from medal.pipeline.datasets import DatasetOptions
-    from medal.pipeline.planning.plan.plan import prepare
-    from medal.pipeline.planning.plan.request import CacheSettings
+    from medal.pipeline.planning.plan import prepare
+    from medal.pipeline.planning.request import CacheSettings
 
     settings = CacheSettings(teacher=str(words[1]), image_size=56, batch_size=64)
     asked = prepare(str(small_npz), str(tmp_path / "a.zarr"), DatasetOptions(), settings)
@@ -123,7 +123,7 @@ def test_a_resumed_run_takes_what_it_took_before(lab, small_npz, tmp_path):
 
 def test_a_store_that_falls_away_meanwhile_is_done_without(lab, small_npz, medal, monkeypatch, capsys, tmp_path):
     folder, words = lab
-    from medal.pipeline.caching.make import sharing
+    from medal.pipeline.caching import sharing
 
     def gone(_store, _entry):
         raise CacheError("Store 'x' could not be used (it went away).")

@@ -13,7 +13,7 @@ from store_cases import member, whole
 from medal.cache.store import announcements
 from medal.cache.store.announcements import Announcement, wait_for, who_computes
 from medal.cache.store.place.store import open_store
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 
 
 def start(*words, env):

@@ -10,13 +10,13 @@ import torch
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.datasets.opening import open_dataset
-from medal.pipeline.teacher.teacher.files import locate_teacher
-from medal.pipeline.teacher.teacher.teacher import Teacher, agreement
-from medal.pipeline.views.transforms.policies import POLICIES, VIEW_PARAMETERS, Views, choose_views, draw_views
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
-from medal.pipeline.views.transforms.transforms import apply_views, resize_images
-from medal.student import replay
-from medal.student.targets import load_targets
+from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.teacher.teacher import Teacher, agreement
+from medal.pipeline.views.policies import POLICIES, VIEW_PARAMETERS, Views, choose_views, draw_views
+from medal.pipeline.views.preprocessing import Preprocessing
+from medal.pipeline.views.transforms import apply_views, resize_images
+from medal.student.targets import replay
+from medal.student.targets.load import load_targets
 
 VIEWS = 3
 ASKED = ("--views", VIEWS, "--augment", "xray")

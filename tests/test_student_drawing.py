@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medal.student.drawing import draw_epoch
 from medal.student.settings import StudentSettings
+from medal.student.training.drawing import draw_epoch
 
 ROWS, LABELLED, EPOCHS = 103, 10, 8
 RANDOM = np.random.default_rng(0)

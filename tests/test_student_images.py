@@ -13,8 +13,8 @@ from medal.cache.errors import DataError
 from medal.pipeline.datasets.columns.dataset import typical_side
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.pipeline.datasets.opening import open_dataset
-from medal.student.images import StudentImages, choose_image_size, load_images
-from medal.student.model import ModelSpec
+from medal.student.network.images import StudentImages, choose_image_size, load_images
+from medal.student.network.model import ModelSpec
 
 CNN = ModelSpec(name="cnn", image_size=224, fixed_size=False, mean=(0.5,) * 3, std=(0.5,) * 3)
 VIT = ModelSpec(name="vit", image_size=224, fixed_size=True, mean=(0.5,) * 3, std=(0.5,) * 3)

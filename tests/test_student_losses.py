@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from medal.cache.errors import StudentError
-from medal.student.imbalance import balanced_order, balanced_weights, log_priors
-from medal.student.losses import LOSSES, Answers, Objective, check_terms, parse_terms, total_loss
+from medal.student.training.imbalance import balanced_order, balanced_weights, log_priors
+from medal.student.training.losses import LOSSES, Answers, Objective, check_terms, parse_terms, total_loss
 
 ROWS, CLASSES, WIDTH = 9, 4, 5
 TERMS = [("multiclass", name) for name in LOSSES] + [("multilabel", name) for name in LOSSES if name != "dkd"]

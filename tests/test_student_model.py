@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from medal.cache.errors import StudentError
-from medal.student.model import build_model, describe_model, model_config
+from medal.student.network.model import build_model, describe_model, model_config
 
 TINY = "test_resnet"
 

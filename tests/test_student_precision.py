@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from medal.student.model import build_model, describe_model
-from medal.student.precision import Plan, choose_plan, fastest_plan, measure_plans
+from medal.student.network.model import build_model, describe_model
+from medal.student.network.speed import Plan, choose_plan, fastest_plan, measure_plans
 
 BF16, BF16_FIRST, FP32, FP32_FIRST = (
     Plan(precision=precision, channels_last=last) for precision in ("bf16", "fp32") for last in (True, False)

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from student_squares import CLASSES, draw_arrays, hold, seal, teach
 
 from medal.cache.errors import StudentError
-from medal.student.parallel import ALONE, Ranks
-from medal.student.run import CHECKPOINT, work_folder
+from medal.student.network.parallel import ALONE, Ranks
+from medal.student.run.folder import CHECKPOINT, work_folder
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -13,9 +13,9 @@ import torch
 from student_squares import SETTINGS, ask_for, draw_arrays, same_bits, silent, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, DataError, StudentError
-from medal.student.checkpoint import Checkpoint
 from medal.student.distill import train_student
-from medal.student.run import working
+from medal.student.run.folder import working
+from medal.student.training.checkpoint import Checkpoint
 
 SQUARES = student_squares.__file__
 
@@ -58,7 +58,7 @@ def test_killed_equals_unkilled_to_the_bit(place, tmp_path):
         import os, signal, sys
         from contextlib import contextmanager
         from pathlib import Path
-        import medal.student.checkpoint as checkpoint
+        import medal.student.training.checkpoint as checkpoint
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
         from medal.pipeline.datasets.columns.dataset import DatasetOptions
         from medal.student.distill import ask, train_student

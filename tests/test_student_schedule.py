@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.cache.errors import StudentError
-from medal.student.schedule import epoch_order, learning_rate, split_batches
 from medal.student.settings import StudentSettings, default_epochs
+from medal.student.training.drawing import epoch_order, learning_rate, split_batches
 
 
 def _keys(count):

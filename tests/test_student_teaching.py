@@ -17,9 +17,9 @@ from teaching_cases import fit, prepare, same, squares, train
 
 from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
-from medal.student.imbalance import check_imbalance
-from medal.student.projection import Projection
 from medal.student.settings import StudentSettings
+from medal.student.training.imbalance import check_imbalance
+from medal.student.training.projection import Projection
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +67,7 @@ def test_interrupted_with_a_projection_it_ends_with_the_same_bits(average, place
 KILL = """
 import os, runpy, signal, sys
 from pathlib import Path
-from medal.student import checkpoint, training
+from medal.student.training import checkpoint
 checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
 tests = runpy.run_path({tests!r})
 def report(text):

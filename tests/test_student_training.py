@@ -15,7 +15,7 @@ import torch
 from medal.cache.keys import array_key
 from medal.pipeline.datasets.columns.dataset import SPLITS, DatasetOptions
 from medal.student.distill import estimate
-from medal.student.run import read_predictions
+from medal.student.run.predictions import read_predictions
 
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))
 SIZES, draw_arrays, seal = squares.SIZES, squares.draw_arrays, squares.seal

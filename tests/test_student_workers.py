@@ -23,12 +23,12 @@ from medal.cache.errors import DataError, StudentError
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.pipeline.datasets.opening import open_dataset
-from medal.student.checkpoint import Checkpoint
 from medal.student.distill import ask, train_student
-from medal.student.images import ImageStream, StudentImages, load_images
-from medal.student.precision import Plan
+from medal.student.network.images import ImageStream, StudentImages, load_images
+from medal.student.network.speed import Plan
 from medal.student.settings import StudentSettings
-from medal.student.training import Recipe, TrainingData, begin, train
+from medal.student.training.checkpoint import Checkpoint
+from medal.student.training.loop import Recipe, TrainingData, begin, train
 
 # From Python 3.12 on, a fork of a process with threads is warned about: that is why it is not what users get.
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
@@ -258,7 +258,7 @@ from multiprocessing import active_children
 import numpy as np
 
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
-from medal.student.images import StudentImages, load_images
+from medal.student.network.images import StudentImages, load_images
 
 images = StudentImages(ArrayImages({"noise": np.zeros((128, 8, 8), np.uint8)}, "noise"), 64, "squash")
 with load_images(images, {"train": np.arange(128)}, 2, start="fork") as pixels:

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medal.cache.errors import TeacherError
-from medal.pipeline.teacher.teacher.files import feature_dim, locate_teacher
-from medal.pipeline.teacher.teacher.teacher import Teacher, agreement, pick_device, precision_for
-from medal.pipeline.views.transforms.preprocessing import Preprocessing
-from medal.pipeline.views.transforms.transforms import normalise, resize_images
+from medal.pipeline.teacher.files import feature_dim, locate_teacher
+from medal.pipeline.teacher.teacher import Teacher, agreement, pick_device, precision_for
+from medal.pipeline.views.preprocessing import Preprocessing
+from medal.pipeline.views.transforms import normalise, resize_images
 
 TINY = {
     "hidden_size": 16,

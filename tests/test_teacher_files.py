@@ -7,14 +7,14 @@ import pytest
 from teacher_folders import CONFIG, WEIGHTS, index_of, make_teacher
 
 from medal.cache.errors import TeacherError
-from medal.pipeline.teacher.teacher.files import (
+from medal.pipeline.teacher.files import (
     assumptions,
     check_image_size,
     default_preprocessing,
     feature_dim,
     locate_teacher,
 )
-from medal.pipeline.views.transforms.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from medal.pipeline.views.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 # ── Folders ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from teacher_folders import COMMIT, CONFIG, WEIGHTS, index_of, make_teacher
 
-from medal.pipeline.teacher.teacher.files import locate_teacher
+from medal.pipeline.teacher.files import locate_teacher
 
 
 def hub_cache(root: Path, repository: str, **files: bytes) -> Path:

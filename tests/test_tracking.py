@@ -9,7 +9,7 @@ import student_squares
 
 from medal.cache.errors import StudentError
 from medal.student.distill import train_student
-from medal.student.tracking import TRACKERS, require_tracker, tracking
+from medal.student.training.tracking import TRACKERS, require_tracker, tracking
 
 pytest.importorskip("tensorboard", reason="it is an extra of its own")
 

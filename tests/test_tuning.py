@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from medal.cache.reader import open_cache
-from medal.pipeline.caching.make.tuning import TunedTrial, _choose
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.caching.tuning import TunedTrial, _choose
+from medal.pipeline.teacher.demo import tiny_teacher
 
 # Images of each split: the real teacher at 224 px takes its time on a CPU.
 FEW = ("--limit", 50)

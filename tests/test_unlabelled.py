@@ -12,7 +12,7 @@ from PIL import Image
 
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.reader import open_cache
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.teacher.demo import tiny_teacher
 from medal.student.distill import ask
 from medal.student.settings import StudentSettings
 

@@ -16,9 +16,9 @@ from medal.cli import group
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.datasets.opening import open_dataset
 from medal.pipeline.metrics import fit_temperature, probabilities
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
-from medal.student.prediction import Answers
-from medal.student.run import read_predictions
+from medal.pipeline.teacher.demo import tiny_teacher
+from medal.student.run.predictions import read_predictions
+from medal.student.using.prediction import Answers
 
 QUICK = ("--student", "test_resnet", "--epochs", 1, "--precision", "fp32", "--image-size", 32, "--batch-size", 16)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from medal.pipeline.metrics import Difference
-from medal.student.verdict import caution, doubt, judge_teacher, word
+from medal.student.figures.verdict import caution, doubt, judge_teacher, word
 
 BETTER, WORSE, UNCLEAR = (
     Difference(value, interval, p)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
-from medal.pipeline.views.transforms.transforms import (
+from medal.pipeline.views.transforms import (
     POLICIES,
     VIEW_PARAMETERS,
     Policy,

@@ -10,8 +10,8 @@ from PIL import Image
 from medal.cache.errors import DataError
 from medal.pipeline.datasets import describe_drawing, draw_splits
 from medal.pipeline.datasets.opening import open_dataset
-from medal.pipeline.planning.plan.rows import arrange_rows, repeat_warnings
-from medal.pipeline.teacher.teacher.demo import tiny_teacher
+from medal.pipeline.planning.rows import arrange_rows, repeat_warnings
+from medal.pipeline.teacher.demo import tiny_teacher
 
 
 @pytest.fixture(scope="module")

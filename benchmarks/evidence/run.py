@@ -28,8 +28,8 @@ from sets import FOLDS, FRACTIONS, PNEUMONIA, SETS, SmallSet, write_table
 
 from medal.pipeline.api import cache_teacher
 from medal.pipeline.metrics import Resamples, bootstrap, compare
-from medal.student import run as folder
 from medal.student.api import train_student
+from medal.student.run import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 EVIDENCE = ROOT / "docs/evidence"

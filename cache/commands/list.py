@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..store.place.layout import Entry
 
 
-__all__ = ["list_store"]
+__all__ = ["list_"]
 
 
 @click.command("list", cls=Command, short_help="Say what a store has.")
@@ -25,7 +25,7 @@ __all__ = ["list_store"]
     help="Only caches whose field KEY is VALUE, for instance dataset=chest or by=Ana; may be repeated.",
 )  # fmt: skip
 @json_option
-def list_store(store: str, filters: tuple[str, ...], as_json: bool) -> None:
+def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
     """List the caches of STORE: dataset, task, rows, teacher, the probe's AUROC, views, size, who and when.
 
     \b

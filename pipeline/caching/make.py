@@ -20,6 +20,7 @@ from ..planning.skipped import list_path, reason_counts, refuse_bad, without_bad
 from .sharing import Lab, announced
 
 if TYPE_CHECKING:
+    from ..features.compute import StartEngine
     from ..features.extract import Computed
 
 __all__ = ["Made", "cache_teacher"]
@@ -133,9 +134,13 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
     from ..features.compute import compute
     from .assembly import assemble_arrays, describe_cache
 
+    start_engine: StartEngine | None = None
+    if asked.settings.engine == "ray":
+        from ..ray.engine import ray_engine as start_engine
+
     work = WorkDirectory(work_path(asked.target))
     try:
-        computed, known, how = compute(asked, work, lock, team, progress, tell)
+        computed, known, how = compute(asked, work, lock, team, progress, tell, start_engine=start_engine)
         asked = _without_bad(asked, computed, work, tell)
         arrays, probe = assemble_arrays(asked, computed, known, tell)
         lock.check()

@@ -22,21 +22,36 @@ from ..planning.plan import Plan, prepare
 from ..planning.request import CacheSettings
 from ..planning.reused_features import Known, find_fresh, stage_known
 from ..teacher.files import feature_dim
-from .engine import Engine, LocalEngine, Order, make_task
+from .engine import Engine, Joined, LocalEngine, Order, make_task
 from .extract import Computed, compute_features, sort_out
 from .ranks import Team
 
-__all__ = ["compute", "follow"]
+__all__ = ["StartEngine", "compute", "follow"]
+
+StartEngine = Callable[[Plan, Joined, Tell], AbstractContextManager[Engine]]
 
 
 def compute(
-    asked: Plan, work: WorkDirectory, lock: Lock, team: Team, progress: Progress, tell: Tell
+    asked: Plan,
+    work: WorkDirectory,
+    lock: Lock,
+    team: Team,
+    progress: Progress,
+    tell: Tell,
+    *,
+    start_engine: StartEngine | None = None,
 ) -> tuple[Computed, dict[str, Known], Mapping[str, Any]]:
-    """Bring every feature to disk and return what is new, what was taken over, and how the new came about."""
+    """Bring every feature to disk and return what is new, what was taken over, and how the new came about.
+
+    Parameters
+    ----------
+    start_engine : starts another engine than this process; it is closed when all is computed
+    """
     fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
     images = int(sum(rows.sum() for rows in fresh.values()))
     how: dict[str, Any] = {}
-    with _engine(asked, partial(_note_machine, work, how, tell), tell) if images else nullcontext() as engine:
+    start = start_engine or _start_local
+    with start(asked, partial(_note_machine, work, how, tell), tell) if images else nullcontext() as engine:
         _begin(asked, work, engine, how, tell)
         done = work.chunks()
         known = _take_over(asked, work)
@@ -69,11 +84,7 @@ def compute(
     return computed, known, how
 
 
-def _engine(asked: Plan, joined: Callable[[Mapping[str, Any]], None], tell: Tell) -> AbstractContextManager[Engine]:
-    if asked.settings.engine == "ray":
-        from ..ray.engine import ray_engine
-
-        return ray_engine(asked, joined, tell)
+def _start_local(asked: Plan, joined: Joined, _tell: Tell) -> AbstractContextManager[Engine]:
     return nullcontext(LocalEngine(asked, joined))
 
 

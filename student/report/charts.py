@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ...pipeline.metrics import Band, Difference, Reliability
 from ...pipeline.metrics.curves import GRID
-from ..plots import shorten
-from .svg import COLOURS, chart
+from ..figures.plots import shorten
+from .theme import COLOURS, chart
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ...cache.errors import StudentError
 from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import Difference
-from .. import run as folder
-from ..run import Predictions, read_predictions
+from ..run import folder
+from ..run.predictions import Predictions, read_predictions
 
 __all__ = ["ARMS", "Learner", "Recorded", "Unseen", "collect", "read_differences", "read_figures"]
 

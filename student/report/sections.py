@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_curves, reliability
-from ..tables import write_difference, write_figure, write_number
-from ..verdict import name_figure
+from ..figures.tables import write_difference, write_figure, write_number
+from ..figures.verdict import name_figure
 from .charts import draw_curve, draw_differences, draw_history, draw_intervals, draw_reliability
 from .collecting import ARMS, Recorded
 from .disagreement import Disagreement, find_disagreements

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...cache.errors import StudentError
-from ..comparing import compare_runs
-from ..tables import write_difference, write_figure
-from ..verdict import name_figure
+from ..figures.comparing import compare_runs
+from ..figures.tables import write_difference, write_figure
+from ..figures.verdict import name_figure
 from .charts import draw_fractions
 from .collecting import ARMS, Recorded
 from .sections import Chart, draw_forest

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.metrics import ClassCurves
-from .. import figures
-from ..methods import describe_methods
-from ..tables import name_arm, write_difference, write_figure, write_number
-from ..verdict import name_figure
+from ..figures import score as figures
+from ..figures.methods import describe_methods
+from ..figures.tables import name_arm, write_difference, write_figure, write_number
+from ..figures.verdict import name_figure
 from .collecting import ARMS, Recorded
 
 __all__ = [

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..tables import write_difference, write_figure
-from ..verdict import name_figure
+from ..figures.tables import write_difference, write_figure
+from ..figures.verdict import name_figure
 from .charts import draw_intervals
 from .collecting import ARMS, Unseen, read_differences, read_figures
 from .sections import Chart, draw_forest

@@ -1,0 +1,120 @@
+"""The command clean, which looks after what both stages leave behind."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json
+from ...cache.text import plain
+
+if TYPE_CHECKING:
+    from ...cache.making.leftovers import Leftover, Outcome
+
+__all__ = ["clean"]
+
+_DAY = 86400
+_ADVICE = {
+    "abandoned": "",
+    "only copy": "; a kill while '{target}' was being replaced made it the only copy: put back, not removed",
+    "perhaps the only copy": "; '{target}' is not finished, so this may be the only copy: left alone, look at both",
+    "mixed": "; something that is not medal's is in it: left alone, move that away first",
+}
+
+
+@click.command(cls=Command, short_help="Find and remove what killed commands left behind.")
+@click.argument(
+    "folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option("--remove", is_flag=True, help="Remove what is listed, rather than only list it.")
+@click.option(
+    "--older-than", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="DAYS",
+    help="Only what nothing has been written into for that many days.",
+)  # fmt: skip
+@json_option
+def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: bool) -> None:
+    """List what killed or abandoned commands left in each FOLDER (default: the current one) and the folders below.
+
+    That is: work directories of stage one (CACHE.work), unfinished runs of stage two (RUN.unfinished), unfinished pulls
+    from a store, drafts and dead locks. Whoever made them could still go on with the same command; with --remove nobody
+    can. Sealed caches, finished runs, what a living process holds and what is not medal's are never touched, and links
+    are not followed. A finished cache or run that a kill caught while it was being replaced is put back.
+
+    \b
+    medal clean
+    medal clean /data/caches --remove --older-than 7
+    """
+    from ...cache.making.leftovers import decide, find_leftovers, take_away
+    from ...cache.making.recognise import CACHE
+    from ..run.folder import RUN_KIND
+
+    kinds, seconds = (CACHE, RUN_KIND), older_than * _DAY
+    places = folders or (Path(),)
+    found = find_leftovers(places, kinds, older_than=seconds, tell=_warn)
+    outcome = take_away(found if remove else (), kinds, older_than=seconds, tell=_warn)
+    if as_json:
+        listed = [
+            {
+                "path": str(one.path), "kind": one.kind, "target": str(one.target), "bytes": one.bytes, **one.holds,
+                "age_seconds": round(one.age_seconds, 1), "held_by": one.held_by, "action": decide(one),
+            }
+            for one in found
+        ]  # fmt: skip
+        removed, put_back = ([str(path) for path in paths] for paths in (outcome.removed, outcome.put_back))
+        print_json({"found": listed, "removed": removed, "put_back": put_back, "freed": outcome.freed})
+    else:
+        for one in found:
+            click.echo(plain(_done(one, outcome) + _describe(one) if remove else _describe(one)))
+        where = ", ".join(f"'{place}'" for place in places)
+        if not found:
+            age = f"Nothing older than {older_than:g} days" if older_than else "Nothing"
+            click.echo(plain(f"{age} was left behind in {where}."))
+        elif remove:
+            back = f"put back {len(outcome.put_back)}, " if outcome.put_back else ""
+            click.echo(f"Removed {len(outcome.removed)}, {back}freed {_size(outcome.freed)}.")
+        elif any(decide(one) != "leave" for one in found):
+            limit = ["--older-than", f"{older_than:g}"] if older_than else []
+            again = shlex.join(["medal", "clean", "--remove", *limit, *map(str, places)])
+            click.echo(plain(f"To remove it: {again}"))
+    if outcome.failed:
+        sys.exit(1)
+
+
+def _done(leftover: Leftover, outcome: Outcome) -> str:
+    if leftover.path in outcome.removed:
+        return "removed "
+    return "put back " if leftover.state == "only copy" and leftover.target in outcome.put_back else "left "
+
+
+def _describe(leftover: Leftover) -> str:
+    """Say in one line what was left behind, and what is to be known before it is removed."""
+    one = leftover
+    files = one.holds.get("files")
+    if files is None:
+        holds = f"{one.holds['images']} images in {one.holds['chunks']} chunks"
+    else:
+        holds = f"{files} file{'s' * (files != 1)}"
+    line = f"'{one.path}': {one.kind} of '{one.target}', {holds}, {_size(one.bytes)}, {_age(one.age_seconds)} old"
+    if one.held_by is not None:
+        return f"{line}; in use by {one.held_by}: left alone"
+    return line + _ADVICE[one.state].format(target=one.target)
+
+
+def _size(size: int) -> str:
+    return f"{size} bytes" if size < 10_000 else f"{size / 1e6:.2f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", _DAY), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _warn(text: str) -> None:
+    note(plain(text))

@@ -1,0 +1,50 @@
+"""Options that the commands of a finished run share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...cache.errors import StudentError
+
+if TYPE_CHECKING:
+    pass
+
+
+__all__ = ["overwrite_option", "require_place"]
+
+# RUN, or a member of one: RUN/baseline, RUN/seed-1, RUN/domain-NAME.
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+
+
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+)
+
+
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE, once the new one is finished.")
+
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes."
+)
+
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=0), default=None,
+    help="Processes that decode images, 0 = none but this one (default: decode all at once, if they fit).",
+)  # fmt: skip
+
+
+def require_place(out: Path | None, *, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, or where something stands, before anything is computed."""
+    if out is None:
+        return
+    if not out.parent.is_dir():
+        raise StudentError(
+            f"There is no folder '{out.parent}' to write '{out.name}' into; make it, or give another --out."
+        )
+    if out.exists() and not overwrite:
+        raise StudentError(f"'{out}' is there already; give --overwrite to replace it, or another --out.")

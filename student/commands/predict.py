@@ -1,0 +1,121 @@
+"""The commands that use a finished run: predict, evaluate, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ...cache.errors import DataError
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.text import plain
+from .options import device_option, dry_run_option, overwrite_option, require_place, run_argument
+
+if TYPE_CHECKING:
+    from ..using.prediction import Answers
+    from ..using.trained import Trained
+
+__all__ = ["predict"]
+
+_SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
+
+
+@click.command(cls=Command, short_help="What a student says of images.")
+@run_argument
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
+    help="Write a table with probabilities and logits there, instead of showing one.",
+)  # fmt: skip
+@overwrite_option
+@device_option
+@dry_run_option
+@json_option
+def predict(
+    run: Path, images: tuple[Path, ...], *, out: Path | None, overwrite: bool, device: str, dry_run: bool, as_json: bool
+) -> None:
+    """Say what the student in RUN makes of each IMAGE: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
+
+    Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
+    fits the run's val predictions best. Images that cannot be read are listed, all of them; the others are answered,
+    and the exit status is 1. Research software, not a medical device.
+
+    \b
+    medal predict runs/chest new.png more/
+    medal predict runs/chest study/ --out preds.csv
+    """
+    from ..using.prediction import find_images, list_frames, predict_images, write_answers
+    from ..using.trained import open_run
+
+    require_place(out, overwrite=overwrite)
+    trained = open_run(run, device)
+    files, others = find_images(images)
+    if others:
+        note(f"{others} file{'s' * (others > 1)} in these folders {'are' if others > 1 else 'is'} no image: left out")
+    frames = list_frames(trained, files)
+    if dry_run:
+        _foresee(trained, len(frames), out, as_json=as_json, what=f"answer {_images(len(frames))} with")
+        return
+    with progress("predict", len(frames)) as advance:
+        answers = predict_images(trained, frames, advance)
+    count = len(answers.places)
+    if out is not None and count:
+        write_answers(out, answers)
+    temperature = trained.temperature
+    if as_json:
+        print_json(
+            {
+                "run": str(run), "images": count, "classes": list(trained.classes), "task": trained.task,
+                "temperature": temperature.to_dict(), "out": str(out) if out is not None and count else None,
+                "bad": list(answers.bad), "predictions": answers.to_dicts(),
+            }
+        )  # fmt: skip
+    elif count:
+        if out is None:
+            _show(answers)
+        else:
+            click.echo(f"Wrote '{out}': {_images(count)}.")
+        source = f"fitted on {temperature.images} val predictions of the run" if temperature.images else "not fitted"
+        click.echo(f"Temperature {temperature.value:g}, {source}. Research software, not a medical device.")
+    if answers.bad:
+        kept = f"; the other {count} are in '{out}'" if out is not None and count else ""
+        listed = "\n  ".join(answers.bad)
+        raise DataError(
+            f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Mend them or leave them "
+            f"out:\n  {listed}"
+        )
+
+
+def _foresee(
+    trained: Trained, count: int, out: Path | None, *, as_json: bool, what: str, size: int | None = None
+) -> None:
+    """Say what a command would do with `count` images."""
+    if size is None:
+        # Name or key, and per class one or two numbers.
+        size = 0 if out is None else count * (80 + 24 * len(trained.classes))
+    seconds = trained.seconds(count)
+    if as_json:
+        told = {"run": str(trained.run), "out": None if out is None else str(out), "images": count}
+        print_json({**told, "bytes": size, "seconds": round(seconds, 3)})
+        return
+    wrote = "" if out is None else f", into '{out}', about {size / 1e6:.2f} MB"
+    click.echo(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s and the reading of images."))
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
+
+
+def _show(answers: Answers) -> None:
+    """Show a table of file, decision and the probability of each class."""
+    names = [f"{place.file}" + (f" frame {place.frame}" if place.frame is not None else "") for place in answers.places]
+    rows = [["image", "prediction", *answers.classes]]
+    for name, decision, probability in zip(names, answers.decisions, answers.probability, strict=True):
+        rows.append([name, decision, *(f"{value:.4f}" for value in probability)])
+    rows = [[plain(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        click.echo("  ".join([*first, *(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))]))

@@ -1,0 +1,91 @@
+"""The command report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ...cache.errors import StudentError
+from ...cache.terminal.command import Command
+from ...cache.terminal.console import json_option, note, print_json
+from ...cache.text import plain
+from ...pipeline.datasets.options import dataset_options, take_dataset_options
+from .options import overwrite_option, require_place
+
+__all__ = ["report"]
+
+
+@click.command(cls=Command, short_help="Write what runs come to as one HTML page.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="The page."
+)
+@click.option(
+    "--with-images", "images", metavar="DATASET",
+    help="Show the images of DATASET on which student and teacher disagree most: they are patients' (default: none).",
+)  # fmt: skip
+@overwrite_option
+@click.option("--dry-run", is_flag=True, help="Read the runs, say what would stand on the page, and write nothing.")
+@json_option
+@dataset_options
+def report(
+    runs: tuple[Path, ...],
+    *,
+    out: Path,
+    images: str | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Write one page on each RUN of train-student, and on all of them together, from what they recorded.
+
+    The verdict in words; figures with 95 % intervals by split, class and domain; ROC and precision-recall curves with
+    bands, calibration, confusion, training; student, baseline and teacher against each other; what labels are worth, of
+    runs that differ in --label-fraction; and the images on which student and teacher disagree most, by key. The page
+    needs no other file and no network, so it can be sent by mail; the column options are for --with-images.
+
+    \b
+    medal report runs/chest --out chest.html
+    medal report runs/five runs/twenty runs/all --out labels.html
+    """
+    options = take_dataset_options(chosen)
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise StudentError(f"'{out}' must end in .html, or no mail program shows it; give another --out.")
+    require_place(out, overwrite=overwrite)
+    from ...cache.making.writer import write_file
+    from ..report.collecting import collect
+    from ..report.page import build_page
+
+    found = collect(runs)
+    told: dict[str, Any] = {
+        "report": str(out),
+        "runs": [
+            {"run": str(place), "split": getattr(one, "split", "test"), "verdict": one.metrics["verdict"]}
+            for place, one in zip(runs, found, strict=True)
+        ],
+    }
+    if dry_run:
+        if as_json:
+            print_json(told)
+        else:
+            click.echo(plain(f"Would write '{out}' on {_count(len(found), 'run')}: {', '.join(map(str, runs))}."))
+        return
+    page = build_page(found, images=images, options=options)
+    if page.missing:
+        note(f"warning: {_count(page.missing, 'image')} of the runs not in '{images}': shown without a picture")
+    content = page.html.encode()
+    write_file(out, content)
+    if as_json:
+        print_json(told | {"bytes": len(content), "thumbnails": page.thumbnails})
+        return
+    for one in found:
+        click.echo(plain(f"{one.name}: {one.metrics['verdict']}"))
+    shown = f", with {_count(page.thumbnails, 'image')} of patients" if page.thumbnails else ""
+    click.echo(plain(f"Wrote '{out}': {len(content) / 1e6:.2f} MB{shown}."))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

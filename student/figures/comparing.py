@@ -1,0 +1,216 @@
+"""Runs against each other, from the predictions that they recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...cache.errors import StudentError
+from ...cache.progress import Tell
+from ...pipeline.datasets.columns.dataset import Task
+from ...pipeline.datasets.columns.units import find_units
+from ...pipeline.metrics import (
+    Difference,
+    McNemar,
+    Resamples,
+    bootstrap,
+    compare,
+    mcnemar,
+    mean_measures,
+    measure,
+    rests_on,
+)
+from ..run import folder
+from ..run.predictions import Predictions, read_predictions
+from .verdict import caution, name_figure
+
+__all__ = ["Comparison", "compare_runs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Runs on the same images, the first one being what the others are compared with.
+
+    Attributes
+    ----------
+    names : of the runs, as they were given
+    seeds : number of members of each
+    images : rows that were compared
+    tied : some of them are of one patient, or copies, which McNemar's test does not know
+    figures : of each run, means over its seeds, with intervals
+    differences : of each run but the first: it minus the first one, by statistic
+    mcnemar : likewise, between the seed ensembles; `only_first` is what the later run alone decides rightly
+    """
+
+    split: str
+    names: tuple[str, ...]
+    seeds: tuple[int, ...]
+    images: int
+    tied: bool
+    figures: tuple[Mapping[str, Any], ...]
+    differences: tuple[Mapping[str, Difference], ...]
+    mcnemar: tuple[McNemar, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison for JSON."""
+        runs = [
+            {"run": name, "seeds": seeds, **figures}
+            for name, seeds, figures in zip(self.names, self.seeds, self.figures, strict=True)
+        ]
+        differences = [
+            {
+                "run": name,
+                "minus": self.names[0],
+                **{statistic: one.to_dict() for statistic, one in found.items()},
+                "mcnemar": test.to_dict(),
+            }
+            for name, found, test in zip(self.names[1:], self.differences, self.mcnemar, strict=True)
+        ]
+        return {"split": self.split, "images": self.images, "runs": runs, "differences": differences}
+
+    def sentences(self) -> list[str]:
+        """Return what each difference comes to in words."""
+        first, said = self.names[0], []
+        for name, found, test in zip(self.names[1:], self.differences, self.mcnemar, strict=True):
+            outcome = next((one for one in ("auroc", "accuracy") if one in found), None)
+            if outcome is None:
+                said.append(f"'{name}' and '{first}' cannot be compared: AUROC and accuracy are undefined.")
+                continue
+            one = found[outcome]
+            verb = "is better than" if one.above else "is worse than" if one.below else "cannot be told from"
+            said.append(
+                f"'{name}' {verb} '{first}': {self.split} {name_figure(outcome)} {one.value:+.4f} (95 % "
+                f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}), {self.images} images; of those that one alone "
+                f"decides rightly {test.only_first} are its own and {test.only_second} the other's (McNemar "
+                f"p = {test.p:.3f}{', as if images of one patient were independent' if self.tied else ''})."
+            )
+        return said
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run's members on one split, their rows in order of key and label; `key_check` as the run's cache has it."""
+
+    name: str
+    task: Task
+    classes: tuple[str, ...]
+    key: npt.NDArray[np.uint8]
+    label: npt.NDArray[Any]
+    group: npt.NDArray[np.int64] | None
+    logits: tuple[npt.NDArray[np.float32], ...]
+    key_check: str | None = None
+
+
+def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
+    """Compare finished runs with the first one on the same images, by what they recorded.
+
+    Parameters
+    ----------
+    places : run folders, or those of members inside one
+    split : ``test`` or ``val``
+    tell : given a sentence where something is left open
+
+    Raises
+    ------
+    StudentError
+        One is no finished run, or they are not of the same images, labels and classes.
+    """
+    runs = [_read(place, split) for place in places]
+    first = runs[0]
+    for other in runs[1:]:
+        _check_same(first, other, split)
+    if first.group is None:
+        tell("patients are not known to these runs: intervals count images as independent")
+    units = find_units(first.key, first.group)
+    if said := caution(rests_on(first.label, first.task, units)):
+        tell(said)
+    resamples = [
+        Resamples.mean([bootstrap(one, run.label, run.task, groups=units) for one in run.logits]) for run in runs
+    ]
+    figures = []
+    for run, drawn in zip(runs, resamples, strict=True):
+        found = mean_measures([measure(one, run.label, run.task, run.classes) for one in run.logits])
+        figures.append(found | {"ci95": drawn.intervals()})
+    return Comparison(
+        split=split,
+        names=tuple(run.name for run in runs),
+        seeds=tuple(len(run.logits) for run in runs),
+        images=int(figures[0]["n"]),
+        tied=len(np.unique(units)) < len(units),
+        figures=tuple(figures),
+        differences=tuple(
+            compare(drawn, resamples[0], (found, figures[0]))
+            for drawn, found in zip(resamples[1:], figures[1:], strict=True)
+        ),
+        mcnemar=tuple(mcnemar(run.logits, first.logits, first.label, first.task) for run in runs[1:]),
+    )
+
+
+def _read(place: Path, split: str) -> _Run:
+    described = folder.find_description(place)
+    if described is not None and not (place / folder.PREDICTIONS).is_file():
+        domains = sorted(part.name for part in place.glob("domain-*"))
+        if domains:
+            raise StudentError(
+                f"'{place}' has a student for each of {len(domains)} domains that were held out, and each has other "
+                f"test images; compare domain by domain, for instance '{place / domains[0]}'."
+            )
+    if described is None or not (place / folder.PREDICTIONS).is_file():
+        raise StudentError(
+            f"'{place}' is no finished run; give a folder that `medal train-student` made, or its '{folder.BASELINE}'."
+        )
+    members = [place, *sorted(path for path in place.glob("seed-*") if (path / folder.PREDICTIONS).is_file())]
+    parts = [read_predictions(member).get(split) for member in members]
+    try:
+        record = json.loads(described.read_text(encoding="utf-8"))
+        task, classes = record["task"], tuple(map(str, record["classes"]))
+        key_check = record.get("cache", {}).get("key_check")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StudentError(f"'{described}' cannot be read: {error}. Train it again.") from error
+    ordered = [_in_order(part) for part in parts if part is not None]
+    if len(ordered) < len(members):
+        raise StudentError(f"'{place}' has no predictions on '{split}'; give --split val, or runs that have them.")
+    first = ordered[0]
+    if any(not np.array_equal(first.key, other.key) for other in ordered[1:]):
+        raise StudentError(f"The seeds of '{place}' have predictions of different images; train it again.")
+    logits = tuple(part.logits for part in ordered)
+    return _Run(str(place), task, classes, first.key, first.label, first.group, logits, key_check)
+
+
+def _in_order(part: Predictions) -> Predictions:
+    """Return predictions in ascending (key, label), which no run's own order changes."""
+    labels = part.label.reshape(len(part.label), -1)
+    order = np.lexsort((*labels.T[::-1], *part.key.T[::-1]))
+    group = None if part.group is None else part.group[order]
+    return Predictions(part.key[order], part.label[order], part.logits[order], group)
+
+
+def _check_same(first: _Run, other: _Run, split: str) -> None:
+    pair = f"'{first.name}' and '{other.name}'"
+    if (first.task, first.classes) != (other.task, other.classes):
+        raise StudentError(
+            f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}; "
+            "give runs of one dataset."
+        )
+    if first.key_check != other.key_check:
+        raise StudentError(
+            f"{pair} cannot be compared: the keys of their images are keyed with different secrets, or of one with "
+            "none, so that it cannot be told which images they share. Give runs of caches with one --key-secret."
+        )
+    one, two = ({bytes(key) for key in run.key} for run in (first, other))
+    if len(first.key) != len(other.key) or not np.array_equal(first.key, other.key):
+        raise StudentError(
+            f"{pair} cannot be compared: of their {len(first.key)} and {len(other.key)} {split} images "
+            f"{len(one & two)} are the same. Give runs of one test set."
+        )
+    if not np.array_equal(first.label, other.label):
+        raise StudentError(
+            f"{pair} cannot be compared: {int((first.label != other.label).sum())} labels of the same images differ; "
+            "give runs that were trained on one version of the dataset."
+        )

@@ -1,0 +1,113 @@
+"""What students, baselines and teacher are worth, and how they differ, as it stands in metrics.json."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...pipeline.datasets.columns.dataset import Task
+from ...pipeline.metrics import (
+    Difference,
+    McNemar,
+    Resamples,
+    bootstrap,
+    by_domain,
+    by_rarity,
+    class_counts,
+    compare,
+    mcnemar,
+    mean_measures,
+    measure,
+    or_none,
+    rests_on,
+)
+from ..targets.load import Targets
+
+__all__ = ["PAIRS", "Compared", "Scored", "compare_arms", "figures", "intervals_as_json"]
+
+# Which arms are compared, the first minus the second.
+PAIRS = (("student", "baseline"), ("student", "teacher"), ("teacher", "baseline"))
+
+Logits = Sequence[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """One arm on one split: the logits of each seed, the labels, mean figures as JSON, the resamples of that mean."""
+
+    logits: Logits
+    label: npt.NDArray[Any]
+    figures: Mapping[str, Any]
+    resamples: Resamples
+
+
+def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float, seed: int = 0) -> Scored:
+    """Measure an arm: means over seeds, 95 % intervals (over patients where they are known,
+    copies of an image together), undefined figures None.
+
+    Parameters
+    ----------
+    logits : (N, C) of each seed; the teacher has one
+    seed : of the resamples, which arms that are to be compared must share
+    """
+    part, task, classes = targets.splits[split], targets.task, targets.classes
+    units = part.units
+    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=units, seed=seed) for one in logits])
+    each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
+    found = mean_measures(each)
+    found["ci95"] = intervals_as_json(resamples)
+    found["rests_on"] = rests_on(part.label, task, units)
+    if len(each) > 1:
+        found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
+    domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
+    found["domains"] = mean_measures(domains)
+    for code, name in enumerate(targets.domains):
+        if name in found["domains"]:
+            rows = part.domain == code
+            drawn = [bootstrap(one[rows], part.label[rows], task, groups=units[rows], seed=seed) for one in logits]
+            found["domains"][name]["ci95"] = intervals_as_json(Resamples.mean(drawn))
+    train = targets.splits["train"].label
+    found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
+    return Scored(logits, part.label, found, resamples)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two arms on the same rows: differences by statistic, and McNemar's test between their ensembles."""
+
+    differences: Mapping[str, Difference]
+    mcnemar: McNemar
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return them as metrics.json has them."""
+        return {name: one.to_dict() for name, one in self.differences.items()} | {"mcnemar": self.mcnemar.to_dict()}
+
+
+def compare_arms(arms: Mapping[str, Scored], task: Task) -> dict[str, Compared]:
+    """Compare every pair of arms that are there: ``student_minus_baseline`` and so on."""
+    return {
+        f"{one}_minus_{other}": _compare(arms[one], arms[other], task)
+        for one, other in PAIRS
+        if one in arms and other in arms
+    }
+
+
+def _compare(first: Scored, second: Scored, task: Task) -> Compared:
+    differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
+    return Compared(differences, mcnemar(first.logits, second.logits, first.label, task))
+
+
+def intervals_as_json(resamples: Resamples) -> dict[str, list[float | None]]:
+    """Return the 95 % interval of each statistic; undefined ends are None."""
+    return {name: [or_none(value) for value in pair] for name, pair in resamples.intervals().items()}
+
+
+def _deviation(values: Sequence[float | None]) -> float | None:
+    """Return the standard deviation over seeds."""
+    given = [value for value in values if value is not None]
+    return statistics.stdev(given) if len(given) > 1 else None

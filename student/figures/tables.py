@@ -1,0 +1,137 @@
+"""Results as small tables, for people."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...pipeline.metrics import Difference
+    from .comparing import Comparison
+
+__all__ = [
+    "name_arm", "show_comparison", "show_result", "write_difference", "write_figure", "write_number", "write_value",
+]  # fmt: skip
+
+_COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
+
+
+def show_result(result: Mapping[str, Any]) -> str:
+    """Return student, baseline and teacher on val and test, with 95 % intervals, as lines of text.
+
+    Parameters
+    ----------
+    result : of `train_student`
+    """
+    if "domains" in result:
+        return _show_domains(result)
+    students, baseline = result["seeds"], result["baseline"]
+    rows = []
+    for split in ("val", "test"):
+        arms = {"student": result, "baseline": baseline, "teacher": result["teacher"]}
+        for arm, figures in arms.items():
+            if figures is None or figures[split] is None:
+                continue
+            seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
+            rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in _COLUMNS)])
+    return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+
+
+def _show_domains(result: Mapping[str, Any]) -> str:
+    """Return the arms in each domain that was held out, and their means, with the differences below them."""
+    seeds = len(result["seeds"])
+    rows = []
+    for domain, found in {**result["domains"], "mean": result}.items():
+        arms = {"student": found, "baseline": found["baseline"], "teacher": found["teacher"]}
+        for arm, figures in arms.items():
+            if figures is not None:
+                name = name_arm(arm, seeds if arm != "teacher" else 1)
+                rows.append([domain, name, *(write_figure(figures["test"], column) for column in _COLUMNS)])
+        for name, difference in found["comparison"]["test"].items():
+            one, _, other = name.partition("_minus_")
+            cells = [_recorded(difference.get(column)) for column in _COLUMNS]
+            rows.append([domain, f"{one} − {other}", *cells])
+    return _draw(["held out", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+
+
+def show_comparison(compared: Comparison) -> str:
+    """Return each run's figures and its differences to the first one, as lines of text."""
+    rows = []
+    for index, name in enumerate(compared.names):
+        figures = compared.figures[index]
+        rows.append([name, *(write_figure(figures, column) for column in ("auroc", "accuracy"))])
+        if index:
+            found = compared.differences[index - 1]
+            rows.append(
+                ["  minus the first", *(write_difference(found.get(column)) for column in ("auroc", "accuracy"))]
+            )
+    return _draw(["", "AUROC (95 %)", "accuracy (95 %)"], rows)
+
+
+def name_arm(arm: str, seeds: int) -> str:
+    """Return what a row of an arm's figures is called: ``student, mean of 3 seeds``."""
+    return f"{arm}, mean of {seeds} seeds" if seeds > 1 else arm
+
+
+def write_figure(figures: Mapping[str, Any], name: str) -> str:
+    """Return a statistic with its 95 % interval: ``.912 (.871–.950)``."""
+    if figures[name] is None:
+        return "undefined"
+    low, high = figures["ci95"][name]
+    return f"{write_number(figures[name])} ({write_number(low)}–{write_number(high)})"
+
+
+def write_value(value: float | None) -> str:
+    """Return a statistic alone: ``0.9123``, or ``undefined`` where it is None or not a number."""
+    return "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def write_number(value: float | None, signs: int = 3) -> str:
+    """Return a figure without the zero before its decimals, ``.912``, and a count as it is.
+
+    Raises
+    ------
+    TypeError
+        It is none: where it was read from, something else wrote it.
+    """
+    if value is None:
+        return "undefined"
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, float):
+        raise TypeError(f"expected a number, got {value!r}")
+    text = f"{value:.{signs}f}"
+    return text.removeprefix("0") if text.startswith("0.") else text
+
+
+def write_difference(found: Difference | None) -> str:
+    """Return a difference with its 95 % interval and p-value: ``+0.031 (+0.004 to +0.058), p 0.02``."""
+    return _recorded(None if found is None else found.to_dict())
+
+
+def _recorded(found: Mapping[str, Any] | None) -> str:
+    """Show a difference as metrics.json has it."""
+    if found is None:
+        return "undefined"
+    (low, high), p = found["ci95"], found["p"]
+    return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if p < 0.01 else f'{p:.2f}'}"
+
+
+def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in header:
+        table.add_column(Text(title), overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out = io.StringIO()
+    # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
+    widest = sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
+    Console(file=out, width=widest).print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))

@@ -1,0 +1,1 @@
+"""The students of one run: planning, training and choosing them."""

@@ -1,0 +1,105 @@
+"""What the ranks beside rank 0 do in a training: take its orders, and their share of every batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...cache.errors import StudentError
+from ..network.images import StudentImages, load_images
+from ..network.model import build_model
+from ..network.parallel import Ranks
+from ..network.speed import Plan, threads_restored
+from ..run import folder
+from ..settings import StudentSettings
+from ..training.checkpoint import Checkpoint, TrainingState
+from ..training.loop import Recipe, TrainingData, begin, train
+
+if TYPE_CHECKING:
+    from .plan import Asked
+
+__all__ = ["announce", "follow"]
+
+
+def announce(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None = None) -> None:
+    """Let the other ranks, if there are any, take part in a training from where it stands, as `training.train` does."""
+    if recipe.ranks.size > 1:
+        recipe.ranks.say(_make_order(asked, recipe, state, until))
+
+
+def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None) -> dict[str, Any]:
+    # The best weights so far, and the averaged ones, are rank 0's alone.
+    wanted = ("model.", "projection.", "optimiser.")
+    tensors = {name: value for name, value in state.tensors().items() if name.startswith(wanted)}
+    return {
+        "settings": asdict(recipe.settings),
+        "epochs": recipe.epochs,
+        "image_size": asked.image_size,
+        "until": until,
+        "targets_sha256": asked.request["targets_sha256"],
+        "held_out": asked.request.get("held_out"),
+        "plan": recipe.plan.to_dict(),
+        "threads": torch.get_num_threads(),
+        "tensors": tensors,
+        "header": {"history": state.history, "best_row": state.best_row, "seconds": state.seconds},
+    }
+
+
+def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
+    """Take part in whatever rank 0 trains, until it says that there is nothing more.
+
+    Parameters
+    ----------
+    ask : opens cache and dataset; not called before there is something to train
+
+    Raises
+    ------
+    StudentError
+        This rank finds another cache or other images than rank 0.
+    """
+    whole: Asked | None = None
+    part: tuple[Asked, TrainingData] | None = None
+    with ExitStack() as opened:
+        while (order := ranks.hear()) is not None:
+            whole = whole or ask()
+            if whole.request["targets_sha256"] != order["targets_sha256"] or whole.image_size != order["image_size"]:
+                raise StudentError(
+                    f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
+                    "ranks the same files."
+                )
+            # Images are decoded once for all that is trained, or for all that is trained without a domain.
+            if part is None or part[0].request.get("held_out") != order["held_out"]:
+                opened.close()
+                asked = whole if order["held_out"] is None else whole.without(order["held_out"])
+                part = asked, _load_data(asked, opened)
+            with threads_restored():
+                torch.set_num_threads(order["threads"])
+                _take_part(ranks, *part, order)
+
+
+def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
+    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
+    rows = {"train": asked.targets.splits["train"].row}
+    pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
+    return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
+
+
+def _take_part(ranks: Ranks, asked: Asked, data: TrainingData, order: Mapping[str, Any]) -> None:
+    recipe = Recipe(
+        settings=StudentSettings(**order["settings"]),
+        epochs=order["epochs"],
+        policy=asked.policy,
+        plan=Plan.from_dict(order["plan"]),
+        device=asked.device,
+        ranks=ranks,
+    )
+    # Weights come from rank 0, whatever they are here.
+    model = build_model(asked.spec, "random", len(asked.targets.classes), asked.image_size)
+    state = replace(begin(model, recipe, asked.targets.feature_dim), averaged=None)
+    state.load(order["tensors"], order["header"])
+    unused = Checkpoint(folder.work_folder(asked.run) / folder.CHECKPOINT)
+    train(state, data, recipe, checkpoint=unused, report=lambda _: None, advance=lambda _: None, until=order["until"])

@@ -1,0 +1,83 @@
+"""What is asked of a run as canonical JSON, and which options have no meaning together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import file_digest, sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ...cache.errors import StudentError
+from ...pipeline.datasets.columns.dataset import DatasetOptions
+from ...pipeline.views.transforms import Policy
+from ..network.model import WEIGHTS
+from ..settings import StudentSettings
+from ..targets.domains import HeldOut
+from ..targets.load import Targets
+from ..targets.unlabelled import Beside
+
+__all__ = ["check_together", "make_request", "request_more"]
+
+
+def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -> None:
+    """Refuse options that have no meaning together.
+
+    Raises
+    ------
+    StudentError
+    """
+    few, leave = "--label-fraction", "--leave-one-domain-out"
+    asked = {few: settings.label_fraction < 1, leave: settings.leave_one_domain_out, "--unlabelled": unlabelled}
+    reasons = {
+        few: "only the first cache's probe is fitted on the share",
+        leave: "only the first cache's probe is fitted without the domain",
+        "--unlabelled": "the first cache's probe alone can answer for these images",
+    }
+    for option, reason in reasons.items():
+        if also and asked[option]:
+            raise StudentError(f"{option} and --also-cache exclude each other: {reason}.")
+    if unlabelled and settings.leave_one_domain_out:
+        raise StudentError(
+            f"{leave} and --unlabelled exclude each other: images of unknown origin may be of the domain held out."
+        )
+    if unlabelled and settings.alpha == 0:
+        raise StudentError(
+            "--unlabelled images learn from the teacher alone, and with --no-distill (--alpha 0) nothing does; leave "
+            "one of the two out."
+        )
+
+
+def make_request(
+    settings: StudentSettings, options: DatasetOptions, targets: Targets, policy: Policy, image_size: int, epochs: int
+) -> dict[str, Any]:
+    """Return what a run's bits depend on as JSON: settings with nothing left open, and digests of what they act on."""
+    weights: dict[str, Any] = {"weights": settings.weights}
+    if settings.weights not in ("random", "pretrained"):
+        place = Path(settings.weights)
+        with (place / WEIGHTS if place.is_dir() else place).open("rb") as file:
+            # The last name only: a path says where somebody works.
+            weights = {"weights": place.resolve().name, "weights_sha256": file_digest(file, "sha256").hexdigest()}
+    return {
+        "medal": version("medalmighty"),
+        **settings.to_dict(),
+        **weights,
+        "epochs": epochs,
+        "image_size": image_size,
+        "intensity": options.intensity,
+        "window": options.window and list(options.window),
+        "policy": policy.to_dict(),
+        "targets_sha256": targets.digest(),
+        "also": list(targets.also),
+    }
+
+
+def request_more(targets: Targets, held_out: Sequence[HeldOut], beside: Sequence[Beside]) -> dict[str, Any]:
+    """Return what a request has besides where domains are held out, or unlabelled images join train."""
+    found: dict[str, Any] = {}
+    if beside:
+        found["unlabelled"] = [one.cache.content_digest for one in beside]
+        found["train_keys_sha256"] = sha256(targets.splits["train"].key.tobytes()).hexdigest()
+    if held_out:
+        found["epochs"] = {one.name: one.epochs for one in held_out}
+    return found

@@ -1,0 +1,1 @@
+"""The CNN: its architecture, its pixels, its arithmetic."""

@@ -1,0 +1,246 @@
+"""The student's pixels: a dataset's images at the student's input size, in memory where they fit, else streamed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from multiprocessing import parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ...cache.errors import DataError, StudentError
+from ...pipeline.datasets.columns.dataset import Images
+from ...pipeline.views.preprocessing import Resize
+from ...pipeline.views.transforms import resize_images
+
+if TYPE_CHECKING:  # timm would double the time that a worker process takes to begin
+    from .model import ModelSpec
+
+__all__ = [
+    "MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images",
+]  # fmt: skip
+
+# Above this, all splits together, images are decoded again in every epoch.
+MEMORY_BYTES = 4 << 30
+# What batches that are decoded ahead of time may take; one batch there must be.
+_AHEAD_BYTES = 1 << 29
+_SMALL, _ENLARGEMENT = 64, 4
+_WEIGHED = 16
+_WORKERS = 4
+
+Rows = npt.NDArray[np.int64]
+Pixels = npt.NDArray[Any]
+Start = Literal["spawn", "fork"]
+
+
+class PixelSource(Protocol):
+    """Where batches of pixels come from."""
+
+    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Yield (B, 3, S, S) float32 in 0…255 for each array of positions."""
+        ...
+
+
+class StudentImages(Dataset[Pixels | str]):
+    """A dataset's images as square arrays, (C, S, S): uint8 where the image is, else float32; C = 1 if grey.
+
+    No tensors: DataLoader would send them through shared memory, of which containers have 64 MB unless told otherwise.
+    """
+
+    def __init__(self, images: Images, size: int, resize: Resize) -> None:
+        self.images, self.size, self.resize = images, size, resize
+
+    def __getitem__(self, row: int) -> Pixels | str:
+        """Return an image, or the sentence that says why not: many are then reported at once."""
+        try:
+            image = self.images.read(row)
+            pixels: Pixels = resize_images([image], self.size, self.resize).numpy()[0]  # (3, S, S)
+        except DataError as error:
+            return str(error)
+        return pixels[: image.shape[2]].astype(np.uint8 if image.dtype == np.uint8 else np.float32)
+
+
+class HeldImages(Dataset[Pixels | str]):
+    """Images that are decoded once, now."""
+
+    def __init__(self, images: StudentImages, rows: Rows) -> None:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(images.__getitem__, rows.tolist()))
+        self._found: dict[int, Pixels] = dict(zip(rows.tolist(), _sound(found), strict=True))
+
+    def __getitem__(self, row: int) -> Pixels:
+        return self._found[row]
+
+
+class ImageStream:
+    """Batches of images: from worker processes ahead of time, or from this one.
+
+    Parameters
+    ----------
+    workers : number of processes besides this one; they live from the first pass to `close`
+    image_bytes : what an image takes; bounds how many batches are decoded ahead, one by each process
+    start : no option for users, as the images are the same. A fork has the locks of torch's, OpenMP's and CUDA's
+        threads without the threads that would release them, so it may hang; to spawn costs a second or two, once a run.
+    """
+
+    def __init__(self, images: Dataset[Pixels | str], workers: int, image_bytes: float, start: Start = "spawn") -> None:
+        self._images, self._workers, self._image_bytes, self._start = images, workers, image_bytes, start
+        self._wanted: list[list[int]] = []
+        self._loader: DataLoader[Any] | None = None
+        self._passing = self._pass([])
+
+    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Yield (B, 3, S, S) float32 for each array of rows, or name all images of a batch that cannot be decoded.
+
+        A pass that is left off ends when another begins.
+        """
+        self._passing.close()
+        self._passing = self._pass([rows.tolist() for rows in batches])
+        return self._passing
+
+    def close(self) -> None:
+        """End the processes; if an error came while they were waited for, once nobody holds its traceback."""
+        self._passing.close()
+        self._loader = None
+
+    def _pass(self, wanted: list[list[int]]) -> Generator[Tensor, None, None]:
+        for found in self._load(wanted):
+            yield torch.stack([torch.from_numpy(pixels).float().expand(3, -1, -1) for pixels in _sound(found)])
+
+    def _load(self, wanted: list[list[int]]) -> Iterator[list[Pixels | str]]:
+        if not self._workers:
+            return ([self._images[row] for row in rows] for rows in wanted)
+        ahead = int(max(1, _AHEAD_BYTES // max(1, self._image_bytes * max(map(len, wanted), default=0))))
+        if ahead < self._workers:
+            self._loader, self._workers = None, ahead
+        self._wanted[:] = wanted
+        if self._loader is not None:
+            return iter(self._loader)
+        with warnings.catch_warnings(), _interrupts_held():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores, as asked
+            self._loader = DataLoader(
+                self._images,
+                batch_sampler=self._wanted,
+                collate_fn=list,
+                num_workers=self._workers,
+                prefetch_factor=1,
+                persistent_workers=True,
+                multiprocessing_context=self._start,
+                worker_init_fn=_end_with_parent,
+                generator=torch.Generator(),  # torch's own is for dropout, which may not depend on who decodes
+            )
+            return iter(self._loader)
+
+
+class SplitImages:
+    """One split of a stream."""
+
+    def __init__(self, stream: ImageStream, rows: Rows) -> None:
+        self._stream, self._rows = stream, rows
+
+    def batches(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        return self._stream.batches([self._rows[positions] for positions in batches])
+
+
+@contextmanager
+def load_images(
+    images: StudentImages,
+    rows: Mapping[str, Rows],
+    workers: int | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    start: Start = "spawn",
+) -> Iterator[dict[str, PixelSource]]:
+    """Give a source of pixels for each split, as long as the context lasts.
+
+    Parameters
+    ----------
+    rows : rows of the dataset, by split
+    workers : processes that decode images when they are needed, 0 = this one; None = all images are decoded now if they
+        fit into `memory_bytes` together, else by up to four processes
+
+    Raises
+    ------
+    DataError
+        Images cannot be decoded; all of them are named.
+    StudentError
+        A worker process ended.
+    """
+    every = np.concatenate(list(rows.values()))
+    image_bytes = _weigh(images, every)
+    source: Dataset[Pixels | str] = images
+    if workers is None and image_bytes * len(every) <= memory_bytes:
+        source, workers = HeldImages(images, every), 0
+    elif workers is None:
+        workers = min(_WORKERS, os.cpu_count() or 1)
+    try:
+        with closing(ImageStream(source, workers, image_bytes, start)) as stream:
+            yield {split: SplitImages(stream, part) for split, part in rows.items()}
+    except RuntimeError as error:  # torch raises it wherever this process happens to be when a worker process ends
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise StudentError(
+            "A process that reads images was killed or broke down; whole epochs are kept. Was there too little memory? "
+            "Give the same command with fewer --workers, or with --workers 0."
+        ) from error
+
+
+def choose_image_size(typical: int, spec: ModelSpec, asked: int | None) -> int:
+    """Return the side of the student's input: what is asked for, four times small images, else the model's own size."""
+    if asked is not None:
+        return asked
+    if typical <= _SMALL and not spec.fixed_size:
+        return _ENLARGEMENT * typical
+    return spec.image_size
+
+
+def _weigh(images: StudentImages, rows: Rows) -> float:
+    """Return the mean bytes of an image, as it is held, over a few rows; 0 if none of them can be decoded."""
+    few = rows[np.linspace(0, len(rows) - 1, min(_WEIGHED, len(rows)), dtype=np.int64)]
+    found = [pixels.nbytes for pixels in map(images.__getitem__, few.tolist()) if not isinstance(pixels, str)]
+    return sum(found) / max(1, len(found))
+
+
+def _sound(found: Sequence[Pixels | str]) -> list[Pixels]:
+    if errors := [item for item in found if isinstance(item, str)]:
+        raise DataError("\n".join(errors))
+    return [item for item in found if not isinstance(item, str)]
+
+
+def _end_with_parent(_worker: int) -> None:
+    """End a worker process when its parent is killed: it would wait for ever for somebody to take its batch."""
+
+    def end(parent: BaseProcess) -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, args=[parent_process()], daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back, which a terminal sends to every process: those begun within never hear of it, this one soon."""
+    resource_tracker.ensure_running()  # its own start, within, would let it through again
+    held: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    # Blocked for the children's sake, who inherit that; here, another thread may still be told, and tell the main one.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number)) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if held:
+            signal.raise_signal(signal.SIGINT)

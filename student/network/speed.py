@@ -1,0 +1,240 @@
+"""Which number format and memory layout trains this model fastest on this machine: measured, then written down.
+
+The differences are tenfold and go either way (depthwise networks are often slower in bf16, plain ones much faster),
+so nothing but a measurement tells.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...cache.errors import StudentError
+from ...cache.home import home_folder
+
+__all__ = ["Plan", "choose_plan", "fastest_plan", "measure_plans", "pick_device", "threads_restored", "wall_rate"]
+
+_MEASURED_BATCH = 16
+_ROUNDS = 3
+# Large networks are judged by fewer rounds.
+_SECONDS = 20.0
+# Another plan must be this much faster than the one before it in `_candidates`: noise should not decide between two
+# that are about equal, and where they are, the more exact one is better.
+_CLEARLY = 1.1
+# A plan whose first step takes this much longer than the best one's is not measured further.
+_HOPELESS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the forward and backward passes of a training are computed.
+
+    Attributes
+    ----------
+    precision : weights are float32 either way; ``bf16`` multiplies in bfloat16 (autocast)
+    channels_last : images lie in memory as (B, H, W, C)
+    """
+
+    precision: Literal["fp32", "bf16"]
+    channels_last: bool
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Return what `to_dict` gave."""
+        return cls(precision=values["precision"], channels_last=values["channels_last"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Memory format of images and kernels."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self, device: str) -> AbstractContextManager[Any]:
+        """Return the context in which the model is called."""
+        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
+
+
+def _candidates() -> tuple[Plan, ...]:
+    return tuple(
+        Plan(precision=precision, channels_last=channels_last)
+        for precision in ("fp32", "bf16")
+        for channels_last in (True, False)
+    )
+
+
+def pick_device(asked: str) -> str:
+    """Return ``cpu`` or ``cuda``; ``auto`` is the latter where torch can use it.
+
+    Raises
+    ------
+    StudentError
+        ``cuda`` is asked for and there is none.
+    """
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def choose_plan(
+    model: nn.Module, name: str, image_size: int, device: str, asked: Literal["auto", "fp32", "bf16"]
+) -> tuple[Plan, dict[str, float]]:
+    """Return the plan to train by, and the images a second of each that was measured (empty if none was).
+
+    A precision that is asked for is taken with channels last, unmeasured, so that results can be compared to the bit
+    across machines. What ``auto`` measures is remembered for this machine, in medal's home folder, so that the
+    same command computes the same bits tomorrow.
+    """
+    if asked != "auto":
+        return Plan(precision=asked, channels_last=True), {}
+    rates = _recall(name, image_size, device)
+    if rates is None:
+        rates = measure_plans(model, image_size, device)
+        _remember(name, image_size, device, rates)
+    return fastest_plan(rates), rates
+
+
+def measure_plans(model: nn.Module, image_size: int, device: str) -> dict[str, float]:
+    """Return the training speed of each plan in images a second; the model is left as it was.
+
+    On a CPU: images a second of processor time on one thread, since wall time on a busy machine says more about its
+    other users than about the plans (threads that wait for each other were seen to turn a factor of 1.8 round). The
+    plans take turns, and the best round of each counts.
+    """
+    images = torch.rand(_MEASURED_BATCH, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = images.to(device)
+    state = torch.get_rng_state()
+    with threads_restored(), _failing_clearly(image_size):
+        torch.set_num_threads(1)
+        best = _race(model, images, device)
+    torch.set_rng_state(state)
+    return {str(plan): round(_MEASURED_BATCH / seconds, 1) for plan, seconds in best.items()}
+
+
+@contextmanager
+def _failing_clearly(image_size: int) -> Iterator[None]:
+    """Say what a first step fails of: inputs too small for the model's pooling, or too large for the memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise StudentError(
+            f"The student cannot be trained at {image_size} px here: {reason}. Give another --image-size, or another "
+            "--student."
+        ) from error
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Leave the number of torch's threads as it was, whatever happens within."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def wall_rate(model: nn.Module, plan: Plan, image_size: int, device: str) -> float:
+    """Return images a second of one plan as the clock on the wall counts them now, with all threads: for estimates."""
+    images = torch.zeros(_MEASURED_BATCH, 3, image_size, image_size, device=device)
+    state = torch.get_rng_state()
+    step = _Step(copy.deepcopy(model), plan, images, device)
+    with _failing_clearly(image_size):
+        step.seconds()
+        start = time.perf_counter()
+        step.seconds()
+    torch.set_rng_state(state)
+    return _MEASURED_BATCH / (time.perf_counter() - start)
+
+
+def _race(model: nn.Module, images: Tensor, device: str) -> dict[Plan, float]:
+    """Return the least seconds of a step of each plan."""
+    begun = time.perf_counter()
+    steps = {plan: _Step(copy.deepcopy(model), plan, images, device) for plan in _candidates()}
+    first = {plan: step.seconds() for plan, step in steps.items()}
+    limit = _HOPELESS * min(first.values())
+    best = {plan: seconds for plan, seconds in first.items() if seconds > limit}
+    for _ in range(_ROUNDS):
+        for plan, step in steps.items():
+            if first[plan] <= limit:
+                best[plan] = min(best.get(plan, float("inf")), step.seconds())
+        if time.perf_counter() - begun > _SECONDS:
+            break
+    return {plan: best[plan] for plan in steps}
+
+
+class _Step:
+    """One training step that can be timed again and again."""
+
+    def __init__(self, model: nn.Module, plan: Plan, images: Tensor, device: str) -> None:
+        self._plan, self._device = plan, device
+        self._model = model.to(device).to(memory_format=plan.layout).train()
+        self._images = images.contiguous(memory_format=plan.layout)
+
+    def seconds(self) -> float:
+        # The backward pass of a CPU graph runs on the thread that calls it.
+        clock = time.thread_time if self._device == "cpu" else time.perf_counter
+        start = clock()
+        with self._plan.autocast(self._device):
+            logits = self._model(self._images)
+        logits.float().square().mean().backward()
+        self._model.zero_grad()
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+        return clock() - start
+
+
+def fastest_plan(rates: Mapping[str, float]) -> Plan:
+    """Return the plan of the highest rate, an earlier one where they are about equal."""
+    chosen, *others = _candidates()
+    for plan in others:
+        if rates[str(plan)] > _CLEARLY * rates[str(chosen)]:
+            chosen = plan
+    return chosen
+
+
+# ── Remembered measurements ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _memory(name: str, image_size: int, device: str) -> Path:
+    """Return the file that remembers this measurement: one for each machine, model, size and version of torch."""
+    chip = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    facts = [platform.node(), platform.machine(), chip, torch.get_num_threads(), torch.__version__, name, image_size]
+    digest = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    return home_folder() / "speed" / f"{digest}.json"
+
+
+def _recall(name: str, image_size: int, device: str) -> dict[str, float] | None:
+    try:
+        rates = json.loads(_memory(name, image_size, device).read_text(encoding="utf-8"))
+        return {str(plan): float(rates[str(plan)]) for plan in _candidates()}
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _remember(name: str, image_size: int, device: str, rates: Mapping[str, float]) -> None:
+    try:
+        path = _memory(name, image_size, device)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
+            json.dump(dict(rates), draft)
+        Path(draft.name).replace(path)
+    except (OSError, RuntimeError):
+        return  # a read-only home only means measuring again

@@ -1,0 +1,141 @@
+"""What students are worth in domains that they have never seen: each domain held out, and the mean of all of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...cache.progress import Tell
+from ...pipeline.metrics import STATISTICS, Resamples
+from ..figures.score import Scored, compare_arms, intervals_as_json
+from ..figures.verdict import caution, doubt, judge_teacher, word
+from ..members.plan import Asked
+from ..run import folder
+from .write import Outcome
+
+__all__ = ["mean_over_domains", "write_summary"]
+
+
+_OF_A_DOMAIN = (
+    "n", "auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier", "calibration_error", "absent",
+)  # fmt: skip
+
+
+def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], report: Tell) -> dict[str, Any]:
+    """Put the domains beside each other, write metrics.json, and return the metrics.
+
+    The mean gives every domain the same weight, however many images it has. Its intervals come from resamples of the
+    images of each domain, drawn independently: they say what other images of these very domains would give, and not
+    what another domain would, for which two or three domains are no sample.
+
+    Parameters
+    ----------
+    outcomes : domain → what came of the students that were trained without it
+    """
+    scored = {arm: [one.scored[arm] for one in outcomes.values()] for arm in next(iter(outcomes.values())).scored}
+    means = {arm: mean_over_domains(each) for arm, each in scored.items()}
+    compared = compare_arms(means, asked.targets.task)
+    judged = {name: one.differences for name, one in compared.items()}
+    each = {arm: _each_seed(outcomes, arm) if arm in means else [] for arm in ("student", "baseline")}
+    gate = judge_teacher(judged.get("teacher_minus_baseline"), "test")
+    if gate["fires"]:
+        report(f"warning: {gate['message']}")
+    alphas = [one.metrics["alpha"] for one in outcomes.values()]
+    chosen = asked.settings.alpha == "auto"
+    verdict = word(
+        "test",
+        baseline=judged.get("student_minus_baseline"),
+        teacher=judged["student_minus_teacher"],
+        images=means["student"].figures["n"],
+        by_seed=[
+            (one["test"]["auroc"], other["test"]["auroc"])
+            for one, other in zip(each["student"], each["baseline"], strict=False)
+        ],
+        seeds=asked.settings.seeds,
+        alpha=0 if all(one == 0 for one in alphas) else None,
+        chosen=chosen,
+    ) + doubt({arm: one.figures for arm, one in means.items()})
+    figures = {arm: _with_domains(means[arm], outcomes, arm, each.get(arm, ())) for arm in means}
+    metrics = {
+        "test": figures["student"],
+        "val": None,
+        "teacher": {"test": figures["teacher"], "val": None},
+        "baseline": {"test": figures["baseline"], "val": None, "seeds": each["baseline"]}
+        if "baseline" in figures
+        else None,
+        "seeds": each["student"],
+        "comparison": {"test": {name: one.to_dict() for name, one in compared.items()}},
+        "gate": gate,
+        "verdict": f"{verdict} These are means over the domains held out: {', '.join(outcomes)}. "
+        f"{caution(means['student'].figures['rests_on'])}".rstrip(),
+        "domains": {
+            one.name: {"folder": one.folder, "rows": dict(one.rows), **outcomes[one.name].metrics}
+            for one in asked.held_out
+        },
+    }
+    folder.write_json(work / folder.METRICS, metrics)
+    return metrics
+
+
+def mean_over_domains(scored: Sequence[Scored]) -> Scored:
+    """Return the mean of an arm over domains, statistic by statistic, and of its resamples.
+
+    A domain whose labels leave a statistic undefined has no part in its mean, and is counted in ``domains_left_out``.
+    """
+    figures: dict[str, Any] = {"n": sum(one.figures["n"] for one in scored)}
+    # Of the domain that has the fewest: its interval is the least to be trusted.
+    figures["rests_on"] = {
+        name: min(one.figures["rests_on"][name] for one in scored) for name in scored[0].figures["rests_on"]
+    }
+    draws = {}
+    for name in STATISTICS:
+        defined = [one for one in scored if one.figures[name] is not None]
+        figures[name] = statistics.fmean(one.figures[name] for one in defined) if defined else None
+        values = [one.resamples.values[name] for one in defined or scored]
+        draws[name] = np.mean(values, axis=0)
+    resamples = Resamples(draws)
+    figures["ci95"] = intervals_as_json(resamples)
+    figures["domains_left_out"] = {
+        name: count for name in STATISTICS if (count := sum(one.figures[name] is None for one in scored))
+    }
+    seeds = range(len(scored[0].logits))
+    # Seed by seed all domains' images together, for what counts images.
+    logits = [np.concatenate([one.logits[seed] for one in scored]) for seed in seeds]
+    return Scored(logits, np.concatenate([one.label for one in scored]), figures, resamples)
+
+
+def _each_seed(outcomes: Mapping[str, Outcome], arm: str) -> list[dict[str, Any]]:
+    """Return the means over domains of each seed's test figures."""
+    by_domain = [
+        one.metrics["seeds"] if arm == "student" else one.metrics["baseline"]["seeds"] for one in outcomes.values()
+    ]
+    return [
+        {
+            "seed": rows[0]["seed"],
+            "test": {name: _mean([row["test"][name] for row in rows]) for name in ("auroc", "accuracy")},
+        }
+        for rows in zip(*by_domain, strict=True)
+    ]
+
+
+def _with_domains(
+    mean: Scored, outcomes: Mapping[str, Outcome], arm: str, seeds: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return an arm's means with each domain's figures, and their spread over seeds, as a run has them."""
+    found = dict(mean.figures)
+    found["domains"] = {
+        domain: {name: one.scored[arm].figures[name] for name in _OF_A_DOMAIN} for domain, one in outcomes.items()
+    }
+    if len(seeds) > 1:
+        values = {name: [one["test"][name] for one in seeds] for name in ("auroc", "accuracy")}
+        found["spread"] = {name: None if None in each else statistics.stdev(each) for name, each in values.items()}
+    return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return statistics.fmean(given) if given else None

@@ -1,0 +1,169 @@
+"""What a run comes to, from the predictions that it recorded: metrics.json, the verdict, the gate and the plots."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ...cache.progress import Tell
+from ...pipeline.metrics import bootstrap, score
+from ..figures.plots import plot_run
+from ..figures.score import Scored, compare_arms, figures
+from ..figures.tables import write_value
+from ..figures.verdict import caution, doubt, judge_teacher, word
+from ..members.choice import Choice
+from ..members.plan import Asked
+from ..members.train import Member, read_record
+from ..run import folder
+from ..run.predictions import Predictions, read_predictions, write_predictions
+from ..targets.load import Targets
+
+__all__ = ["Outcome", "show_teacher", "write_outcome"]
+
+
+class Outcome(NamedTuple):
+    """The metrics of a run, and what they come from: each arm on the split that is shown, test where there is one."""
+
+    metrics: dict[str, Any]
+    scored: Mapping[str, Scored]
+
+
+def show_teacher(targets: Targets, report: Tell) -> None:
+    """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word."""
+    said = []
+    for split in ("val", "test"):
+        if split in targets.splits:
+            part = targets.splits[split]
+            found = score(part.teacher, part.label, targets.task, targets.classes)
+            said.append(f"{split} AUROC {write_value(found.auroc)}, accuracy {write_value(found.accuracy)}")
+    report(f"the teacher's probe: {'; '.join(said)}")
+    part = targets.splits["val"]
+    low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.units).intervals()["auroc"]
+    if low <= 0.5:
+        report(
+            "warning: on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
+            "use, --alpha auto takes it only if it is"
+        )
+
+
+def write_outcome(
+    asked: Asked,
+    work: Path,
+    students: Sequence[Member],
+    baselines: Sequence[Member] = (),
+    *,
+    choice: Choice | None,
+    report: Tell,
+    seed: int = 0,
+) -> Outcome:
+    """Score the members and the teacher on the same rows, and write metrics.json and the plots.
+
+    Parameters
+    ----------
+    students, baselines : where they lie when the run is finished, each with its predictions
+    seed : of the resamples
+    """
+    targets, at = asked.targets, asked.settings.at_sensitivity
+    arms = {"student": students, "baseline": baselines}
+    recorded = {member.place: read_predictions(member.place) for member in (*students, *baselines)}
+    scored: dict[str, dict[str, Scored]] = {}
+    for split in ("val", "test"):
+        if split in targets.splits:
+            logits = {
+                arm: [recorded[member.place][split].logits for member in members]
+                for arm, members in arms.items()
+                if members
+            } | {"teacher": [targets.splits[split].teacher]}
+            scored[split] = {
+                arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
+            }
+    shown = "test" if "test" in scored else "val"
+    compared = {split: compare_arms(each, targets.task) for split, each in scored.items()}
+    judged = {name: one.differences for name, one in compared[shown].items()}
+    gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
+    each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
+    verdict = word(
+        shown,
+        baseline=judged.get("student_minus_baseline"),
+        teacher=judged["student_minus_teacher"],
+        images=scored[shown]["student"].figures["n"],
+        by_seed=[
+            (one[shown]["auroc"], other[shown]["auroc"])
+            for one, other in zip(each["student"], each["baseline"], strict=False)
+        ],
+        seeds=len(students),
+        alpha=students[0].alpha,
+        chosen=choice is not None,
+    ) + doubt({arm: one.figures for arm, one in scored[shown].items()})
+    verdict = f"{verdict} {caution(scored[shown]['student'].figures['rests_on'])}".rstrip()
+    if gate["fires"]:
+        report(f"warning: {gate['message']}")
+    top = next(member for member in students if member.place == work)
+    metrics = {
+        **_splits(scored, "student"),
+        "teacher": _splits(scored, "teacher"),
+        "baseline": _splits(scored, "baseline") | {"seeds": each["baseline"]} if baselines else None,
+        "seeds": each["student"],
+        "comparison": {
+            split: {name: one.to_dict() for name, one in found.items()} for split, found in compared.items()
+        },
+        "gate": gate,
+        "verdict": verdict,
+        "alpha": students[0].alpha,
+        "temperature": students[0].temperature,
+        "choice": choice.to_dict() if choice else None,
+        "best_epoch": (read_record(work) or {})["best_epoch"],
+        "epochs": asked.epochs,
+    }
+    folder.write_json(work / folder.METRICS, metrics)
+    _record_teacher(work, targets)
+    plot_run(
+        work,
+        history=_read_history(work),
+        logits={"student": recorded[top.place][shown].logits, "teacher": targets.splits[shown].teacher},
+        labels=recorded[top.place][shown].label,
+        task=targets.task,
+        classes=targets.classes,
+    )
+    return Outcome(metrics, scored[shown])
+
+
+def _record_teacher(work: Path, targets: Targets) -> None:
+    """Write the teacher's answers beside the student's: who looks at a run later has the run alone."""
+    parts = {split: targets.splits[split] for split in ("val", "test") if split in targets.splits}
+    answers = {split: Predictions(part.key, part.label, part.teacher, part.patients) for split, part in parts.items()}
+    write_predictions(work / folder.TEACHER, answers, targets.classes)
+
+
+def _splits(scored: Mapping[str, Mapping[str, Scored]], arm: str) -> dict[str, Any]:
+    return {split: dict(scored[split][arm].figures) if split in scored else None for split in ("val", "test")}
+
+
+def _each(
+    work: Path, members: Sequence[Member], recorded: Mapping[Path, Mapping[str, Predictions]], targets: Targets
+) -> list[dict[str, Any]]:
+    """Return each member's seed, place in the run and figures."""
+    found = []
+    for member in members:
+        record = read_record(member.place) or {}
+        row: dict[str, Any] = {
+            "seed": member.seed,
+            "folder": member.place.relative_to(work).as_posix(),
+            "best_epoch": record["best_epoch"],
+        }
+        for split, part in recorded[member.place].items():
+            whole = score(part.logits, part.label, targets.task, targets.classes).to_dict()
+            row[split] = {name: whole[name] for name in ("auroc", "accuracy")}
+        found.append(row)
+    return found
+
+
+def _read_history(place: Path) -> list[dict[str, float]]:
+    with (place / folder.HISTORY).open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(value) if value else np.nan for name, value in row.items()} for row in csv.DictReader(file)
+        ]

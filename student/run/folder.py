@@ -1,0 +1,284 @@
+"""The run folder: what stage two leaves, made beside its place and moved there when it is whole.
+
+RUN/
+├── config.json, model.safetensors   the student in timm's form: timm.create_model("local-dir:RUN", pretrained=True)
+├── README.md                        the model card
+├── run.json                         every setting, the cache's digests, versions; its existence means finished
+├── metrics.json                     student and teacher on val and test, with intervals
+├── history.csv                      one line an epoch
+├── predictions.csv                  key, split, label, logits of every val and test image
+├── teacher.csv                      the same of the teacher's probe
+├── member.json                      its seed, its α and T, its best epoch
+├── *.png                            curves, confusion matrix, ROC, reliability
+├── choice.json                      what `--alpha auto` tried on val, and took
+├── seed-K/                          of several seeds: the top level is the best one on val, these are the others,
+│                                    each with its weights, history, predictions and member.json
+├── baseline/                        students of the labels alone, laid out in the same way
+└── domain-NAME/                     with --leave-one-domain-out: a run of its own, of all that was trained without
+                                     NAME; the top level then has README.md, metrics.json and run.json alone
+RUN.unfinished/                      the same, while it is being made, with plan.json and the checkpoint
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...cache.errors import CacheBusy, MedalError, StudentError
+from ...cache.format.forms import sync_folder
+from ...cache.making.leftovers import Kind
+from ...cache.making.life import differences
+from ...cache.making.lock import locked
+from ...cache.making.writer import move_into_place, put_back, remove, write_file
+from ...cache.progress import Tell
+
+__all__ = ["RUN_KIND", "Action", "Found", "decide", "look"]
+
+Action = Literal["create", "resume", "extend"]
+
+MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
+RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
+# What can be asked for more of, after a run is finished.
+_GROWING = ("seeds", "baseline")
+METRICS, HISTORY, PREDICTIONS, TEACHER = "metrics.json", "history.csv", "predictions.csv", "teacher.csv"
+
+
+def work_folder(run: Path) -> Path:
+    """Return the folder beside a run in which it is made."""
+    return run.with_name(f"{run.name}.unfinished")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What stands where a run shall be: nothing, a finished run or something else; and what is beside it.
+
+    Attributes
+    ----------
+    working_on : the request of unfinished work in the work folder
+    finished : the request of a finished run
+    stranger : the work folder holds what no training of medal left there
+    """
+
+    run: Path
+    holds: Literal["nothing", "run", "other"]
+    working_on: Mapping[str, Any] | None = None
+    finished: Mapping[str, Any] | None = None
+    stranger: bool = False
+
+
+def look(run: Path) -> Found:
+    """Look at a run's place."""
+    holds: Literal["nothing", "run", "other"] = "other"
+    if not run.exists() or (run.is_dir() and not any(run.iterdir())):
+        holds = "nothing"
+    elif (run / RUN).is_file():
+        holds = "run"
+    work = work_folder(run)
+    working_on = _read_request(work / PLAN)
+    # Before the plan is written, a killed training leaves at most a draft of it.
+    stranger = working_on is None and work.exists() and any(item.name != f".{PLAN}.part" for item in work.iterdir())
+    return Found(run=run, holds=holds, working_on=working_on, finished=_read_request(run / RUN), stranger=stranger)
+
+
+def _read_request(path: Path) -> Any:
+    """Return the request that a plan or a finished run records; None if the file is neither."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["request"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Action:
+    """Decide what to do about a run, as a pure function of what is there and what is asked.
+
+    Raises
+    ------
+    StudentError
+        The place holds a finished run or unfinished work of other settings and `overwrite` is not set, or it holds
+        something that is no run, which is never touched.
+    """
+    if found.holds == "other":
+        raise StudentError(f"'{found.run}' holds something that is no run of medal; give another --out.")
+    if found.stranger:
+        raise StudentError(
+            f"'{work_folder(found.run)}', where the run would be made, holds something else; give another --out."
+        )
+    added = found.finished is not None and found.finished != request and grows(found.finished, request)
+    if found.holds == "run" and not overwrite and not added:
+        # Who adds to a run has to be told which of its settings they have not given again.
+        other = differences(_without_growth(found.finished), _without_growth(request)) if found.finished else []
+        raise StudentError(
+            f"'{found.run}' holds a finished run{' that differs in ' * bool(other)}{', '.join(other)}. Give another "
+            "--out, or --overwrite to replace it once the new one is finished; with its own settings, --baseline or "
+            "more --seeds add to it."
+        )
+    if found.holds == "run" and not _is_part(found.run):
+        raise StudentError(
+            f"'{found.run}' holds a finished run and files that are not medal's, which "
+            f"{'--overwrite' if overwrite else 'adding to it'} would lose; move them away, or give another --out."
+        )
+    if found.working_on is None:
+        return "extend" if found.holds == "run" and not overwrite else "create"
+    if grows(found.working_on, request):
+        return "resume"
+    different = differences(found.working_on, request)
+    if not overwrite:
+        raise StudentError(
+            f"'{work_folder(found.run)}' holds an unfinished run that differs in {', '.join(different)}. "
+            "Give its settings again to resume it, another --out, or --overwrite to begin anew."
+        )
+    return "create"
+
+
+def grows(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Tell whether a request asks for what is there and perhaps for more seeds or a baseline, and nothing else."""
+    more = all(int(asked.get(name, 0)) >= int(there.get(name, 0)) for name in _GROWING)
+    return more and _without_growth(there) == _without_growth(asked)
+
+
+def _without_growth(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in request.items() if name not in _GROWING}
+
+
+@contextmanager
+def working(run: Path, tell: Tell) -> Iterator[Path]:
+    """Hold a run against a second process and yield its work folder, made if need be.
+
+    Raises
+    ------
+    StudentError
+        Another process is at it.
+    """
+    work = work_folder(run)
+    try:
+        with locked(run, wait=False, tell=tell):
+            # A process may have died in `finish`, between two renames: the old run comes back until the new one, whole
+            # in the work folder, takes its place after all. A script may have made the empty folder again.
+            _remove_empty(run)
+            put_back(run)
+            work.mkdir(parents=True, exist_ok=True)
+            try:
+                yield work
+            except MedalError:
+                # What failed before its first checkpoint left nothing that a second try could use.
+                if _is_part(work) and not any(path.name in (CHECKPOINT, MEMBER) for path in work.rglob("*")):
+                    remove(work)
+                raise
+    except CacheBusy as error:
+        holder = str(error).partition(";")[0]
+        raise StudentError(f"{holder}; nothing was touched. Wait for it, or give another --out.") from error
+
+
+def make_durable(work: Path) -> None:
+    """Flush every file of a work folder, and below, to disk: what is written next says that they are there."""
+    for item in work.iterdir():
+        if item.is_dir():
+            make_durable(item)
+            continue
+        with item.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(work)
+
+
+def clear(work: Path) -> None:
+    """Empty a work folder."""
+    for item in work.iterdir():
+        remove(item)
+
+
+def finish(work: Path, run: Path) -> None:
+    """Move a whole folder to its place, then drop what only the making needed; an old run goes after that."""
+    _remove_empty(run)
+    move_into_place(work, run)
+    for name in (PLAN, CHECKPOINT):
+        remove(run / name)
+
+
+def _remove_empty(run: Path) -> None:
+    if run.is_dir() and not any(run.iterdir()):
+        run.rmdir()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an object as JSON, durably and in one step; no NaN."""
+    write_file(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write one line an epoch."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+# ── Leftovers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PART = re.compile(
+    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions|teacher)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
+    r"|README\.md"
+)
+
+
+def find_description(place: Path) -> Path | None:
+    """Return the run.json that speaks of a folder: its own, or that of the run of which it is a member; None if none.
+
+    A member is RUN/baseline, RUN/seed-K or RUN/baseline/seed-K.
+    """
+    found = place.absolute()
+    for _ in range(3):
+        if (found / RUN).is_file():
+            return found / RUN
+        if not _MEMBER_FOLDER.fullmatch(found.name):
+            return None
+        found = found.parent
+    return None
+
+
+_MEMBER_FOLDER = re.compile(rf"seed-\d+|{BASELINE}")
+_PART_FOLDER = re.compile(rf"seed-\d+|{BASELINE}|{TRIALS}|alpha-[\d.]+-t-[\d.]+|domain-[A-Za-z0-9._-]+")
+
+
+def _holds_parts(path: Path) -> bool:
+    with os.scandir(path) as entries:
+        return all(
+            _PART_FOLDER.fullmatch(entry.name) is not None and _holds_parts(Path(entry.path))
+            if entry.is_dir(follow_symlinks=False)
+            else entry.is_file(follow_symlinks=False)
+            and _PART.fullmatch(entry.name.removeprefix(".").removesuffix(".part")) is not None
+            for entry in entries
+        )
+
+
+def _is_part(path: Path) -> bool:
+    """Tell whether a folder holds files of a run, or drafts of them, and nothing else."""
+    if not path.is_dir():
+        return False
+    known = _holds_parts(path)
+    return known and (_records_request(path / RUN) or not (path / RUN).exists())
+
+
+def _records_request(path: Path) -> bool:
+    # A pipe would be waited for, and a link leads elsewhere.
+    return path.is_file() and not path.is_symlink() and _read_request(path) is not None
+
+
+RUN_KIND = Kind(
+    work="unfinished run",
+    suffix=work_folder(Path("x")).name.removeprefix("x"),
+    drafts=("replaced",),
+    last=PLAN,
+    is_work=lambda path: _records_request(path / PLAN),
+    is_part=_is_part,
+    is_finished=lambda path: _records_request(path / RUN),
+)
+
+
+# ── Predictions ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,1 @@
+"""What a student learns from: soft and hard targets, and everything that may be done to them."""

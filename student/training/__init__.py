@@ -1,0 +1,1 @@
+"""The training loop: losses, drawing of batches, checkpoints, trackers."""

@@ -1,0 +1,285 @@
+"""The training loop: the student alone, its pixels, and targets that are already in memory."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ...cache.errors import StudentError
+from ...cache.progress import Advance
+from ...pipeline.metrics import log_loss, score
+from ...pipeline.views.transforms import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
+from ..network.images import PixelSource
+from ..network.parallel import ALONE, Ranks
+from ..network.speed import Plan
+from ..settings import StudentSettings
+from ..targets.load import SplitTargets, Targets
+from .checkpoint import Checkpoint, TrainingState
+from .drawing import draw_epoch, learning_rate
+from .imbalance import balanced_weights, log_priors
+from .losses import Answers, Objective, parse_terms, total_loss
+from .projection import Projection
+
+__all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
+
+Rows = npt.NDArray[np.int64]
+
+_EVALUATION_BATCH = 128
+# The view number that the student's own augmentation is drawn as; 0 is the canonical view.
+_AUGMENTED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """Targets, and pixels per split in the same order; mean and std are the student's, of channels in 0…1."""
+
+    targets: Targets
+    pixels: Mapping[str, PixelSource]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings with nothing left open: what a training follows."""
+
+    settings: StudentSettings
+    epochs: int
+    policy: Policy
+    plan: Plan
+    device: str
+    ranks: Ranks = ALONE
+
+
+def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> TrainingState:
+    """Put a model, the running average of its weights and its optimiser in place, before the first epoch.
+
+    Parameters
+    ----------
+    feature_dim : F of the teacher's features; needed where the loss compares with them
+
+    Raises
+    ------
+    StudentError
+        The loss compares with features, and the model has no embedding that could be.
+    """
+    settings = recipe.settings
+    model.to(recipe.device).to(memory_format=recipe.plan.layout)
+    averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
+    projection = None
+    if settings.compares_features and feature_dim is not None:
+        projection = Projection(model, feature_dim, settings.seed).to(recipe.device)
+    learned = [*model.parameters(), *(projection.parameters() if projection is not None else ())]
+    decayed = [value for value in learned if value.ndim > 1]
+    # Decay pulls biases and normalisation's scales towards zero for no gain.
+    others = [value for value in learned if value.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # One fused pass over the parameters: the default loop costs a tenth of a ResNet-18's step on two cores.
+    optimiser = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    return TrainingState(model, averaged, optimiser, projection=projection)
+
+
+def train(
+    state: TrainingState,
+    data: TrainingData,
+    recipe: Recipe,
+    *,
+    checkpoint: Checkpoint,
+    report: Callable[[dict[str, float]], None],
+    advance: Advance,
+    until: int | None = None,
+) -> None:
+    """Train on from wherever `state` stands to the last epoch, or to `until`, from where it can go on later.
+
+    Everything random is a function of (seed, key, epoch), so that a training that was killed ends with the same bits
+    as one that was not. After each epoch `report` is given its row of the history; after each batch `advance` is
+    given the number of its images.
+
+    Raises
+    ------
+    StudentError
+        The loss is no longer a number.
+    """
+    devices: list[int] | None = [] if recipe.device == "cpu" else None
+    forward = recipe.ranks.wrap(state.model)
+    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        stop = recipe.epochs if until is None else until
+        for epoch in range(len(state.history), stop):
+            start = time.perf_counter()
+            # For dropout and its kind, which are to differ between ranks.
+            torch.manual_seed(recipe.settings.seed * 1_000_003 + epoch + (recipe.ranks.rank << 32))
+            loss = _train_epoch(state, forward, data, recipe, epoch, advance)
+            if not recipe.ranks.leads:
+                continue
+            row = {"epoch": epoch + 1, "train_loss": loss, **_validate(state, data, recipe)}
+            if not state.best_row or _better(row, state.best_row):
+                kept = (state.averaged or state.model).state_dict()
+                state.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
+                state.best_row = row
+            row["seconds"] = round(time.perf_counter() - start, 3)
+            state.seconds += row["seconds"]
+            state.history.append(row)
+            checkpoint.save(state, now=epoch + 1 == stop)
+            report(row)
+
+
+def _better(row: Mapping[str, float], best: Mapping[str, float]) -> bool:
+    """Say whether an epoch beats the best: by AUROC on val, where that ties by loss; undefined figures are worst."""
+    return merit(row) > merit(best)
+
+
+def merit(row: Mapping[str, float | None]) -> tuple[float, float]:
+    """Return what epochs, seeds and settings are chosen by: AUROC on val, then its loss; undefined ones are worst."""
+    auroc, loss = row["val_auroc"], row["val_loss"]
+    return (
+        -math.inf if auroc is None or math.isnan(auroc) else auroc,
+        -math.inf if loss is None or math.isnan(loss) else -loss,
+    )
+
+
+def _train_epoch(
+    state: TrainingState,
+    forward: Callable[[Tensor], Tensor],
+    data: TrainingData,
+    recipe: Recipe,
+    epoch: int,
+    advance: Advance,
+) -> float:
+    """Take one pass over train, `forward` standing for the model, and return the mean loss."""
+    settings, part, ranks = recipe.settings, data.targets.splits["train"], recipe.ranks
+    objective = _objective(data.targets, recipe)
+    batches = draw_epoch(part, settings, epoch)
+    ranks.check(min(len(rows) for rows, _ in batches))
+    steps, done = len(batches) * recipe.epochs, len(batches) * epoch
+    warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
+    total = torch.zeros((), device=recipe.device)
+    state.model.train()
+    for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
+        for group in state.optimiser.param_groups:
+            group["lr"] = learning_rate(step, steps, warmup, settings.lr)
+        with recipe.plan.autocast(recipe.device), ranks.normalising():
+            logits = forward(images)  # (B, C), or this rank's share of it
+        loss = total_loss(_answers(state, logits, part, rows, view, recipe), objective)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if state.projection is not None:
+            ranks.average(state.projection)
+        state.optimiser.step()
+        state.optimiser.zero_grad()
+        if state.averaged is not None:
+            _average(state.averaged, state.model, step, settings.average * steps)
+        total += loss.detach() * len(rows)
+        advance(len(rows))
+    mean = float(total) / len(part)
+    if not math.isfinite(mean):
+        raise StudentError(
+            f"The training loss became {mean} in epoch {epoch + 1}; nothing was kept of it. "
+            f"Give a smaller --lr than {settings.lr:g}, or --precision fp32."
+        )
+    return mean
+
+
+def _objective(targets: Targets, recipe: Recipe) -> Objective:
+    """Return what the settings ask of the student, class frequencies being those of train's known labels."""
+    settings, label, classes = recipe.settings, targets.splits["train"].label, len(targets.classes)
+    alpha = settings.soft_weight
+    weight = balanced_weights(label, targets.task, classes) if settings.class_weight == "balanced" else None
+    prior = log_priors(label, classes) if settings.logit_adjustment else None
+    return Objective(
+        targets.task,
+        settings.temperature,
+        torch.tensor(alpha, device=recipe.device) if isinstance(alpha, tuple) else alpha,
+        parse_terms(settings.loss),
+        None if weight is None else torch.from_numpy(weight).to(recipe.device),
+        None if prior is None else torch.from_numpy(prior).to(recipe.device),
+    )
+
+
+def _answers(
+    state: TrainingState, logits: Tensor, part: SplitTargets, rows: Rows, view: Rows, recipe: Recipe
+) -> Answers:
+    """Put the students' answers on a whole batch, those of other ranks too, beside the teacher's on the same views."""
+    ranks, device = recipe.ranks, recipe.device
+    embedding = feature = None
+    if state.projection is not None and part.feature is not None:
+        embedding = ranks.whole(state.projection(), len(rows))
+        feature = torch.from_numpy(part.feature[rows, view]).to(device).float()
+    label = part.label[rows]
+    return Answers(
+        logits=ranks.whole(logits.float(), len(rows)),  # (B, C)
+        label=torch.from_numpy(label.astype(np.int64) if label.ndim == 1 else label).to(device),
+        teacher=torch.from_numpy(part.logits[rows, view]).to(device),
+        embedding=embedding,
+        feature=feature,
+    )
+
+
+def _augmented(
+    data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[tuple[Rows, Rows]], epoch: int
+) -> Iterator[tuple[Rows, Rows, Tensor]]:
+    """Yield rows, the stored view that each is paired with, and this rank's images of them.
+
+    These are augmented and normalised, (B, 3, S, S), or fewer where several ranks share a batch. A row that stands
+    several times in an epoch is seen in another view each time, as far as there are any.
+    """
+    seed = recipe.settings.seed
+    shares = [recipe.ranks.share(len(rows)) for rows, _ in batches]
+    pixels_of = data.pixels["train"].batches([rows[share] for (rows, _), share in zip(batches, shares, strict=True)])
+    for (rows, copies), share, pixels in zip(batches, shares, pixels_of, strict=True):
+        own, copied = rows[share], copies[share]
+        if recipe.settings.targets == "stored":
+            count = part.view.shape[1]
+            view = (choose_views(part.key[rows], epoch, count, seed) + copies) % count  # (B,)
+            params = part.view[own, view[share]]  # (B, P)
+        else:
+            view = np.zeros(len(rows), np.int64)
+            params = np.empty((len(own), len(VIEW_PARAMETERS)), np.float32)
+            for times in np.unique(copied).tolist():
+                here = copied == times
+                params[here] = draw_views(recipe.policy, part.key[own[here]], epoch, _AUGMENTED + times, seed)
+        moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
+        yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
+
+
+def _average(averaged: nn.Module, model: nn.Module, step: int, horizon: float) -> None:
+    """Move the averaged weights, and normalisation's statistics, a little towards the current ones.
+
+    `horizon` is the number of steps looked back over; early on it is shorter, so that the start is soon forgotten.
+    """
+    weight = max(1 / max(horizon, 1), 9 / (10 + step))
+    with torch.no_grad():
+        for old, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, weight)
+            else:
+                old.copy_(new)
+
+
+def _validate(state: TrainingState, data: TrainingData, recipe: Recipe) -> dict[str, float]:
+    targets, part = data.targets, data.targets.splits["val"]
+    logits = predict(state.averaged or state.model, data, "val", recipe.plan, recipe.device)
+    scores = score(logits, part.label, targets.task, targets.classes)
+    loss = log_loss(logits, part.label, targets.task)
+    return {"val_loss": loss, "val_auroc": scores.auroc, "val_accuracy": scores.accuracy}
+
+
+def predict(model: nn.Module, data: TrainingData, split: str, plan: Plan, device: str) -> npt.NDArray[np.float32]:
+    """Return the logits (N, C) float32 of a split's unaugmented images, in the order of its rows."""
+    count = len(data.targets.splits[split])
+    edges = [*range(0, count, _EVALUATION_BATCH), count]
+    batches = [np.arange(start, stop) for start, stop in pairwise(edges)]
+    model.eval()
+    with torch.inference_mode(), plan.autocast(device):
+        logits = [
+            model(normalise(pixels.to(device), data.mean, data.std).contiguous(memory_format=plan.layout)).float().cpu()
+            for pixels in data.pixels[split].batches(batches)
+        ]
+    return np.asarray(torch.cat(logits).numpy())

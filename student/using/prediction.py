@@ -1,0 +1,156 @@
+"""Images that are in no dataset, and what a student says of each: files, folders and DICOM, in any mixture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ...cache.errors import DataError
+from ...cache.making.writer import write_file
+from ...cache.progress import Advance
+from ...pipeline.datasets.columns.dataset import Place, Task
+from ...pipeline.datasets.pixels.files import FileImages, find_format, list_images
+from ...pipeline.metrics import probabilities
+from ..network.images import StudentImages
+from .trained import Trained
+
+__all__ = ["Answers", "find_images", "list_frames", "predict_images", "write_answers"]
+
+# Images that are decoded at a time, and seen by the student at a time.
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a student says of images.
+
+    Attributes
+    ----------
+    places : (N,) where each image is
+    logits : (N, C) float32, before temperature
+    probability : (N, C) float64, calibrated
+    bad : a sentence for each image that has no answer
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    places: tuple[Place, ...]
+    logits: npt.NDArray[np.float32]
+    probability: npt.NDArray[np.float64]
+    bad: tuple[str, ...]
+
+    @property
+    def decisions(self) -> list[str]:
+        """The most likely class, or all labels above 0.5, of each image."""
+        if self.task == "multiclass":
+            return [self.classes[index] for index in self.probability.argmax(1)]
+        return [
+            ";".join(name for name, yes in zip(self.classes, row, strict=True) if yes) for row in self.probability > 0.5
+        ]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Return one object an image, for JSON."""
+        return [
+            {
+                "file": place.file,
+                "frame": place.frame,
+                "prediction": decision,
+                "probability": dict(zip(self.classes, probability.tolist(), strict=True)),
+                "logits": dict(zip(self.classes, logits.tolist(), strict=True)),
+            }
+            for place, decision, probability, logits in zip(
+                self.places, self.decisions, self.probability, self.logits, strict=True
+            )
+        ]
+
+
+def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
+    """Return the image files that are named or lie in named folders, and how many other files lie in these.
+
+    Folders are looked through to the bottom, in the order of names; hidden files and folders are left out.
+
+    Raises
+    ------
+    DataError
+        There is none.
+    """
+    found: list[str] = []
+    others = 0
+    for path in paths:
+        if not path.is_dir():
+            found.append(str(path))
+            continue
+        for place, folders, files in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(name for name in files if not name.startswith(".")):
+                if find_format(Path(place, name)) is None:
+                    others += 1
+                else:
+                    found.append(str(Path(place, name)))
+    if not found:
+        named = ", ".join(f"'{path}'" for path in paths)
+        raise DataError(f"There is no image in {named}; expected PNG, JPEG, TIFF, BMP or DICOM files.")
+    return list(dict.fromkeys(found)), others
+
+
+def list_frames(trained: Trained, files: Sequence[str]) -> FileImages:
+    """Return every frame of some files as images that are read as in training; of DICOM the headers are read now."""
+    images = list_images(Path(), files, replace(trained.options, window=None), "the images named").images
+    # Not all files need be DICOM for the run's window to be right for those that are.
+    return replace(images, window=trained.preprocessing.window)
+
+
+def predict_images(trained: Trained, images: FileImages, advance: Advance) -> Answers:
+    """Ask the student about images; bad ones are listed, not raised.
+
+    Parameters
+    ----------
+    advance : given the number of images done since the last call
+    """
+    reader = StudentImages(images, trained.preprocessing.image_size, trained.preprocessing.resize)
+    places: list[Place] = []
+    logits = [np.zeros((0, len(trained.classes)), np.float32)]
+    bad: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(images), _BATCH):
+            rows = range(start, min(start + _BATCH, len(images)))
+            read = list(zip(rows, pool.map(reader.__getitem__, rows), strict=True))
+            bad += [_named(images, row, pixels) for row, pixels in read if isinstance(pixels, str)]
+            good = [(row, pixels) for row, pixels in read if not isinstance(pixels, str)]
+            if good:
+                batch = torch.stack([torch.from_numpy(pixels).float().expand(3, -1, -1) for _, pixels in good])
+                logits.append(trained.logits(batch))
+                places += [images.locate(row) for row, _ in good]
+            advance(len(rows))
+    answers = np.concatenate(logits)
+    probability = probabilities(answers, trained.task, trained.temperature.value)
+    return Answers(trained.task, trained.classes, tuple(places), answers, probability, tuple(bad))
+
+
+def write_answers(path: Path, answers: Answers) -> None:
+    """Write a table: ``file``, ``frame``, ``prediction``, ``probability:CLASS`` …, ``logit:CLASS`` …, in one step."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    columns = [f"{what}:{name}" for what in ("probability", "logit") for name in answers.classes]
+    writer.writerow(["file", "frame", "prediction", *columns])
+    rows = zip(answers.places, answers.decisions, answers.probability, answers.logits, strict=True)
+    for place, decision, probability, logits in rows:
+        frame = "" if place.frame is None else place.frame
+        writer.writerow([place.file, frame, decision, *(f"{value:.6g}" for value in probability), *map(str, logits)])
+    write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _named(images: FileImages, row: int, sentence: str) -> str:
+    """Return what is wrong with an image, with its name if the sentence lacks it."""
+    name = images.describe(row)
+    return sentence if name in sentence else f"{name}: {sentence}"
