@@ -13,6 +13,7 @@ import zarr
 
 from medal.cache.errors import CacheCorrupt, CacheError, CacheNotFound
 from medal.cache.format.forms import reading
+from medal.cache.making.life import holds_others
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
 
@@ -126,6 +127,40 @@ def test_every_problem_is_named(tmp_path):
     for problem in ("notes.txt", "'train/key' lacks chunk 1", "'val/label' does not", "'train/view_check' hides bytes"):
         assert problem in sentences
     assert ".DS_Store" not in sentences
+
+
+SYSTEM_FILES = [
+    ".DS_Store", "._seal.json", "Thumbs.db", "thumbs.db", "desktop.ini", "Desktop.ini", ".directory", ".localized",
+    ".nfs000000000abc", ".fuse_hidden0000000100000001", ".smbdeleteAAA1", "seal.json@SynoEAStream",
+]  # fmt: skip
+SYSTEM_FOLDERS = ["@eaDir", "#recycle", ".snapshot", "lost+found", "__MACOSX", ".AppleDouble", ".Trash-1000", ".zfs"]
+
+
+@pytest.mark.parametrize("where", ["", "train", "train/feature", "train/feature/c", "train/feature/c/0"])
+def test_what_systems_leave_in_a_cache_is_passed_over(where, tmp_path):
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(GOLDEN / "format1.zarr", path)
+    for name in SYSTEM_FILES:
+        (path / where / name).write_bytes(b"the file server's")
+    for name in SYSTEM_FOLDERS:
+        (path / where / name).mkdir()
+        (path / where / name / "0").write_bytes(b"the file server's")
+    assert verify_path(path) == []
+    assert holds_others(path) is False  # so that a command may still replace it
+
+
+def test_the_name_of_a_system_file_hides_nothing_else(tmp_path):
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(GOLDEN / "format1.zarr", path)
+    (path / "Thumbs.db").mkdir()
+    (path / "@eaDir").write_bytes(b"a file of that name")
+    (path / ".snapshot").symlink_to(path / "train")
+    (path / "my.DS_Store").write_bytes(b"mine")
+    (path / "my@eaDir").mkdir()
+    sentences = "\n".join(verify_path(path))
+    for name in ("Thumbs.db", "@eaDir", ".snapshot", "my.DS_Store", "my@eaDir"):
+        assert f"'{name}'" in sentences
+    assert holds_others(path)
 
 
 # All errors of zarr, the builtin ones that h5py and zarr raise on damage, and those of the system; with ours.

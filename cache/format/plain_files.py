@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import CacheCorrupt
+from ..system_files import is_system_file, is_system_folder
 from .manifest import parse_json
 
-__all__ = ["PROBLEM_LIMIT", "Scan", "is_system_name", "read_plain"]
+__all__ = ["PROBLEM_LIMIT", "Scan", "is_system", "read_plain"]
 
 Kind = Literal["file", "folder"]
 
@@ -21,8 +21,6 @@ PROBLEM_LIMIT = 100
 # Absent on Windows, where links are rare and there are no pipes among files.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _BAD = -1
-# What macOS, Windows and clients of NFS leave in folders that somebody looks at, copies or has open.
-_SYSTEM_NAME = re.compile(r"\.DS_Store|\._.+|Thumbs\.db|\.nfs.+")
 
 
 def read_plain(path: Path, limit: int, what: str) -> bytes:
@@ -57,9 +55,9 @@ def _instead_of_file(status: os.stat_result) -> str:
     return "is a pipe, socket or device"
 
 
-def is_system_name(name: str) -> bool:
-    """Tell whether a file of this name comes from the operating system: it means nothing, and nobody misses it."""
-    return _SYSTEM_NAME.fullmatch(name) is not None
+def is_system(name: str, mode: int) -> bool:
+    """Tell whether a name with this mode, links not followed, is a file or folder of the operating system."""
+    return (stat.S_ISREG(mode) and is_system_file(name)) or (stat.S_ISDIR(mode) and is_system_folder(name))
 
 
 class Scan:
@@ -82,7 +80,7 @@ class Scan:
     def look(self, where: str, kind_of: Callable[[str], Kind | None]) -> Mapping[str, int]:
         """List a folder, reporting every entry that should not be there or is of another kind.
 
-        Files of the operating system are passed over.
+        Files and folders of the operating system are passed over.
 
         Parameters
         ----------
@@ -100,7 +98,7 @@ class Scan:
                     break
                 kind = kind_of(entry.name)
                 status = entry.stat(follow_symlinks=False)
-                if kind is None and stat.S_ISREG(status.st_mode) and is_system_name(entry.name):
+                if kind is None and is_system(entry.name, status.st_mode):
                     continue
                 problem = _problem_of(status, kind, entry.name)
                 if problem:

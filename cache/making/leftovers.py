@@ -18,6 +18,7 @@ from typing import Literal
 from ..errors import CacheBusy, CacheError
 from ..format.forms import SUFFIXES
 from ..progress import Tell
+from ..system_files import is_system_folder
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
 from .writer import beside, put_back, remove
 
@@ -211,13 +212,13 @@ def _leftover(path: Path, target: Path, kind: str, state: State, holds: Mapping[
 
 
 def inside(folder: Path) -> Iterator[Path]:
-    """Yield everything in a folder and below; links are yielded, not followed."""
+    """Yield everything in a folder and below; links are yielded, not followed, nor folders of the operating system."""
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 yield Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
+                if entry.is_dir(follow_symlinks=False) and not is_system_folder(entry.name):
                     waiting.append(Path(entry.path))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import MedalError
 from ..format.forms import SUFFIXES
-from ..format.plain_files import is_system_name
+from ..format.plain_files import is_system
 from .leftovers import Kind, inside
 from .work import WorkDirectory, work_path
 
@@ -37,7 +37,10 @@ def _is_cache_work(path: Path) -> bool:
 def _is_flat(path: Path) -> bool:
     """Tell whether a folder holds plain files alone: what is no file must not be opened, or taken for one."""
     with os.scandir(path) as entries:
-        return all(entry.is_file(follow_symlinks=False) for entry in entries)
+        return all(
+            entry.is_file(follow_symlinks=False) or is_system(entry.name, entry.stat(follow_symlinks=False).st_mode)
+            for entry in entries
+        )
 
 
 def _is_cache_part(path: Path) -> bool:
@@ -61,9 +64,11 @@ def _is_pull_part(path: Path) -> bool:
 def _is_zarr_part(path: Path) -> bool:
     if path.is_symlink():
         return False
+    if is_system(path.name, path.stat().st_mode):
+        return True
     if path.is_dir():
         return _ZARR_FOLDER.fullmatch(path.name) is not None
-    return path.is_file() and (_ZARR_FILE.fullmatch(path.name) is not None or is_system_name(path.name))
+    return path.is_file() and _ZARR_FILE.fullmatch(path.name) is not None
 
 
 def _is_hdf5_part(path: Path) -> bool:

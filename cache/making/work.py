@@ -22,7 +22,8 @@ import numpy.typing as npt
 from ..errors import CacheCorrupt
 from ..format.digest import canonical_json
 from ..format.manifest import MAX_BYTES, parse_json
-from ..format.plain_files import is_system_name, read_plain
+from ..format.plain_files import read_plain
+from ..system_files import is_system_file, is_system_folder
 from .writer import remove, write_file
 
 __all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]
@@ -110,7 +111,7 @@ class WorkDirectory:
             try:
                 remove(file)
             except OSError:
-                if not file.name.startswith(".nfs"):
+                if not is_system_file(file.name):
                     raise
         try:
             self.path.rmdir()
@@ -124,9 +125,11 @@ class WorkDirectory:
 
 
 def _is_part(file: Path) -> bool:
-    """Tell whether something in a work directory is medal's, or a file of the operating system, which goes with it."""
-    if is_system_name(file.name):
+    """Tell whether something in a work directory is medal's, or the operating system's, which goes with it."""
+    if is_system_file(file.name):
         return not file.is_symlink() and not file.is_dir()
+    if is_system_folder(file.name):
+        return not file.is_symlink() and file.is_dir()
     return file.name == _SETTINGS or any(pattern.fullmatch(file.name) for pattern in (_CHUNK, _DRAFT))
 
 
