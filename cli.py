@@ -117,9 +117,15 @@ def _log_json(_ctx: click.Context, _parameter: click.Parameter, asked: bool) -> 
     "--version", is_flag=True, callback=_print_version, expose_value=False, is_eager=True, help="Show the version."
 )
 @click.option(
-    "--log-json", is_flag=True, is_eager=True, expose_value=False, envvar="MEDAL_LOG_JSON", show_envvar=True,
-    callback=_log_json, help="Progress, warnings and errors as lines of JSON, on stderr as ever.",
-)  # fmt: skip
+    "--log-json",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    envvar="MEDAL_LOG_JSON",
+    show_envvar=True,
+    callback=_log_json,
+    help="Progress, warnings and errors as lines of JSON, on stderr as ever.",
+)
 def group() -> None:
     """Teach small, fast medical-image classifiers from cached DINOv2 soft targets.
 

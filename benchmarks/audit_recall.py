@@ -179,13 +179,14 @@ def score(
     others = found - set(pairs.values())
     there = {pair for pair in others if frozenset(original.get(image, image) for image in pair) in before}
     hit = {copy for copy, pair in pairs.items() if pair in found}
-    by_kind = {
-        kind: (sum(kinds[copy] == kind for copy in hit), list(kinds.values()).count(kind)) for kind in KINDS
-    }  # fmt: skip
+    by_kind = {kind: (sum(kinds[copy] == kind for copy in hit), list(kinds.values()).count(kind)) for kind in KINDS}
     return {
-        "planted": len(pairs), "hits": len(hit), "others": len(others - there), "there_before": len(there),
+        "planted": len(pairs),
+        "hits": len(hit),
+        "others": len(others - there),
+        "there_before": len(there),
         "by_kind": by_kind,
-    }  # fmt: skip
+    }
 
 
 def medal(*words: object) -> None:

@@ -72,9 +72,13 @@ def main() -> None:
         )
         sealed = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     figures = {
-        "rows": asked.rows, "image_size": asked.image_size, "teacher_loaded_bytes": loaded, "peak_bytes": whole,
-        "above_teacher_bytes": whole - loaded, "sealed_bytes": sealed,
-    }  # fmt: skip
+        "rows": asked.rows,
+        "image_size": asked.image_size,
+        "teacher_loaded_bytes": loaded,
+        "peak_bytes": whole,
+        "above_teacher_bytes": whole - loaded,
+        "sealed_bytes": sealed,
+    }
     for name, value in figures.items():
         print(f"{name:22} {value / 1e6:10.1f} MB" if name.endswith("bytes") else f"{name:22} {value:10}")
     print(json.dumps(figures))

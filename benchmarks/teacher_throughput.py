@@ -96,8 +96,11 @@ class Bench:
     def _write_images(self) -> None:
         self.arrays = pictures(self.asked.images)
         labels = np.arange(len(self.arrays))[:, None] % 2
-        parts = {f"{split}_{kind}": np.empty((0, *x.shape[1:]), x.dtype) for split in ("val", "test")
-                 for kind, x in (("images", self.arrays), ("labels", labels))}  # fmt: skip
+        parts = {
+            f"{split}_{kind}": np.empty((0, *x.shape[1:]), x.dtype)
+            for split in ("val", "test")
+            for kind, x in (("images", self.arrays), ("labels", labels))
+        }
         self.npz = self.folder / "images.npz"
         np.savez(self.npz, train_images=self.arrays, train_labels=labels, **parts)
         self.jpeg = self.folder / "jpeg"
@@ -114,9 +117,12 @@ class Bench:
         seconds = []
         for part in (few, rows["train"]):
             task = FeatureTask(
-                dataset=dataset, rows={"train": part}, preprocessing=self.preprocessing, views=Views(),
+                dataset=dataset,
+                rows={"train": part},
+                preprocessing=self.preprocessing,
+                views=Views(),
                 batch_size=self.batch,
-            )  # fmt: skip
+            )
             with tempfile.TemporaryDirectory(dir=self.folder) as scratch:
                 work = WorkDirectory(Path(scratch, "work"))
                 work.begin({})
@@ -245,10 +251,16 @@ def main() -> None:
         rates = race(bench)
         kind = torch.cuda.get_device_name() if bench.device == "cuda" else torch.backends.cpu.get_cpu_capability()
         figures = {
-            "teacher_name": bench.files.name, "device": f"{bench.device} ({kind})", "threads": torch.get_num_threads(),
-            "precision": bench.precision, "batch_size": bench.batch, "images": asked.images, "rounds": asked.rounds,
-            "torch": torch.__version__, **figures_of(bench, rates),
-        }  # fmt: skip
+            "teacher_name": bench.files.name,
+            "device": f"{bench.device} ({kind})",
+            "threads": torch.get_num_threads(),
+            "precision": bench.precision,
+            "batch_size": bench.batch,
+            "images": asked.images,
+            "rounds": asked.rounds,
+            "torch": torch.__version__,
+            **figures_of(bench, rates),
+        }
     print(f"{figures['teacher_name']}, {figures['device']}, {figures['threads']} threads, {figures['precision']}")
     for name, rate in figures["images_per_second"].items():
         print(f"{name:<24} {rate:8.1f} images/s")

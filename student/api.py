@@ -102,9 +102,14 @@ def train_student(
     """
     place = cache.path if isinstance(cache, Cache) else cache
     asked = ask(
-        fspath(place), fspath(dataset), options or DatasetOptions(), StudentSettings(**settings), Path(out),
-        overwrite=overwrite, unlabelled=[(fspath(one), fspath(images)) for one, images in unlabelled],
-    )  # fmt: skip
+        fspath(place),
+        fspath(dataset),
+        options or DatasetOptions(),
+        StudentSettings(**settings),
+        Path(out),
+        overwrite=overwrite,
+        unlabelled=[(fspath(one), fspath(images)) for one, images in unlabelled],
+    )
     for warning in asked.warnings:
         tell(f"warning: {warning}")
     result = train(replace(asked, check_views=check_views), progress, tell)

@@ -37,9 +37,18 @@ def furnish(medal, folder):
     write(folder / "all.csv", rows)
     tiny_teacher(folder).rename(folder / "teacher")
     medal(
-        "cache-teacher", folder / "all.csv", folder / "all.h5", "--teacher", folder / "teacher", "--image-size", 28,
-        "--precision", "fp32", "--batch-size", 32,
-    )  # fmt: skip
+        "cache-teacher",
+        folder / "all.csv",
+        folder / "all.h5",
+        "--teacher",
+        folder / "teacher",
+        "--image-size",
+        28,
+        "--precision",
+        "fp32",
+        "--batch-size",
+        32,
+    )
     return folder
 
 

@@ -155,9 +155,13 @@ class Reader:
             return _run_here([*words[1:], *self.shorter.get(words[1], [])])
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
-            ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=300,
+            ["bash", "-c", command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
             env={**os.environ, "PATH": path},
-        )  # fmt: skip
+        )
         return done.returncode, done.stdout + done.stderr
 
 

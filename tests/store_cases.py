@@ -44,29 +44,51 @@ def make_cache(path: Path, seed: int = 0, *, rounding: float = 0.0, rows=None, n
         feature = (random.normal(size=(count, 1, FEATURES)) + rounding).astype(np.float16)
         logits = (feature.astype(np.float64) @ weight[0].T.astype(np.float64) + bias[0]).astype(np.float32)
         columns = {
-            "key": key, "label": label, "logits": logits, "feature": feature,
-            "view": np.zeros((count, 1, 2), np.float32), "view_check": np.zeros((count, 1, 4), np.float32),
-            "domain": np.full(count, -1, np.int16), "group": np.full(count, -1, np.int32),
+            "key": key,
+            "label": label,
+            "logits": logits,
+            "feature": feature,
+            "view": np.zeros((count, 1, 2), np.float32),
+            "view_check": np.zeros((count, 1, 4), np.float32),
+            "domain": np.full(count, -1, np.int16),
+            "group": np.full(count, -1, np.int32),
             "fold": np.full(count, -1, np.int8),
-        }  # fmt: skip
+        }
         arrays |= {f"{split}/{field}": column for field, column in columns.items()}
         keys[split] = key
     request = {"seed": seed, "rows": {"train": seed}, "teacher": {}, "preprocessing": {}, "precision": "auto"}
     manifest = {
-        "format": 1, "medal": "0.1.0", "cache_id": cache_id(request), "request": request, "features_kept": True,
+        "format": 1,
+        "medal": "0.1.0",
+        "cache_id": cache_id(request),
+        "request": request,
+        "features_kept": True,
         "dataset": {
-            "name": name, "task": "multiclass", "classes": ["normal", "pneumonia"], "domains": [], "rows": rows,
-            "repeats": count_repeats(keys), "splits": "given", "excluded_classes": [], "label_columns": [],
-            "limit": None, "skipped": {"reasons": {}, "keys": {}},
+            "name": name,
+            "task": "multiclass",
+            "classes": ["normal", "pneumonia"],
+            "domains": [],
+            "rows": rows,
+            "repeats": count_repeats(keys),
+            "splits": "given",
+            "excluded_classes": [],
+            "label_columns": [],
+            "limit": None,
+            "skipped": {"reasons": {}, "keys": {}},
         },
         "teacher": {
-            "name": "dinov2-small", "revision": None, "weights_sha256": "0" * 64, "feature": "cls+mean",
-            "feature_dim": FEATURES, "precision_used": "fp32",
+            "name": "dinov2-small",
+            "revision": None,
+            "weights_sha256": "0" * 64,
+            "feature": "cls+mean",
+            "feature_dim": FEATURES,
+            "precision_used": "fp32",
         },
-        "preprocessing": {"image_size": 56}, "versions": {},
+        "preprocessing": {"image_size": 56},
+        "versions": {},
         "views": {"count": 1, "policy": "none", "parameters": ["a", "b"]},
         "probe": {"probes": 1, "metrics": {"test": {"auroc": 0.9, "accuracy": 0.8}}},
-    }  # fmt: skip
+    }
     return write_cache(path, arrays, manifest)
 
 

@@ -112,10 +112,24 @@ def https_server(folder, served):
     etc.mkdir()
     subject = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=IP:{HOST}"]
     subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject, "-keyout", etc / "key.pem",
-         "-out", etc / "cert.pem"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            openssl,
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            *subject,
+            "-keyout",
+            etc / "key.pem",
+            "-out",
+            etc / "cert.pem",
+        ],
+        check=True,
+        capture_output=True,
+    )
     places = "".join(f"{kind}_temp_path {etc}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = f"user {getpass.getuser()};" if os.geteuid() == 0 else ""
     (etc / "nginx.conf").write_text(

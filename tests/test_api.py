@@ -13,8 +13,17 @@ from medal.student.training.drawing import epoch_order, learning_rate, split_bat
 from medal.student.training.losses import Answers, Objective, total_loss
 
 SIDE, BATCH, SEED = 56, 32, 3
-RUN = {"student": "test_resnet", "epochs": 1, "image_size": SIDE, "batch_size": BATCH, "seed": SEED,
-       "precision": "fp32", "augment": "none", "device": "cpu", "workers": 0}  # fmt: skip
+RUN = {
+    "student": "test_resnet",
+    "epochs": 1,
+    "image_size": SIDE,
+    "batch_size": BATCH,
+    "seed": SEED,
+    "precision": "fp32",
+    "augment": "none",
+    "device": "cpu",
+    "workers": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +46,14 @@ def test_stage_one_reuses_what_the_command_made(small_cache, small_npz, teacher)
 def test_stage_one_makes_a_cache(small_cache, small_npz, teacher, tmp_path):
     told = []
     made = library.cache_teacher(
-        small_npz, tmp_path / "own.h5", sources=[small_cache], teacher=str(teacher), image_size=56, folds=3,
+        small_npz,
+        tmp_path / "own.h5",
+        sources=[small_cache],
+        teacher=str(teacher),
+        image_size=56,
+        folds=3,
         tell=told.append,
-    )  # fmt: skip
+    )
     assert (made.action, made.computed) == ("extend", 0)
     assert made.cache.manifest.size.probes == 4
 

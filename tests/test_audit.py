@@ -12,10 +12,18 @@ from medal.pipeline.audit.neighbours import Pairs, calibrate, fit_whitening, pro
 from medal.pipeline.audit.shortcuts import separate
 
 CHECKS = {
-    "repeats across splits", "contrary labels", "groups across splits", "near-duplicates across splits",
-    "near-duplicates within a split", "classes by file properties", "repeats within a split", "doubtful labels",
-    "absent classes", "splits told apart", "domains told apart",
-}  # fmt: skip
+    "repeats across splits",
+    "contrary labels",
+    "groups across splits",
+    "near-duplicates across splits",
+    "near-duplicates within a split",
+    "classes by file properties",
+    "repeats within a split",
+    "doubtful labels",
+    "absent classes",
+    "splits told apart",
+    "domains told apart",
+}
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +132,7 @@ def test_without_features_the_checks_that_need_them_are_left_out(medal, planted,
     medal("cache-teacher", dataset, tmp_path / "lean.zarr", "--from", cache, "--no-features", *small_request)
     checks = medal("audit", tmp_path / "lean.zarr", dataset)["checks"]
     left_out = {name for name, one in checks.items() if "--no-features" in one["sentence"]}
-    assert left_out == {
-        "near-duplicates across splits", "near-duplicates within a split", "splits told apart",
-    }  # fmt: skip
+    assert left_out == {"near-duplicates across splits", "near-duplicates within a split", "splits told apart"}
     assert checks["repeats across splits"]["images"] == 2
 
 

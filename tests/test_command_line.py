@@ -91,8 +91,12 @@ def test_notes_and_progress_are_lines_of_json(capsys):
     assert warned["time"].endswith("Z")
     assert {"host", "pid"} <= set(warned)
     assert {name: went[name] for name in ("level", "what", "done", "total", "unit")} == {
-        "level": "info", "what": "teacher", "done": 4, "total": 4, "unit": "images",
-    }  # fmt: skip
+        "level": "info",
+        "what": "teacher",
+        "done": 4,
+        "total": 4,
+        "unit": "images",
+    }
     assert went["per_second"] > 0
     assert went["seconds_left"] == 0
 

@@ -33,7 +33,7 @@ def test_classes_splits_domains_and_groups(table):
         "b.png,clear,Validation,Y,p2\n"
         "c.png,,testing,,p1\n"
         "d.png,mass,valid,X,\n"
-        "a.png,mass,Training,X,p1\n",
+        "a.png,mass,Training,X,p1\n"
     )
     dataset = open_dataset(path)
     assert (dataset.name, dataset.task, dataset.classes) == ("scans", "multiclass", ("clear", "mass"))

@@ -62,16 +62,10 @@ def test_the_demo_does_what_it_shows(places, tiny, shell):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (
-            "[cache-teach]\n",
-            "has the table 'cache-teach'; expected a table named as a command, perhaps",
-        ),
+        ("[cache-teach]\n", "has the table 'cache-teach'; expected a table named as a command, perhaps"),
         ("store = 1\n", "has the value outside of a table 'store'; expected a table named as a command, one of"),
         ("[show\n", "is no TOML file: "),
-        (
-            "[cache-teacher]\nyes = true\n",
-            "has 'yes' in the table of 'cache-teacher'; such a file cannot decide",
-        ),
+        ("[cache-teacher]\nyes = true\n", "has 'yes' in the table of 'cache-teacher'; such a file cannot decide"),
         ("[cache-teacher]\nimage_size = 3\n", "has 'image_size' in the table of 'cache-teacher', which has no such"),
     ],
 )

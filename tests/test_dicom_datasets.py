@@ -110,8 +110,10 @@ def test_a_table(table):
     assert dataset.group[5] == dataset.group[6] > 1  # a group of its own: the table names none
     assert dataset.group.tolist()[7:] == [0, 0, 0]
     assert described(dataset)[:5] == [
-        "file 'one.dcm'", *(f"file 'three.dcm', frame {number}" for number in (1, 2, 3)), "file 'x.png'",
-    ]  # fmt: skip
+        "file 'one.dcm'",
+        *(f"file 'three.dcm', frame {number}" for number in (1, 2, 3)),
+        "file 'x.png'",
+    ]
 
 
 def test_several_labels(table):
@@ -124,9 +126,13 @@ def test_a_table_may_name_a_frame(table):
     path = table("file,frame,label\nthree.dcm,3,0\nthree.dcm,1,1\ntwo.dcm,,1\none.dcm,1,0\nx.png,88,0\n")
     dataset = open_dataset(path)
     assert described(dataset) == [
-        "file 'three.dcm', frame 3", "file 'three.dcm', frame 1", "file 'two.dcm', frame 1", "file 'two.dcm', frame 2",
-        "file 'one.dcm'", "file 'x.png'",
-    ]  # fmt: skip
+        "file 'three.dcm', frame 3",
+        "file 'three.dcm', frame 1",
+        "file 'two.dcm', frame 1",
+        "file 'two.dcm', frame 2",
+        "file 'one.dcm'",
+        "file 'x.png'",
+    ]
     assert dataset.group[0] == dataset.group[1] >= 0  # of one file, so most likely of one patient
     np.testing.assert_array_equal(dataset.images.read(0)[:, :, 0], np.roll(RAMP, 2))
     for wrong in ("4", "0", "two"):

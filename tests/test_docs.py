@@ -24,10 +24,7 @@ STAND_INS = {
     "pneumoniamnist": "chest",
     "/mnt/lab/caches": "lab",
 }
-SHORTER = {
-    "train-student": ["--student", "test_resnet", "--epochs", "1", "--image-size", "32"],
-    "push": ["--yes"],
-}
+SHORTER = {"train-student": ["--student", "test_resnet", "--epochs", "1", "--image-size", "32"], "push": ["--yes"]}
 
 
 def blocks(language):

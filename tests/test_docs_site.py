@@ -185,7 +185,10 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="the site needs the extra [docs]")
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", ROOT / "docs", tmp_path],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert "train-student" in (tmp_path / "reference/commands.html").read_text()

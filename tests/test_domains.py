@@ -132,8 +132,12 @@ def test_alpha_per_class_is_of_the_probe_without_the_domain(place, tmp_path):
 def test_every_domain_has_a_run_of_its_own(sites, place):
     run, result = sites
     assert {path.name for path in run.iterdir()} == {
-        "domain-north", "domain-south-2", "metrics.json", "README.md", "run.json",
-    }  # fmt: skip
+        "domain-north",
+        "domain-south-2",
+        "metrics.json",
+        "README.md",
+        "run.json",
+    }
     assert RUN_KIND.is_part(run)
     assert [found["folder"] for found in result["domains"].values()] == ["domain-north", "domain-south-2"]
     for name, found in result["domains"].items():
@@ -191,8 +195,10 @@ def test_a_class_that_a_domain_lacks_is_left_out_of_its_mean_and_named(place, me
     medal("cache-teacher", place / "three.csv", place / "three.h5", "--teacher", place / "teacher", *request)
     result = train(place, tmp_path / "run", cache="three.h5", dataset="three.csv", epochs=1)
     assert {name: one["absent"] for name, one in result["test"]["domains"].items()} == {
-        "east": ["c"], "north": [], "south": [],
-    }  # fmt: skip
+        "east": ["c"],
+        "north": [],
+        "south": [],
+    }
     assert result["domains"]["east"]["test"]["absent"] == ["c"]
     assert result["test"]["auroc"] == pytest.approx(
         np.mean([one["test"]["auroc"] for one in result["domains"].values()])
@@ -313,10 +319,13 @@ def test_a_domain_that_others_cannot_do_without_is_named_with_the_remedy(place, 
         for split in cache.splits
     }
     for name, keys_gone, expected in (
-        ("rare", [*gone["train"], *gone["test"]],
-         r"Without the domain 'south/2' train .*too few images of 'c' \(0\).*--exclude-class c, then train"),
+        (
+            "rare",
+            [*gone["train"], *gone["test"]],
+            r"Without the domain 'south/2' train .*too few images of 'c' \(0\).*--exclude-class c, then train",
+        ),
         ("val", gone["val"], r"Without the domain 'south/2' val has no image left"),
-    ):  # fmt: skip
+    ):
         (tmp_path / "gone").write_text("\n".join(keys_gone))
         medal("reprobe", place / "all.h5", tmp_path / f"{name}.h5", "--exclude-keys", tmp_path / "gone")
         with pytest.raises(CacheMismatch, match=expected):

@@ -122,10 +122,14 @@ def test_shares_that_are_none(changed, expected):
 def test_settings_of_teaching_belong_to_the_request(place, tmp_path):
     base = dict(prepare(place, tmp_path / "run").request)
     for changed in (
-        {"loss": "dist"}, {"class_weight": "balanced"}, {"sampler": "balanced"}, {"logit_adjustment": True},
-        {"label_fraction": 0.5}, {"also": [(str(place / "other.h5"), 1.0)]},
+        {"loss": "dist"},
+        {"class_weight": "balanced"},
+        {"sampler": "balanced"},
+        {"logit_adjustment": True},
+        {"label_fraction": 0.5},
+        {"also": [(str(place / "other.h5"), 1.0)]},
         {"also": [(str(place / "other.h5"), 2.0)]},
-    ):  # fmt: skip
+    ):
         other = dict(prepare(place, tmp_path / "run", **changed).request)
         assert other != base, changed
 

@@ -42,8 +42,11 @@ def test_python_with_h5py_alone(both_forms, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == expected(path)
     assert set(re.findall(r"^import (\w+)", (READERS / "read_cache.py").read_text(), re.MULTILINE)) == {
-        "hashlib", "json", "sys", "h5py",
-    }  # fmt: skip
+        "hashlib",
+        "json",
+        "sys",
+        "h5py",
+    }
 
 
 def test_python_refuses_a_changed_byte(both_forms, tmp_path):
@@ -66,8 +69,13 @@ def test_javascript_with_zarrita(both_forms, tmp_path):
     try:
         installed = subprocess.run(
             [npm, "install", "zarrita@0.7", "--no-audit", "--no-fund", "--fetch-retries=0"],
-            cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60, env=environment,
-        )  # fmt: skip
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=environment,
+        )
     except subprocess.TimeoutExpired:
         pytest.skip("npm could not install zarrita within a minute")
     if installed.returncode:

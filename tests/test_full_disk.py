@@ -39,8 +39,10 @@ class Mount:
         script = '"$@" && echo mounted && exec cat'
         self.holder = subprocess.Popen(
             ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
         if self.holder.stdout.readline() != b"mounted\n":
             self.close()
             pytest.skip("this user may not mount a file system: not root, and user namespaces are not allowed")
@@ -211,8 +213,10 @@ def test_a_lost_mount_stops_cleanly(lost, mount, small_npz, small_request, tmp_p
                 Image.fromarray(image).save(file)
     process = subprocess.Popen(
         [sys.executable, "-m", "medal", "cache-teacher", *map(str, (dataset, out, *small_request))],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     first = "*-*.npy" if lost == "out" else "work.json"
     wait_until(lambda: work_path(out).is_dir() and list(work_path(out).glob(first)), process)
     mount.lose()

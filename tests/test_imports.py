@@ -10,9 +10,23 @@ from modules import MODULES
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {
-    "PIL", "h5py", "huggingface_hub", "matplotlib", "medmnist", "numpy", "onnx", "pandas", "rich", "scipy", "sklearn",
-    "timm", "torch", "torchvision", "transformers", "zarr",
-}  # fmt: skip
+    "PIL",
+    "h5py",
+    "huggingface_hub",
+    "matplotlib",
+    "medmnist",
+    "numpy",
+    "onnx",
+    "pandas",
+    "rich",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+    "zarr",
+}
 
 
 def imported_by(code, *words):

@@ -78,9 +78,17 @@ def commands(folder, dataset, tmp_path, teacher):
         "verify": ("verify", cache, dataset, "--sample", 3, "--teacher", teacher),
         "evaluate": ("evaluate", run, dataset, "--split", "val"),
         "cache-teacher --from": (
-            "cache-teacher", dataset, tmp_path / "x.zarr", "--teacher", teacher, "--image-size", 56, "--from", cache
+            "cache-teacher",
+            dataset,
+            tmp_path / "x.zarr",
+            "--teacher",
+            teacher,
+            "--image-size",
+            56,
+            "--from",
+            cache,
         ),
-    }  # fmt: skip
+    }
 
 
 NAMES = ["train-student", "show", "audit", "verify", "evaluate", "cache-teacher --from"]

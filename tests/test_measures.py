@@ -196,8 +196,10 @@ def test_classes_are_told_apart_by_how_rare_they_are():
     trained_on = dict(zip(names(5), (100, 3, 50, 7, 60), strict=True))
     found = by_rarity(classes, trained_on)
     assert {tier: part["classes"] for tier, part in found.items()} == {
-        "rare": ["class 1", "class 3"], "medium": ["class 2", "class 4"], "common": ["class 0"],
-    }  # fmt: skip
+        "rare": ["class 1", "class 3"],
+        "medium": ["class 2", "class 4"],
+        "common": ["class 0"],
+    }
     assert found["rare"]["sensitivity"] == pytest.approx(np.mean([classes[c]["sensitivity"] for c in names(5)[1:4:2]]))
     assert list(by_rarity({name: classes[name] for name in names(2)}, trained_on)) == ["rare", "common"]
     assert class_counts(np.array([0, 1, 1, -1]), "multiclass", ["a", "b"]) == {"a": 1, "b": 2}
@@ -209,8 +211,11 @@ def test_the_mean_over_seeds_is_taken_figure_by_figure():
         for a, n in ((0.5, 2), (0.7, 4))
     )
     assert mean_measures([one, other]) == {
-        "auroc": pytest.approx(0.6), "absent": ["x"], "confusion": [[3.0, 0]], "classes": {"y": {"f1": None}},
-    }  # fmt: skip
+        "auroc": pytest.approx(0.6),
+        "absent": ["x"],
+        "confusion": [[3.0, 0]],
+        "classes": {"y": {"f1": None}},
+    }
 
 
 # ── Resamples ────────────────────────────────────────────────────────────────────────────────────────────────────

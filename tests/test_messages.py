@@ -136,12 +136,35 @@ WRONG = [
     ("compare", "empty", "empty"),
     ("predict", "empty", "0.png"),
     ("evaluate", "empty", "good.npz"),
-    *[("cache-teacher", name, "new.zarr", "--teacher", "tiny", "--image-size", 28) for name in (
-        "none.npz", "no.npz", "single.npz", "flat.npz", "fewer.npz", "halves.npz", "one.npz", "lacking.npz",
-        "strange.npz", "empty", "nowhere", "good.zarr", "medmnist:nomnist", "medmnist:pneumoniamnist@30",
-        "medmnist:organmnist3d", "none.csv", "nofile.csv", "gone.csv", "twice.csv", "norows.csv", "ragged.csv",
-        "badsplit.csv", "latin.csv", "onlya.csv",
-    )],
+    *[
+        ("cache-teacher", name, "new.zarr", "--teacher", "tiny", "--image-size", 28)
+        for name in (
+            "none.npz",
+            "no.npz",
+            "single.npz",
+            "flat.npz",
+            "fewer.npz",
+            "halves.npz",
+            "one.npz",
+            "lacking.npz",
+            "strange.npz",
+            "empty",
+            "nowhere",
+            "good.zarr",
+            "medmnist:nomnist",
+            "medmnist:pneumoniamnist@30",
+            "medmnist:organmnist3d",
+            "none.csv",
+            "nofile.csv",
+            "gone.csv",
+            "twice.csv",
+            "norows.csv",
+            "ragged.csv",
+            "badsplit.csv",
+            "latin.csv",
+            "onlya.csv",
+        )
+    ],
     ("cache-teacher", "bits.csv", "new.zarr", "--teacher", "tiny", "--label-columns", "x,y"),
     ("cache-teacher", "bits.csv", "new.zarr", "--teacher", "tiny", "--label-columns", "x,z"),
     ("cache-teacher", "bits.csv", "new.zarr", "--teacher", "tiny", "--label-columns", "x,x"),
@@ -159,7 +182,7 @@ WRONG = [
     ("cache-teacher", "good.npz", "new.zarr", "--teacher", "weights"),
     ("cache-teacher", "good.npz", "new.zarr", "--teacher", "pickle"),
     ("cache-teacher", "good.npz", "new.zarr", "--teacher", "./nowhere"),
-]  # fmt: skip
+]
 
 
 def where(error):

@@ -31,9 +31,14 @@ def test_a_rows_probe_is_what_a_fit_without_its_relatives_gives(fitted):
         rows = np.flatnonzero(probe.fold != index)
         rows = rows[np.lexsort((*case.labels["train"].reshape(150, -1)[rows].T[::-1], *case.keys[rows].T[::-1]))]
         alone = LogisticFit(
-            case.features["train"][rows], np.arange(len(rows)), case.labels["train"][rows],
-            task=case.task, n_classes=case.n_classes, max_iter=1000, tolerance=1e-4,
-        ).fit(probe.C)  # fmt: skip
+            case.features["train"][rows],
+            np.arange(len(rows)),
+            case.labels["train"][rows],
+            task=case.task,
+            n_classes=case.n_classes,
+            max_iter=1000,
+            tolerance=1e-4,
+        ).fit(probe.C)
         np.testing.assert_allclose(alone.weight, probe.weight[index], atol=1e-6)
         related = np.isin(case.groups, case.groups[rows][case.groups[rows] >= 0])
         assert not (related & (probe.fold == index)).any()

@@ -105,9 +105,14 @@ def test_features_are_read_by_slice_only():
     plain = case.fit()
     case.features = {name: Sliced(array) for name, array in case.features.items()}
     sliced = fit_probe(
-        case.features, case.labels, keys=case.keys, groups=case.groups,
-        task="multiclass", n_classes=3, settings=ProbeSettings(),
-    )  # fmt: skip
+        case.features,
+        case.labels,
+        keys=case.keys,
+        groups=case.groups,
+        task="multiclass",
+        n_classes=3,
+        settings=ProbeSettings(),
+    )
     np.testing.assert_array_equal(sliced.weight, plain.weight)
 
 
@@ -182,9 +187,15 @@ def test_every_fit_is_told():
     case = Case()
     told = []
     probe = fit_probe(
-        case.features, case.labels, keys=case.keys, groups=case.groups,
-        task="multiclass", n_classes=3, settings=ProbeSettings(), tell=told.append,
-    )  # fmt: skip
+        case.features,
+        case.labels,
+        keys=case.keys,
+        groups=case.groups,
+        task="multiclass",
+        n_classes=3,
+        settings=ProbeSettings(),
+        tell=told.append,
+    )
     assert len(told) == len(probe.tried) + probe.folds + 1
 
 

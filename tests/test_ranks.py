@@ -24,8 +24,11 @@ def start(size, *words, env=ONE_THREAD):
     ranks = [*TORCHRUN, str(size)] if size > 1 else []
     return subprocess.Popen(
         [sys.executable, *ranks, "-m", "medal", "cache-teacher", *map(str, words), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
 
 
 def finish(process):

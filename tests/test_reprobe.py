@@ -106,9 +106,14 @@ def test_amended_rows_are_what_stage_one_makes_of_them(what, place, medal, tmp_p
     write(folder / f"{what}.csv", rows)
     made = medal("reprobe", folder / "all.zarr", tmp_path / "out.zarr", *options)
     anew = medal(
-        "cache-teacher", folder / f"{what}.csv", tmp_path / "anew.zarr", *request, *stage_one,
-        "--from", folder / "all.zarr",
-    )  # fmt: skip
+        "cache-teacher",
+        folder / f"{what}.csv",
+        tmp_path / "anew.zarr",
+        *request,
+        *stage_one,
+        "--from",
+        folder / "all.zarr",
+    )
     assert anew["computed"] == 0
     assert same(made, anew)
     assert verify_path(tmp_path / "out.zarr") == []
@@ -132,29 +137,56 @@ def test_what_was_left_out_trains_a_student(place, medal, tmp_path):
     folder, _ = place
     medal("reprobe", folder / "all.zarr", tmp_path / "out.zarr", "--exclude-class", "b", "--exclude-domain", "y")
     result = medal(
-        "train-student", tmp_path / "out.zarr", folder / "all.csv", "--out", tmp_path / "run", "--student",
-        "test_resnet", "--image-size", 32, "--epochs", 1, "--precision", "fp32", "--on-missing", "drop",
-    )  # fmt: skip
+        "train-student",
+        tmp_path / "out.zarr",
+        folder / "all.csv",
+        "--out",
+        tmp_path / "run",
+        "--student",
+        "test_resnet",
+        "--image-size",
+        32,
+        "--epochs",
+        1,
+        "--precision",
+        "fp32",
+        "--on-missing",
+        "drop",
+    )
     assert set(result["test"]["per_class"]) == {"a", "c"}
 
 
 def test_several_labels(place, medal, tmp_path):
     folder, request = place
-    rows = [[row[0], int(row[1] == "a"), int(row[1] != "c"), index % 2, row[2]] for index, row in
-            enumerate(read(folder / "all.csv"))]  # fmt: skip
+    rows = [
+        [row[0], int(row[1] == "a"), int(row[1] != "c"), index % 2, row[2]]
+        for index, row in enumerate(read(folder / "all.csv"))
+    ]
     columns = ("file", "p", "q", "r", "split")
     labels = ("--label-columns", "p,q,r")
     medal("cache-teacher", write(folder / "bits.csv", rows, columns), tmp_path / "bits.zarr", *request, *labels)
     write(tmp_path / "right.csv", [[keys_of(folder)["3.png"], 1, ""]], ("key", "r", "p"))
     made = medal(
-        "reprobe", tmp_path / "bits.zarr", tmp_path / "out.zarr", "--labels", tmp_path / "right.csv",
-        "--exclude-class", "q",
-    )  # fmt: skip
+        "reprobe",
+        tmp_path / "bits.zarr",
+        tmp_path / "out.zarr",
+        "--labels",
+        tmp_path / "right.csv",
+        "--exclude-class",
+        "q",
+    )
     rows[3][1], rows[3][3] = "", 1
     anew = medal(
-        "cache-teacher", write(folder / "right.csv", rows, columns), tmp_path / "anew.zarr", *request, *labels,
-        "--exclude-class", "q", "--from", tmp_path / "bits.zarr",
-    )  # fmt: skip
+        "cache-teacher",
+        write(folder / "right.csv", rows, columns),
+        tmp_path / "anew.zarr",
+        *request,
+        *labels,
+        "--exclude-class",
+        "q",
+        "--from",
+        tmp_path / "bits.zarr",
+    )
     assert same(made, anew)
     assert open_cache(tmp_path / "out.zarr").manifest.classes == ("p", "r")
 
@@ -197,7 +229,7 @@ def test_a_cache_may_be_replaced_by_what_is_made_of_it(small_cache, medal, tmp_p
         (("--labels",), "key,label\nKEY,d\n", "has the label 'd' in row 2; expected a class of the cache"),
         (("--labels",), "key,label\nKEY,a\nKEY,b\n", "row 2 another label in row 3"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused_in_a_sentence(options, file, expected, place, medal, tmp_path):
     folder, _ = place
     if file is not None:
@@ -222,9 +254,15 @@ def test_who_withdrew_is_named_nowhere(place, medal, tmp_path):
     (folder / "bad.png").write_bytes(b"no image")
     rows = [*read(folder / "all.csv"), ["bad.png", "a", "train", "x", ""]]
     medal(
-        "cache-teacher", write(folder / "bad.csv", rows), tmp_path / "bad.zarr", *request, "--on-bad-image", "skip",
-        "--from", folder / "all.zarr",
-    )  # fmt: skip
+        "cache-teacher",
+        write(folder / "bad.csv", rows),
+        tmp_path / "bad.zarr",
+        *request,
+        "--on-bad-image",
+        "skip",
+        "--from",
+        folder / "all.zarr",
+    )
     ((bad,),) = open_cache(tmp_path / "bad.zarr").manifest.dataset["skipped"]["keys"].values()
     key = keys_of(folder)["9.png"]
     (tmp_path / "gone").write_text(f"{key}\n{bad}\n")

@@ -110,10 +110,16 @@ def many_entries(cache, count):
 
     for number in range(count):
         yield Entry(
-            cache_id=f"{number:032x}", content_digest=f"{number:064x}", manifest_sha256="0" * 64,
-            listing_sha256="0" * 64, token=f"{number:016x}", published=number, by=None, size=1000,
+            cache_id=f"{number:032x}",
+            content_digest=f"{number:064x}",
+            manifest_sha256="0" * 64,
+            listing_sha256="0" * 64,
+            token=f"{number:016x}",
+            published=number,
+            by=None,
+            size=1000,
             summary=summarize(cache.manifest),
-        )  # fmt: skip
+        )
 
 
 def test_ten_thousand_entries_in_a_folder_are_listed_from_the_index(cache, tmp_path, medal, monkeypatch):

@@ -19,8 +19,11 @@ from medal.pipeline.teacher.demo import tiny_teacher
 def start(*words, env):
     return subprocess.Popen(
         [sys.executable, "-m", "medal", "cache-teacher", *map(str, words), "--json"],
-        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process):

@@ -95,9 +95,16 @@ def test_typical_side_is_the_median_longer_one():
 
 @pytest.mark.parametrize(
     ("typical", "spec", "asked", "size"),
-    [(28, CNN, None, 112), (64, CNN, None, 256), (65, CNN, None, 224), (640, CNN, None, 224), (28, CNN, 28, 28),
-     (28, VIT, None, 224), (28, VIT, 112, 112)],
-)  # fmt: skip
+    [
+        (28, CNN, None, 112),
+        (64, CNN, None, 256),
+        (65, CNN, None, 224),
+        (640, CNN, None, 224),
+        (28, CNN, 28, 28),
+        (28, VIT, None, 224),
+        (28, VIT, 112, 112),
+    ],
+)
 def test_image_size(typical, spec, asked, size):
     assert choose_image_size(typical, spec, asked) == size
 

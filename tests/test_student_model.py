@@ -96,9 +96,14 @@ def test_a_model_of_fixed_size_keeps_its_size_in_the_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [("nowhere", "no student weights at"), ("empty", r"has no config\.json"), ("half", r"has no model\.safetensors"),
-     ("broken", "not a timm model's JSON"), ("other", r"are of 'resnet18', the student is 'test_resnet'")],
-)  # fmt: skip
+    [
+        ("nowhere", "no student weights at"),
+        ("empty", r"has no config\.json"),
+        ("half", r"has no model\.safetensors"),
+        ("broken", "not a timm model's JSON"),
+        ("other", r"are of 'resnet18', the student is 'test_resnet'"),
+    ],
+)
 def test_weights_that_cannot_be_are_refused_before_building(tmp_path, weights, message):
     for name, config in {"empty": None, "half": "{}", "broken": "[", "other": '{"architecture": "resnet18"}'}.items():
         (tmp_path / name).mkdir()
@@ -142,9 +147,17 @@ def test_pretrained_weights_that_cannot_be_had_are_said_at_once(shell, small_cac
         silent.close()
         env = {"HF_HOME": str(tmp_path / "hub"), "HF_ENDPOINT": endpoint}
         done = shell(
-            "train-student", small_cache, small_npz, "--student-weights", "pretrained", "--out", tmp_path / "run",
-            "--image-size", 32, env=env,
-        )  # fmt: skip
+            "train-student",
+            small_cache,
+            small_npz,
+            "--student-weights",
+            "pretrained",
+            "--out",
+            tmp_path / "run",
+            "--image-size",
+            32,
+            env=env,
+        )
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]  # after what the teacher is worth
     assert line.startswith(

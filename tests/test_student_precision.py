@@ -34,9 +34,14 @@ def test_measuring_leaves_model_and_generator_alone(model):
 
 @pytest.mark.parametrize(
     ("speeds", "chosen"),
-    [((100, 100, 100, 100), FP32), ((105, 109, 100, 108), FP32), ((100, 130, 100, 100), BF16_FIRST),
-     ((100, 60, 10, 10), BF16), ((10, 10, 60, 100), FP32_FIRST)],
-)  # fmt: skip
+    [
+        ((100, 100, 100, 100), FP32),
+        ((105, 109, 100, 108), FP32),
+        ((100, 130, 100, 100), BF16_FIRST),
+        ((100, 60, 10, 10), BF16),
+        ((10, 10, 60, 100), FP32_FIRST),
+    ],
+)
 def test_only_a_clearly_faster_plan_is_taken(speeds, chosen):
     plans = (BF16, BF16_FIRST, FP32, FP32_FIRST)
     assert fastest_plan({str(plan): float(speed) for plan, speed in zip(plans, speeds, strict=True)}) == chosen

@@ -55,8 +55,11 @@ def start(place, out, *words, epochs=3):
     words = (place / "squares.zarr", place / "squares.npz", "--out", out, *QUICK, "--epochs", epochs, *words)
     return subprocess.Popen(
         [sys.executable, *TORCHRUN, "2", "-m", "medal", "train-student", *map(str, words), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ONE_THREAD,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ONE_THREAD,
+    )
 
 
 def finish(process):

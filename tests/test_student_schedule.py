@@ -57,9 +57,17 @@ def test_default_epochs_fall_with_size():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", 1), ("lr", 0.0), ("lr", float("nan")), ("temperature", 0.0), ("alpha", 1.5),
-     ("image_size", 0), ("average", 1.5)],
-)  # fmt: skip
+    [
+        ("epochs", 0),
+        ("batch_size", 1),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("temperature", 0.0),
+        ("alpha", 1.5),
+        ("image_size", 0),
+        ("average", 1.5),
+    ],
+)
 def test_impossible_settings_are_refused(field, value):
     with pytest.raises(StudentError, match=r"must be .*, got"):
         StudentSettings(**{field: value})

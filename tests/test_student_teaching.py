@@ -35,9 +35,14 @@ def place(teaching):
 
 @pytest.mark.parametrize(
     ("loss", "targets"),
-    [("dkd", "canonical"), ("dist", "canonical"), ("mse", "canonical"), ("kd+0.5*feature", "canonical"),
-     ("feature", "stored")],
-)  # fmt: skip
+    [
+        ("dkd", "canonical"),
+        ("dist", "canonical"),
+        ("mse", "canonical"),
+        ("kd+0.5*feature", "canonical"),
+        ("feature", "stored"),
+    ],
+)
 def test_each_loss_trains_a_student_of_its_own(loss, targets, place, tmp_path):
     one = fit(prepare(place, tmp_path / "run", loss=loss, targets=targets, alpha=1.0), tmp_path / "one")
     assert not same(one, fit(prepare(place, tmp_path / "run", targets=targets, alpha=1.0), tmp_path / "plain"))
@@ -170,11 +175,7 @@ def test_classes_in_another_order_are_put_in_the_first_ones(tmp_path):
     squares.seal(tmp_path / "squares.zarr", dataset, teacher)
     turned = [2, 0, 1]
     moved = np.argsort(turned)[dataset.label].astype(np.int32)
-    other = replace(
-        dataset,
-        classes=tuple(np.array(dataset.classes)[turned]),
-        label=moved,
-    )
+    other = replace(dataset, classes=tuple(np.array(dataset.classes)[turned]), label=moved)
     squares.seal(tmp_path / "turned.zarr", other, teacher[:, turned])
     alone = squares.ask_for(tmp_path, tmp_path / "run").targets.splits
     both = squares.ask_for(tmp_path, tmp_path / "run", also=[(str(tmp_path / "turned.zarr"), 1.0)]).targets.splits

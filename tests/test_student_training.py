@@ -43,9 +43,20 @@ def _images(split):
 def test_a_run_has_its_files_and_nothing_of_its_making(place):
     names = {item.name for item in (place / "run").iterdir()}
     assert names == {
-        "config.json", "model.safetensors", "run.json", "metrics.json", "member.json", "history.csv", "predictions.csv",
-        "teacher.csv", "README.md", "curves.png", "confusion.png", "roc.png", "reliability.png",
-    }  # fmt: skip
+        "config.json",
+        "model.safetensors",
+        "run.json",
+        "metrics.json",
+        "member.json",
+        "history.csv",
+        "predictions.csv",
+        "teacher.csv",
+        "README.md",
+        "curves.png",
+        "confusion.png",
+        "roc.png",
+        "reliability.png",
+    }
     assert not (place / "run.unfinished").exists()
     assert all((place / "run" / name).read_bytes()[:4] == b"\x89PNG" for name in names if name.endswith(".png"))
     assert str(place) not in (place / "run/run.json").read_text()
@@ -165,8 +176,22 @@ main()
 
 
 def test_the_command_works_without_transformers(place, tmp_path):
-    words = ["train-student", place / "squares.zarr", place / "squares.npz", "--out", tmp_path / "run", "--student",
-             "test_resnet", "--epochs", 1, "--image-size", 32, "--precision", "fp32", "--json"]  # fmt: skip
+    words = [
+        "train-student",
+        place / "squares.zarr",
+        place / "squares.npz",
+        "--out",
+        tmp_path / "run",
+        "--student",
+        "test_resnet",
+        "--epochs",
+        1,
+        "--image-size",
+        32,
+        "--precision",
+        "fp32",
+        "--json",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TRANSFORMERS, *map(str, words)],
         check=False,

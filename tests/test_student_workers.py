@@ -289,15 +289,26 @@ def test_processes_whose_parent_is_killed_end():
 )
 def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, moment, sent, workers):
     """Ctrl-C reaches the whole group, as from a terminal, also while processes begin; a kill only the command."""
-    words = ["train-student", place / "chest.zarr", place / "chest.npz", "--out", tmp_path / "run",
-             "--workers", workers, "--student", "test_resnet", "--image-size", 64, "--epochs", 500,
-             "--precision", "fp32"]  # fmt: skip
+    words = [
+        "train-student",
+        place / "chest.zarr",
+        place / "chest.npz",
+        "--out",
+        tmp_path / "run",
+        "--workers",
+        workers,
+        "--student",
+        "test_resnet",
+        "--image-size",
+        64,
+        "--epochs",
+        500,
+        "--precision",
+        "fp32",
+    ]
     with (tmp_path / "said").open("w") as said:
         command = subprocess.Popen(
-            [sys.executable, "-m", "medal", *map(str, words)],
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
+            [sys.executable, "-m", "medal", *map(str, words)], stdout=said, stderr=said, start_new_session=True
         )
     try:
         # A worker at least, and Python's own process that looks after semaphores.

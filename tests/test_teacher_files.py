@@ -36,13 +36,17 @@ def test_the_real_teacher_has_the_sha256_of_its_source(teacher):
 
 def test_shards_are_digested_whatever_their_names(tmp_path):
     one = make_teacher(
-        tmp_path / "one", a__safetensors=b"1", b__safetensors=b"2",
+        tmp_path / "one",
+        a__safetensors=b"1",
+        b__safetensors=b"2",
         model__safetensors__index__json=index_of("a.safetensors", "b.safetensors", "a.safetensors"),
-    )  # fmt: skip
+    )
     two = make_teacher(
-        tmp_path / "two", x__safetensors=b"2", y__safetensors=b"1",
+        tmp_path / "two",
+        x__safetensors=b"2",
+        y__safetensors=b"1",
         model__safetensors__index__json=index_of("x.safetensors", "y.safetensors"),
-    )  # fmt: skip
+    )
     lines = sorted(hashlib.sha256(content).hexdigest() + "\n" for content in (b"1", b"2"))
     expected = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert locate_teacher(str(one)).weights_sha256 == locate_teacher(str(two)).weights_sha256 == expected

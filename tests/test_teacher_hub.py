@@ -53,8 +53,12 @@ def run_locate(cache: Path, *teachers: str, endpoint="http://127.0.0.1:9", revis
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     return subprocess.run(
         [sys.executable, "-c", code, json.dumps([(teacher, revision) for teacher in teachers])],
-        capture_output=True, text=True, check=True, timeout=120, env={**kept, **own, **env},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**kept, **own, **env},
+    )
 
 
 def locate(cache: Path, *teachers: str, **how: str):

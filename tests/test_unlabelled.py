@@ -63,9 +63,15 @@ def prepare(place, run, unlabelled=(("loose.h5", "loose"),), also=(), **changed)
     settings = StudentSettings(**{**quick, **changed})
     pairs = [(str(place / one), str(place / other)) for one, other in unlabelled]
     return ask(
-        str(place / "all.h5"), str(place / "all.csv"), squares.DatasetOptions(), settings, run,
-        overwrite=False, also=also, unlabelled=pairs,
-    )  # fmt: skip
+        str(place / "all.h5"),
+        str(place / "all.csv"),
+        squares.DatasetOptions(),
+        settings,
+        run,
+        overwrite=False,
+        also=also,
+        unlabelled=pairs,
+    )
 
 
 # ── Their cache ──────────────────────────────────────────────────────────────────────────────────────────────────

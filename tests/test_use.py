@@ -177,8 +177,10 @@ def scans(medal, tmp_path_factory):
 
 def test_scans_are_shown_to_the_student_as_in_training(scans, medal):
     dataset = open_dataset(str(scans / "scans"), DatasetOptions(window=(-100, 600)))
-    keys = {(str(scans / "scans" / dataset.images.locate(row).file), dataset.images.locate(row).frame): row
-            for row in range(len(dataset))}  # fmt: skip
+    keys = {
+        (str(scans / "scans" / dataset.images.locate(row).file), dataset.images.locate(row).frame): row
+        for row in range(len(dataset))
+    }
     expected = student_squares.recorded(scans / "run")
     told = medal("predict", scans / "run", scans / "scans")
     assert {row["frame"] for row in told["predictions"]} == {None, 1, 2}

@@ -10,14 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
-from medal.pipeline.views.transforms import (
-    POLICIES,
-    VIEW_PARAMETERS,
-    Policy,
-    apply_views,
-    draw_views,
-    policy_named,
-)
+from medal.pipeline.views.transforms import POLICIES, VIEW_PARAMETERS, Policy, apply_views, draw_views, policy_named
 
 P = len(VIEW_PARAMETERS)
 GOLDEN_ROW = "3de1213d508a44be347e25be637fd33e000000000000803f2d5dfd3d48c4d4be"

@@ -47,7 +47,10 @@ _LITE: Settings = {"student": "tf_efficientnet_lite0", "weights": "tf_efficientn
 
 ROUNDS = {
     "first": Round(
-        student=_LITE, pilots=(100,), repeat=0, variants={},
+        student=_LITE,
+        pilots=(100,),
+        repeat=0,
+        variants={},
         candidates={
             **_LABELS,
             "kd, T 2, alpha .5": _KD,
@@ -58,7 +61,10 @@ ROUNDS = {
         },
     ),
     "second": Round(
-        student=_LITE, pilots=(100,), repeat=1, variants={"4 stored views": _VIEWS},
+        student=_LITE,
+        pilots=(100,),
+        repeat=1,
+        variants={"4 stored views": _VIEWS},
         candidates={
             **_LABELS,
             "kd+feature, T 2, alpha .5": _BOTH,
@@ -68,7 +74,10 @@ ROUNDS = {
         },
     ),
     "resnet18": Round(
-        student={"student": "resnet18", "weights": "random", "precision": "bf16"}, pilots=(100,), repeat=0, variants={},
+        student={"student": "resnet18", "weights": "random", "precision": "bf16"},
+        pilots=(100,),
+        repeat=0,
+        variants={},
         candidates={
             **_LABELS,
             "kd, T 2, alpha .5": _KD,
@@ -77,4 +86,4 @@ ROUNDS = {
             "kd+feature, T 2, alpha .5, half labelled": {**_BOTH, **_HALF},
         },
     ),
-}  # fmt: skip
+}

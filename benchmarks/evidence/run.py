@@ -63,9 +63,13 @@ def make_caches(asked: argparse.Namespace) -> None:
         table = write_table(small, asked.data, asked.work)
         for views in (1, VIEWS):
             made = cache_teacher(
-                table, source(small, views, asked), options=small.options("r0f0"), augment=small.augment, views=views,
+                table,
+                source(small, views, asked),
+                options=small.options("r0f0"),
+                augment=small.augment,
+                views=views,
                 **teacher,
-            )  # fmt: skip
+            )
             tell(f"{small.name}, {views} views: {made.action}, {made.computed} images computed")
     made = cache_teacher(
         asked.data / PNEUMONIA, asked.work / "pneumonia.zarr", image_size="auto", views=VIEWS, augment="xray", **teacher
@@ -204,9 +208,14 @@ def fold_cache(small: SmallSet, table: Path, split: str, settings: Settings, ask
     views = VIEWS if settings.get("targets") == "stored" else 1
     whole = source(small, views, asked)
     made = cache_teacher(
-        table, whole.with_name(f"{whole.stem}-{split}.zarr"), options=small.options(split), views=views,
-        sources=[whole], teacher=str(asked.teacher), augment=small.augment,
-    )  # fmt: skip
+        table,
+        whole.with_name(f"{whole.stem}-{split}.zarr"),
+        options=small.options(split),
+        views=views,
+        sources=[whole],
+        teacher=str(asked.teacher),
+        augment=small.augment,
+    )
     if made.computed:
         raise SystemExit(f"{small.name}, {split}: {made.computed} images went through the teacher again")
     return made.cache.path

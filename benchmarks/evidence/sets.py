@@ -55,14 +55,22 @@ class SmallSet:
 SETS = (
     SmallSet(name="busi", table="busi_256/labels.csv", augment="ultrasound", epochs=10),
     SmallSet(
-        name="bccd", table="bccd_multilabel/labels.csv", augment="microscopy", epochs=18,
+        name="bccd",
+        table="bccd_multilabel/labels.csv",
+        augment="microscopy",
+        epochs=18,
         reads={"label_columns": ("Platelets", "RBC_many", "Platelets_several")},
     ),
     SmallSet(
-        name="wbc", table="wbc_two_sources/labels.csv", augment="microscopy", epochs=16, domain="domain",
-        reads={"domain_column": "domain"}, excluded=("basophil",),
+        name="wbc",
+        table="wbc_two_sources/labels.csv",
+        augment="microscopy",
+        epochs=16,
+        domain="domain",
+        reads={"domain_column": "domain"},
+        excluded=("basophil",),
     ),
-)  # fmt: skip
+)
 
 
 def write_table(small: SmallSet, data: Path, folder: Path) -> Path:

@@ -145,10 +145,7 @@ def figures(outcomes: Outcomes) -> None:
 def differences(outcomes: Outcomes) -> dict[str, Any]:
     """Print student minus baseline, per set and pooled, at each fraction and over the primary outcome's."""
     found: dict[str, Any] = {}
-    asked: list[tuple[str, Sequence[float]]] = [
-        (PRIMARY, FEW),
-        *((f"{one:.0%}", [one]) for one in measured(outcomes)),
-    ]
+    asked: list[tuple[str, Sequence[float]]] = [(PRIMARY, FEW), *((f"{one:.0%}", [one]) for one in measured(outcomes))]
     for figure in FIGURES:
         print(f"{figure}, student minus baseline\n")
         print("| labels | " + " | ".join([*names(outcomes), "pooled"]) + " |")

@@ -21,9 +21,12 @@ __all__ = ["list_"]
 @click.command("list", cls=Command, short_help="Say what a store has.")
 @click.argument("store")
 @click.option(
-    "--filter", "filters", multiple=True, metavar="KEY=VALUE",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="Only caches whose field KEY is VALUE, for instance dataset=chest or by=Ana; may be repeated.",
-)  # fmt: skip
+)
 @json_option
 def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
     """List the caches of STORE: dataset, task, rows, teacher, the probe's AUROC, views, size, who and when.
@@ -57,8 +60,20 @@ def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
 
 def _described(entry: Entry, is_served: bool) -> dict[str, Any]:
     summary = entry.summary
-    shown = ("dataset", "task", "classes", "rows", "teacher", "revision", "weights_sha256", "feature", "image_size",
-             "auroc", "views", "features_kept")  # fmt: skip
+    shown = (
+        "dataset",
+        "task",
+        "classes",
+        "rows",
+        "teacher",
+        "revision",
+        "weights_sha256",
+        "feature",
+        "image_size",
+        "auroc",
+        "views",
+        "features_kept",
+    )
     return {
         **{name: summary.get(name) for name in shown},
         "bytes": entry.size,

@@ -25,9 +25,11 @@ __all__ = ["pull"]
 @click.argument("out", required=False, type=click.Path(path_type=Path))
 @click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is whole.")
 @click.option(
-    "--signers", type=click.Path(path_type=Path), metavar="FILE",
+    "--signers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="Refuse what nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
-)  # fmt: skip
+)
 @click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
 @json_option
 def pull(

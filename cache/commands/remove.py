@@ -35,9 +35,12 @@ def remove(name: str, store: str, as_json: bool) -> None:
 
     done = withdraw(open_store(store), name)
     result = {
-        "store": store, "cache_id": done.entries[0].cache_id, "entries": len(done.entries), "freed": done.freed,
+        "store": store,
+        "cache_id": done.entries[0].cache_id,
+        "entries": len(done.entries),
+        "freed": done.freed,
         "waiting": len(done.waiting),
-    }  # fmt: skip
+    }
     if as_json:
         print_json(result)
         return

@@ -99,11 +99,7 @@ class Lock:
 
 @contextmanager
 def locked(
-    target: Path,
-    *,
-    wait: bool,
-    tell: Tell,
-    remedy: str = "leave out --no-wait to wait for it and reuse it",
+    target: Path, *, wait: bool, tell: Tell, remedy: str = "leave out --no-wait to wait for it and reuse it"
 ) -> Iterator[Lock]:
     """Hold the lock of a target; wait for another holder, or take a dead one's over, and say so.
 

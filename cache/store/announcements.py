@@ -46,9 +46,7 @@ class Computing:
         process, started = self.raw.get("process"), self.raw.get("started")
         if self.raw.get("machine") != _machine(me) or type(process) is not int or not isinstance(started, str):
             return False
-        them = Holder(
-            host=me.host, machine=me.machine, process=process, started=started, since="", token=me.token
-        )  # fmt: skip
+        them = Holder(host=me.host, machine=me.machine, process=process, started=started, since="", token=me.token)
         return not is_running(them)
 
 
@@ -60,9 +58,14 @@ class Announcement:
         self._store, self.done, self._beats = store, 0, 0
         self._name = f"{COMPUTING}/{cache_id}.{secrets.token_hex(8)}.json"
         self._said = {
-            "medal_store": VERSION, "by": by, "since": me.since, "total": total, "machine": _machine(me),
-            "process": me.process, "started": me.started,
-        }  # fmt: skip
+            "medal_store": VERSION,
+            "by": by,
+            "since": me.since,
+            "total": total,
+            "machine": _machine(me),
+            "process": me.process,
+            "started": me.started,
+        }
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="medal-announcement")
 

@@ -15,7 +15,6 @@ _STORE_OPTIONS = (
     click.option(
         "--max-cache-size",
         default="20GB",
-        show_default=True,
         metavar="SIZE",
         help="Bound of local copies of a store's caches, the least recently used out first.",
     ),

@@ -19,20 +19,49 @@ _ANY = "numbers and words"
 _NAME, _NAMES = "a name", "names"
 # Field → what may stand in it; of a section in which names stand, each field.
 _ALLOWED: dict[str, Any] = {
-    "format": _ANY, "medal": _ANY, "cache_id": _ANY, "features_kept": _ANY, "seed": _ANY, "request": _ANY,
-    "preprocessing": _ANY, "views": _ANY, "probe": _ANY, "taken_over": _ANY, "tuned": _ANY, "versions": _ANY,
-    "arrays": _ANY, "reprobed_from": _ANY,
+    "format": _ANY,
+    "medal": _ANY,
+    "cache_id": _ANY,
+    "features_kept": _ANY,
+    "seed": _ANY,
+    "request": _ANY,
+    "preprocessing": _ANY,
+    "views": _ANY,
+    "probe": _ANY,
+    "taken_over": _ANY,
+    "tuned": _ANY,
+    "versions": _ANY,
+    "arrays": _ANY,
+    "reprobed_from": _ANY,
     "dataset": {
-        "name": _NAME, "classes": _NAMES, "domains": _NAMES, "excluded_classes": _NAMES, "label_columns": _NAMES,
-        "task": _ANY, "rows": _ANY, "repeats": _ANY, "splits": _ANY, "limit": _ANY, "skipped": _ANY,
+        "name": _NAME,
+        "classes": _NAMES,
+        "domains": _NAMES,
+        "excluded_classes": _NAMES,
+        "label_columns": _NAMES,
+        "task": _ANY,
+        "rows": _ANY,
+        "repeats": _ANY,
+        "splits": _ANY,
+        "limit": _ANY,
+        "skipped": _ANY,
         "key_check": _ANY,
     },
     "teacher": {
-        "name": _NAME, "revision": _ANY, "weights_sha256": _ANY, "model_type": _ANY, "feature": _ANY,
-        "feature_dim": _ANY, "precision_asked": _ANY, "precision_used": _ANY, "min_cosine_to_fp32": _ANY,
-        "batch_size": _ANY, "smallest_forward": _ANY, "computed_on": _ANY,
+        "name": _NAME,
+        "revision": _ANY,
+        "weights_sha256": _ANY,
+        "model_type": _ANY,
+        "feature": _ANY,
+        "feature_dim": _ANY,
+        "precision_asked": _ANY,
+        "precision_used": _ANY,
+        "min_cosine_to_fp32": _ANY,
+        "batch_size": _ANY,
+        "smallest_forward": _ANY,
+        "computed_on": _ANY,
     },
-}  # fmt: skip
+}
 # Versions, devices, settings, paths of arrays such as train/logits, reasons of skipped images.
 _WORD = re.compile(r"(?!/)[\w.+()<>=@, /-]{0,120}", re.ASCII)
 _TRACES = (

@@ -164,9 +164,15 @@ def _push(
 
 
 def _fill(
-    store: Store, cache: Cache, lease: Lease, token: str, entries: list[Entry], progress: Progress,
-    by: str | None, signature: bytes | None,
-) -> Pushed:  # fmt: skip
+    store: Store,
+    cache: Cache,
+    lease: Lease,
+    token: str,
+    entries: list[Entry],
+    progress: Progress,
+    by: str | None,
+    signature: bytes | None,
+) -> Pushed:
     folder = f"{SETS}/{lease.set}"
     there = {name: status.bytes for name, status in store.names(folder).items() if status.kind == "file"}
     listing, sent = _send_parts(store, cache, folder, there, progress)
@@ -242,11 +248,7 @@ def _send_parts(
     parts: list[tuple[str, int]] = []
     pending: set[Future[int]] = set()
     sent = 0
-    with (
-        progress("pushing", total, 0) as advance,
-        cache.open_arrays() as arrays,
-        ThreadPoolExecutor(_THREADS) as pool,
-    ):
+    with progress("pushing", total, 0) as advance, cache.open_arrays() as arrays, ThreadPoolExecutor(_THREADS) as pool:
 
         def settle(leave: int) -> None:
             nonlocal pending

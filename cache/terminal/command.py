@@ -14,7 +14,7 @@ OTHERS = "Options"
 
 
 class Command(click.Command):
-    """A command whose help lists options in groups.
+    """A command whose help lists options in groups, each but a flag with its default.
 
     Parameters
     ----------
@@ -22,8 +22,12 @@ class Command(click.Command):
     """
 
     def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"show_default": True})
         super().__init__(*args, **kwargs)
         self.groups = dict(groups or {})
+        for option in self.params:
+            if isinstance(option, click.Option) and option.is_flag:
+                option.show_default = False
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section for each group that has any."""

@@ -21,7 +21,7 @@ import click
 from ..progress import Advance
 from ..text import plain
 
-__all__ = ["json_option", "log_json", "logs_json", "note", "print_json", "progress"]  # fmt: skip
+__all__ = ["json_option", "log_json", "logs_json", "note", "print_json", "progress"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -130,7 +130,12 @@ def _lines(what: str, total: int, done: int, unit: str) -> Advance:
         left = f", {seconds:.0f} s left" if seconds else ""
         note(
             f"{what}: {done}/{total} {unit}, {rate:.1f}/s{left}",
-            what=what, done=done, total=total, unit=unit, per_second=rate, seconds_left=seconds,
-        )  # fmt: skip
+            what=what,
+            done=done,
+            total=total,
+            unit=unit,
+            per_second=rate,
+            seconds_left=seconds,
+        )
 
     return advance

@@ -21,9 +21,15 @@ from click.core import ParameterSource
 from ..errors import MedalError
 
 __all__ = [
-    "TYPED", "Defaults", "Setting", "find_files", "name_variables", "option_defaults", "read_defaults",
+    "TYPED",
+    "Defaults",
+    "Setting",
+    "find_files",
+    "name_variables",
+    "option_defaults",
+    "read_defaults",
     "settings_in_effect",
-]  # fmt: skip
+]
 
 _NAME = "medal.toml"
 # What only whoever types it can say, as it confirms, takes away or shows patients' images: a folder from somebody else

@@ -110,8 +110,10 @@ def _confirm(
             agree[part] = agreement(likeness, images[asked.left[part]], images[asked.right[part]])
             advance(len(agree[part]))
     kept = np.asarray((agree >= limits).all(1))
-    left, right = (np.concatenate([rows[side[kept]], other[alone]])
-                   for side, other in ((asked.left, pairs.left), (asked.right, pairs.right)))  # fmt: skip
+    left, right = (
+        np.concatenate([rows[side[kept]], other[alone]])
+        for side, other in ((asked.left, pairs.left), (asked.right, pairs.right))
+    )
     score = np.concatenate([agree[kept, 0].astype(np.float32), pairs.cosine[alone]])
     order = np.lexsort((right, left, -score))
     # Proposals come the most alike first: where the last tenth has none, those beyond it have none either.
@@ -139,9 +141,11 @@ def find_near_duplicates(subject: Subject, threshold: float | None, progress: Pr
     pairs, calibration = found
     apart, contrary = _apart(subject, pairs)
     figures: dict[str, Any] = {
-        "threshold": calibration.threshold, "threshold_from": calibration.source,
-        "typical_nearest": calibration.typical, "all_pairs_kept": pairs.all_kept,
-    }  # fmt: skip
+        "threshold": calibration.threshold,
+        "threshold_from": calibration.source,
+        "typical_nearest": calibration.typical,
+        "all_pairs_kept": pairs.all_kept,
+    }
     return (
         _finding(subject, pairs, apart, contrary, figures, across=True),
         _finding(subject, pairs, ~apart, contrary, figures, across=False),
@@ -156,9 +160,14 @@ def _apart(subject: Subject, pairs: Pairs) -> tuple[npt.NDArray[np.bool_], npt.N
 
 
 def _finding(
-    subject: Subject, pairs: Pairs, chosen: npt.NDArray[np.bool_], contrary: npt.NDArray[np.bool_],
-    figures: dict[str, Any], *, across: bool,
-) -> Finding:  # fmt: skip
+    subject: Subject,
+    pairs: Pairs,
+    chosen: npt.NDArray[np.bool_],
+    contrary: npt.NDArray[np.bool_],
+    figures: dict[str, Any],
+    *,
+    across: bool,
+) -> Finding:
     places = np.flatnonzero(chosen)
     unlike = int(contrary[places].sum())
     between: dict[str, int] = {}
@@ -178,11 +187,16 @@ def _finding(
         sentence=sentence,
         figures={**figures, "pairs": len(places), "between": dict(sorted(between.items())), "contrary": unlike},
         advice=tuple(
-            _advice(subject, int(pairs.left[place]), int(pairs.right[place]), float(pairs.cosine[place]),
-                    bool(contrary[place]))
+            _advice(
+                subject,
+                int(pairs.left[place]),
+                int(pairs.right[place]),
+                float(pairs.cosine[place]),
+                bool(contrary[place]),
+            )
             for place in places[:_MOST_ADVICE].tolist()
         ),
-    )  # fmt: skip
+    )
 
 
 def _advice(subject: Subject, left: int, right: int, cosine: float, contrary: bool) -> Advice:

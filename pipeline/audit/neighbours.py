@@ -197,8 +197,12 @@ def propose(pairs: Pairs, count: int) -> Pairs:
     starts = np.flatnonzero(np.diff(row, prepend=-1))
     nth = np.arange(len(row)) - np.repeat(starts, np.diff(np.append(starts, len(row))))
     kept = np.unique(pair[nth < _NEAREST])
-    return Pairs(pairs.left[kept][:count], pairs.right[kept][:count], pairs.cosine[kept][:count],
-                 pairs.all_kept and len(kept) <= count)  # fmt: skip
+    return Pairs(
+        pairs.left[kept][:count],
+        pairs.right[kept][:count],
+        pairs.cosine[kept][:count],
+        pairs.all_kept and len(kept) <= count,
+    )
 
 
 def _thin(found: list[tuple[Rows, Rows, Floats]], threshold: float) -> tuple[list[tuple[Rows, Rows, Floats]], float]:

@@ -135,8 +135,15 @@ def _register(moved: Tensor, whole: Tensor, crop: Tensor) -> tuple[Tensor, Tenso
         slopes = torch.stack([right * base, right, down * base[:, None], down], 1)  # (B, 4, S, S)
         slopes = _centred(slopes - blur @ slopes @ blur.T)
         crop = crop + _ecc_step(slopes.flatten(2), detail.flatten(1), target.flatten(1)).clamp(-0.1, 0.1)
-        crop = torch.stack([crop[:, 0].clamp(0.75, 1.1), crop[:, 1].clamp(-0.25, 0.25),
-                            crop[:, 2].clamp(0.75, 1.1), crop[:, 3].clamp(-0.25, 0.25)], 1)  # fmt: skip
+        crop = torch.stack(
+            [
+                crop[:, 0].clamp(0.75, 1.1),
+                crop[:, 1].clamp(-0.25, 0.25),
+                crop[:, 2].clamp(0.75, 1.1),
+                crop[:, 3].clamp(-0.25, 0.25),
+            ],
+            1,
+        )
     return _move(moved, best_crop), best
 
 
@@ -157,10 +164,15 @@ def _move(images: Tensor, crop: Tensor) -> Tensor:
     """Read images (B, S, S) at crops (B, 4), bilinearly; outside there is what is at the edge."""
     base = (torch.arange(SIDE) + 0.5) * 2 / SIDE - 1
     across, down = (
-        (1 - (((scale[:, None] * base + shift[:, None] + 1) * SIDE / 2 - 0.5).clamp(0, SIDE - 1)[..., None]
-              - torch.arange(SIDE)).abs()).clamp(min=0)
+        (
+            1
+            - (
+                ((scale[:, None] * base + shift[:, None] + 1) * SIDE / 2 - 0.5).clamp(0, SIDE - 1)[..., None]
+                - torch.arange(SIDE)
+            ).abs()
+        ).clamp(min=0)
         for scale, shift in ((crop[:, 0], crop[:, 1]), (crop[:, 2], crop[:, 3]))
-    )  # fmt: skip
+    )
     return down @ images @ across.transpose(1, 2)
 
 

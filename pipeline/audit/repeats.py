@@ -109,10 +109,11 @@ def find_contrary(subject: Subject) -> Finding:
     for rows in sets:
         said = " / ".join(sorted({subject.label_name(row) for row in rows.tolist()}))
         advice += [
-            Advice(row=row, say=f"the same image is labelled {said}; settle which", score=1.0,
-                   related=_others(rows, row))
+            Advice(
+                row=row, say=f"the same image is labelled {said}; settle which", score=1.0, related=_others(rows, row)
+            )
             for row in rows.tolist()
-        ]  # fmt: skip
+        ]
     return Finding(
         check="contrary labels",
         severity="serious" if sets else "fine",
@@ -136,11 +137,15 @@ def find_torn_groups(subject: Subject) -> Finding:
     sets = [rows for rows in members(subject.group, grouped) if len(np.unique(subject.split[rows])) > 1]
     counts = between(subject, sets)
     advice = [
-        Advice(row=row, say="its patient is in another split as well: put all of a patient into one", score=1.0,
-               related=_others(rows, row)[:8])
+        Advice(
+            row=row,
+            say="its patient is in another split as well: put all of a patient into one",
+            score=1.0,
+            related=_others(rows, row)[:8],
+        )
         for rows in sets
         for row in held_out(subject, rows).tolist()
-    ]  # fmt: skip
+    ]
     groups = len(np.unique(subject.group[grouped]))
     found = f"{len(sets):,} of {count_of(groups, 'group')} in more than one split: {say_between(counts)}"
     return Finding(

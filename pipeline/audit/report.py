@@ -46,11 +46,15 @@ class Audit:
             "serious": len(self.serious),
             "notes": list(self.subject.notes),
             "checks": {
-                one.check: {"severity": one.severity, "sentence": one.sentence, "advice": len(one.advice),
-                            **one.figures}
+                one.check: {
+                    "severity": one.severity,
+                    "sentence": one.sentence,
+                    "advice": len(one.advice),
+                    **one.figures,
+                }
                 for one in self.findings
             },
-        }  # fmt: skip
+        }
 
     def rows(self) -> list[dict[str, str]]:
         """Return the rows with advice, by check and urgency, as columns of text."""

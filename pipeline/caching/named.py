@@ -74,9 +74,13 @@ def ask_by_name(
         raise reason
     arranged = arrange(spec, options, settings)
     preprocessing = Preprocessing(
-        image_size=arranged.image_size, resize=settings.resize, intensity=options.intensity, window=options.window,
-        mean=IMAGENET_MEAN, std=IMAGENET_STD,
-    )  # fmt: skip
+        image_size=arranged.image_size,
+        resize=settings.resize,
+        intensity=options.intensity,
+        window=options.window,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
     nobody = TeacherFiles(settings.teacher, settings.revision, Path(), "", {})
     name = settings.teacher.rsplit("/", 1)[-1]
     return Named(
@@ -145,6 +149,10 @@ def find_named(asked: Named, lab: Lab, reason: TeacherError, tell: Tell) -> Entr
 def _made(cache: Cache, action: str) -> Made:
     rows = sum(cache.manifest.rows.values())
     return Made(
-        cache=cache, action="pulled" if action == "pulled" else "reuse", computed=0, kept=rows,
-        images_per_second=None, seconds=0.0,
-    )  # fmt: skip
+        cache=cache,
+        action="pulled" if action == "pulled" else "reuse",
+        computed=0,
+        kept=rows,
+        images_per_second=None,
+        seconds=0.0,
+    )

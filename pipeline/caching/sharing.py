@@ -273,10 +273,15 @@ def open_lab(
         It is no store's address, or what reaches it is not installed.
     """
     return Lab(
-        store=open_store(fspath(store)), progress=progress, push=push, wait=wait, by=by, confirm=confirm,
+        store=open_store(fspath(store)),
+        progress=progress,
+        push=push,
+        wait=wait,
+        by=by,
+        confirm=confirm,
         most=DEFAULT_BYTES if max_cache_size is None else parse_size(max_cache_size),
         trust=None if signers is None else Trust(Path(signers), None if revoked is None else Path(revoked)),
-    )  # fmt: skip
+    )
 
 
 def _useful_keys(keys: Mapping[str, npt.NDArray[np.uint8]], name: str, views: Views) -> npt.NDArray[np.uint8]:

@@ -29,9 +29,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--csv", "table", type=_FILE, metavar="FILE", help="Write the rows to look at, each with advice.")
 @click.option("--html", "page", type=_FILE, metavar="FILE", help="Write a page that needs no other file.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1, min_open=True), metavar="COSINE",
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="COSINE",
     help="Cosine of whitened features from which on images are near-duplicates (default: as pixels say).",
-)  # fmt: skip
+)
 @click.option("--overwrite", is_flag=True, help="Replace the files of --csv and --html, if they are there.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if something serious is found.")
 @json_option

@@ -51,38 +51,44 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.command(cls=Command, groups=_GROUPS, short_help="Stage one: run the teacher once, seal a cache.")
 @click.argument("dataset")
 @click.argument("out", required=False)
-@click.option("--teacher", default=_DEFAULT.teacher, show_default=True, help="Hugging Face id or local folder.")
+@click.option("--teacher", default=_DEFAULT.teacher, help="Hugging Face id or local folder.")
 @click.option(
     "--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub (default: main)."
 )
 @click.option(
-    "--feature", type=click.Choice(["cls+mean", "last4"]), default=_DEFAULT.feature, show_default=True,
+    "--feature",
+    type=click.Choice(["cls+mean", "last4"]),
+    default=_DEFAULT.feature,
     help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four blocks and that mean.",
-)  # fmt: skip
+)
 @click.option(
-    "--image-size", type=_SIZE_OR_AUTO, default=_DEFAULT.image_size, show_default=True,
+    "--image-size",
+    type=_SIZE_OR_AUTO,
+    default=_DEFAULT.image_size,
     help="Side of the teacher's input, px; auto: 112 for images of 64 px or less, else 224.",
-)  # fmt: skip
+)
 @click.option("--tune", is_flag=True, help="Choose --feature and --image-size on val, from a sample of train.")
 @click.option(
-    "--resize", type=click.Choice(["squash", "pad", "crop"]), default=_DEFAULT.resize, show_default=True,
+    "--resize",
+    type=click.Choice(["squash", "pad", "crop"]),
+    default=_DEFAULT.resize,
     help="Whole image squashed to a square, padded to one, or the middle cut out.",
-)  # fmt: skip
+)
 @click.option(
     "--views",
     type=click.IntRange(min=1, max=64),
     default=_DEFAULT.views,
-    show_default=True,
     help="Views stored of each train image: itself and V-1 transformed as --augment allows.",
 )
 @click.option(
-    "--augment", type=click.Choice(list(POLICIES)), default=_DEFAULT.augment, show_default=True,
+    "--augment",
+    type=click.Choice(list(POLICIES)),
+    default=_DEFAULT.augment,
     help="What may change without changing the label, by modality; stage two keeps to it.",
-)  # fmt: skip
+)
 @click.option(
     "--folds",
     default=_DEFAULT.folds,
-    show_default=True,
     help="Probes that have not seen the images they answer for; 0 = one that has seen all of train.",
 )
 @click.option("--no-features", is_flag=True, help="Leave features out: smaller, but no re-probing later.")
@@ -92,51 +98,59 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     help="Images a forward pass (default: 32 on a CPU, on a GPU as many as fit up to 256).",
 )
 @click.option(
-    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default=_DEFAULT.precision,
     help="auto: bf16 where the hardware is fast at it and agrees with fp32.",
-)  # fmt: skip
-@click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
+)
+@click.option("--device", default=_DEFAULT.device, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default=_DEFAULT.engine, show_default=True,
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default=_DEFAULT.engine,
     help="local: this process, or the ranks of torchrun; ray: workers on all machines of a Ray cluster.",
-)  # fmt: skip
+)
 @click.option(
-    "--address", default=_DEFAULT.address, metavar="HOST:PORT|auto",
+    "--address",
+    default=_DEFAULT.address,
+    metavar="HOST:PORT|auto",
     help="Of the Ray cluster (default: RAY_ADDRESS, or else a Ray of its own on this machine).",
-)  # fmt: skip
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     help="Only the first N rows of each split, for trials; stage two then needs --on-missing drop.",
 )
+@click.option("--seed", type=click.IntRange(min=0), default=_DEFAULT.seed, help="Seed of drawn splits and folds.")
 @click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=_DEFAULT.seed,
-    show_default=True,
-    help="Seed of drawn splits and folds.",
+    "--from",
+    "sources",
+    multiple=True,
+    metavar="CACHE",
+    help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
 )
 @click.option(
-    "--from", "sources", multiple=True, metavar="CACHE",
-    help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
-)  # fmt: skip
-@click.option(
-    "--unlabelled", is_flag=True,
+    "--unlabelled",
+    is_flag=True,
     help="Images alone, whatever labels there are: their features, for train-student --unlabelled.",
-)  # fmt: skip
+)
 @click.option(
-    "--on-bad-image", type=click.Choice(["fail", "skip"]), default=_DEFAULT.on_bad_image, show_default=True,
+    "--on-bad-image",
+    type=click.Choice(["fail", "skip"]),
+    default=_DEFAULT.on_bad_image,
     help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
-)  # fmt: skip
+)
 @click.option(
     "--overwrite",
     is_flag=True,
     help="Replace another cache at OUT, once the new one is sealed; one that fits is reused.",
 )
 @click.option(
-    "--store", envvar="MEDAL_STORE", show_envvar=True,
+    "--store",
+    envvar="MEDAL_STORE",
+    show_envvar=True,
     help="Take the cache over from there if somebody has computed it: a folder, s3://, sftp://, https:// …",
-)  # fmt: skip
+)
 @click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
 @click.option("--yes", is_flag=True, help="With --push, the names that are shown may be published.")
 @click.option("--wait", "wait_for_others", is_flag=True, help="If others compute it for --store just now, wait for it.")
@@ -192,14 +206,29 @@ def cache_teacher(
             lab = None
             if store:
                 lab = open_lab(
-                    store, push=push, wait=wait_for_others, by=by, max_cache_size=max_cache_size, signers=signers,
-                    revoked=revoked, progress=partial(progress, unit="bytes"),
-                )  # fmt: skip
+                    store,
+                    push=push,
+                    wait=wait_for_others,
+                    by=by,
+                    max_cache_size=max_cache_size,
+                    signers=signers,
+                    revoked=revoked,
+                    progress=partial(progress, unit="bytes"),
+                )
             _lead(
-                team, dataset, out, options, settings, sources=sources, overwrite=overwrite, wait=not no_wait,
-                dry_run=dry_run, as_json=as_json,
-                lab=lab, yes=yes,
-            )  # fmt: skip
+                team,
+                dataset,
+                out,
+                options,
+                settings,
+                sources=sources,
+                overwrite=overwrite,
+                wait=not no_wait,
+                dry_run=dry_run,
+                as_json=as_json,
+                lab=lab,
+                yes=yes,
+            )
         else:
             from ..features.compute import follow
 
@@ -233,8 +262,9 @@ def _lead(
         try:
             files = locate_teacher(settings.teacher, settings.revision)
         except TeacherError as error:
-            _take_by_name(dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run,
-                          as_json=as_json)  # fmt: skip
+            _take_by_name(
+                dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run, as_json=as_json
+            )
             return
     asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources, files=files)
     if settings.tune:
@@ -253,9 +283,13 @@ def _lead(
             asked = replace(asked, action="pulled")
         size, seconds = estimate(asked)
         result = {
-            "cache": str(asked.target), "action": asked.action, "cache_id": asked.cache_id, "rows": rows,
-            "bytes": size, "seconds": seconds,
-        }  # fmt: skip
+            "cache": str(asked.target),
+            "action": asked.action,
+            "cache_id": asked.cache_id,
+            "rows": rows,
+            "bytes": size,
+            "seconds": seconds,
+        }
         if as_json:
             print_json(result)
         else:
@@ -325,8 +359,12 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
         )
         return
     verb = {
-        "create": "Made", "extend": "Made", "resume": "Finished", "reuse": "Nothing to do: found", "pulled": "Pulled",
-    }[made.action]  # fmt: skip
+        "create": "Made",
+        "extend": "Made",
+        "resume": "Finished",
+        "reuse": "Nothing to do: found",
+        "pulled": "Pulled",
+    }[made.action]
     target = made.cache.path
     click.echo(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
     if made.pushed is not None:

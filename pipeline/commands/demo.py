@@ -56,17 +56,22 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 @click.command(cls=Command, short_help="Both stages on a small embedded set, in a few minutes.")
 @click.option("--quick", is_flag=True, help="Fewer and smaller images: one minute rather than a few.")
 @click.option(
-    "--teacher", envvar="MEDAL_TEACHER", show_envvar=True,
+    "--teacher",
+    envvar="MEDAL_TEACHER",
+    show_envvar=True,
     help="Hugging Face id or local folder (default: DINOv2-small, from wherever it can be had).",
-)  # fmt: skip
+)
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("demo"), show_default=True,
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
     help="Folder for the cache and the run.",
-)  # fmt: skip
+)
 @click.option(
-    "--overwrite", is_flag=True,
+    "--overwrite",
+    is_flag=True,
     help="Train a finished student again, and replace a cache of other settings; one that fits is kept.",
-)  # fmt: skip
+)
 @click.option("--dry-run", is_flag=True, help="Only print the two command lines.")
 @json_option
 @click.pass_context

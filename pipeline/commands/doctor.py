@@ -27,21 +27,27 @@ _DEFAULT = CacheSettings()
 @click.command(cls=Command, groups=DATASET_GROUP, short_help="What this machine can do, and what is missing.")
 @click.argument("dataset", required=False)
 @click.option("--teacher", help="Folder, or hub id of one in the local cache (default: whichever is on this machine).")
+@click.option("--image-size", type=int, default=_DEFAULT.image_size, help="Side of the teacher's input, px.")
+@click.option("--device", default=_DEFAULT.device, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
-    "--image-size", type=int, default=_DEFAULT.image_size, show_default=True, help="Side of the teacher's input, px."
-)
-@click.option("--device", default=_DEFAULT.device, show_default=True, help="auto, cpu, cuda, cuda:1 …")
-@click.option(
-    "--store", envvar="MEDAL_STORE", show_envvar=True,
+    "--store",
+    envvar="MEDAL_STORE",
+    show_envvar=True,
     help="See whether it can be reached (default: the store of cache-teacher, where a medal.toml names one).",
-)  # fmt: skip
+)
 @click.option("--config", is_flag=True, help="Say which defaults of which command are set, to what, and where.")
 @json_option
 @dataset_options
 def doctor(
-    dataset: str | None, teacher: str | None, image_size: int, device: str, store: str | None, config: bool,
-    as_json: bool, **chosen: Any,
-) -> None:  # fmt: skip
+    dataset: str | None,
+    teacher: str | None,
+    image_size: int,
+    device: str,
+    store: str | None,
+    config: bool,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
     """Say what stage one would do on this machine and how fast, what DATASET needs, and what is missing.
 
     Versions, devices, and what would be chosen and why; the teacher's forward pass timed for a few seconds; disk and

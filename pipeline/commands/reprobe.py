@@ -28,13 +28,17 @@ _FILE = click.Path(path_type=Path)
 @click.option("--exclude-class", "exclude_classes", metavar="CLASS", multiple=True, help="Leave a class out; repeat.")
 @click.option("--exclude-domain", "exclude_domains", metavar="NAME", multiple=True, help="Leave a domain out; repeat.")
 @click.option(
-    "--exclude-keys", type=_FILE, metavar="FILE",
+    "--exclude-keys",
+    type=_FILE,
+    metavar="FILE",
     help="Leave images out, withdrawn patients' for instance: their content keys in hexadecimal, one a line.",
-)  # fmt: skip
+)
 @click.option(
-    "--labels", type=_FILE, metavar="TABLE",
+    "--labels",
+    type=_FILE,
+    metavar="TABLE",
     help="Correct labels: a .csv with the columns key and label, or key and a 0/1 column for each label to correct.",
-)  # fmt: skip
+)
 @click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is sealed.")
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
@@ -61,9 +65,14 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
     if dry_run:
         size, seconds = estimate(asked)
         foreseen = {
-            "cache": out, "action": asked.action, "cache_id": asked.cache_id, "rows": rows, **changed,
-            "bytes": size, "seconds": seconds,
-        }  # fmt: skip
+            "cache": out,
+            "action": asked.action,
+            "cache_id": asked.cache_id,
+            "rows": rows,
+            **changed,
+            "bytes": size,
+            "seconds": seconds,
+        }
         if as_json:
             print_json(foreseen)
         else:

@@ -29,11 +29,13 @@ _DEFAULT = CacheSettings()
 @click.option(
     "--teacher", help="Folder or hub id of the teacher, for --sample (default: the one CACHE names, if at hand)."
 )
-@click.option("--device", default=_DEFAULT.device, show_default=True, help="For --sample: auto, cpu, cuda …")
+@click.option("--device", default=_DEFAULT.device, help="For --sample: auto, cpu, cuda …")
 @click.option(
-    "--signers", type=click.Path(path_type=Path), metavar="FILE",
+    "--signers",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="CACHE.sig must be by somebody whom this file of allowed signers names (as ssh-keygen has it).",
-)  # fmt: skip
+)
 @click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
 @json_option
 @dataset_options

@@ -72,7 +72,6 @@ _OPTIONS = (
         "--intensity",
         type=click.Choice(["declared", "minmax"]),
         default=DatasetOptions.intensity,
-        show_default=True,
         help="declared: images of more than 8 bits by the bits that they declare; minmax: every image from its own "
         "minimum to its maximum, also with a CACHE that was made so.",
     ),
@@ -98,10 +97,16 @@ _OPTIONS = (
 DATASET_GROUP: dict[str, tuple[str, ...]] = {
     OTHERS: (),
     "Reading DATASET": (
-        "--label-column", "--label-columns", "--split-column", "--domain-column", "--group-column", "--exclude-class",
-        "--intensity", "--window",
+        "--label-column",
+        "--label-columns",
+        "--split-column",
+        "--domain-column",
+        "--group-column",
+        "--exclude-class",
+        "--intensity",
+        "--window",
     ),
-}  # fmt: skip
+}
 
 
 def dataset_options(function: F) -> F:

@@ -21,8 +21,16 @@ from .extract import FeatureTask, compute_chunks
 from .precision import default_batch_size, fitting_batch_size, trusted_precision
 
 __all__ = [
-    "Engine", "LocalEngine", "Order", "Settled", "capable_precision", "estimate", "load_teacher", "make_task", "settle",
-]  # fmt: skip
+    "Engine",
+    "LocalEngine",
+    "Order",
+    "Settled",
+    "capable_precision",
+    "estimate",
+    "load_teacher",
+    "make_task",
+    "settle",
+]
 
 Joined = Callable[[Mapping[str, Any]], None]
 

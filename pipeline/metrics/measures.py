@@ -23,8 +23,16 @@ __all__ = ["RARITY", "brier", "by_domain", "by_rarity", "class_counts", "mean_me
 # From the fewest images of train to the most.
 RARITY = ("rare", "medium", "common")
 _BY_DOMAIN = (
-    "auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier", "calibration_error", "absent", "n",
-)  # fmt: skip
+    "auroc",
+    "accuracy",
+    "auprc",
+    "balanced_accuracy",
+    "macro_f1",
+    "brier",
+    "calibration_error",
+    "absent",
+    "n",
+)
 _BY_RARITY = ("auroc", "auprc", "sensitivity", "specificity", "f1")
 
 Array = npt.NDArray[Any]

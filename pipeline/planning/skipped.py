@@ -23,9 +23,15 @@ from ..datasets.columns.dataset import SPLITS, Dataset, Place
 from .rows import SplitRows
 
 __all__ = [
-    "Skipped", "check_skippable", "describe_skipped", "list_path", "reason_counts", "refuse_bad", "without_bad",
+    "Skipped",
+    "check_skippable",
+    "describe_skipped",
+    "list_path",
+    "reason_counts",
+    "refuse_bad",
+    "without_bad",
     "write_list",
-]  # fmt: skip
+]
 
 _COLUMNS = (*Place._fields, "split", "reason", "message")
 # Their keys go into the manifest, which has a bound; and that many are no accident of a few files.

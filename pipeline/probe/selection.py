@@ -42,12 +42,7 @@ def can_judge(labels: npt.NDArray[Any], task: Task) -> bool:
 
 
 def choose(
-    fit: LogisticFit,
-    grid: Sequence[float],
-    features: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    task: Task,
-    say: Tell,
+    fit: LogisticFit, grid: Sequence[float], features: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task, say: Tell
 ) -> tuple[float, tuple[Trial, ...]]:
     """Walk the grid upwards, warm-started, until the log-loss has not improved twice running.
 

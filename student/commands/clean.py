@@ -33,9 +33,12 @@ _ADVICE = {
 )
 @click.option("--remove", is_flag=True, help="Remove what is listed, rather than only list it.")
 @click.option(
-    "--older-than", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="DAYS",
+    "--older-than",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="DAYS",
     help="Only what nothing has been written into for that many days.",
-)  # fmt: skip
+)
 @json_option
 def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: bool) -> None:
     """List what killed or abandoned commands left in each FOLDER (default: the current one) and the folders below.
@@ -60,11 +63,17 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
     if as_json:
         listed = [
             {
-                "path": str(one.path), "kind": one.kind, "target": str(one.target), "bytes": one.bytes, **one.holds,
-                "age_seconds": round(one.age_seconds, 1), "held_by": one.held_by, "action": decide(one),
+                "path": str(one.path),
+                "kind": one.kind,
+                "target": str(one.target),
+                "bytes": one.bytes,
+                **one.holds,
+                "age_seconds": round(one.age_seconds, 1),
+                "held_by": one.held_by,
+                "action": decide(one),
             }
             for one in found
-        ]  # fmt: skip
+        ]
         removed, put_back = ([str(path) for path in paths] for paths in (outcome.removed, outcome.put_back))
         print_json({"found": listed, "removed": removed, "put_back": put_back, "freed": outcome.freed})
     else:

@@ -20,13 +20,13 @@ __all__ = ["compare"]
 
 @click.command(cls=Command, short_help="Compare finished runs on the test images they share.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN RUN...", type=click.Path(path_type=Path))
+@click.option("--split", type=click.Choice(["test", "val"]), default="test", help="Images to compare on.")
 @click.option(
-    "--split", type=click.Choice(["test", "val"]), default="test", show_default=True, help="Images to compare on."
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     help="Draw the differences as a forest plot, FILE ending in .png, .svg or .pdf.",
-)  # fmt: skip
+)
 @json_option
 def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool) -> None:
     """Compare runs with the first one, image by image, from the predictions that they recorded.

@@ -24,13 +24,17 @@ __all__ = ["evaluate"]
 @run_argument
 @click.argument("dataset")
 @click.option(
-    "--split", type=click.Choice(["train", "val", "test", "all"]), default=None,
+    "--split",
+    type=click.Choice(["train", "val", "test", "all"]),
+    default=None,
     help="Rows to measure on (default: test; all, if the dataset has no splits and is not the one trained on).",
-)  # fmt: skip
+)
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.csv",
     help="Write the predictions there, in the form of a run's predictions.csv.",
-)  # fmt: skip
+)
 @overwrite_option
 @device_option
 @workers_option

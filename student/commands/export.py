@@ -24,14 +24,19 @@ __all__ = ["export"]
 @run_argument
 @click.argument("dataset", required=False)
 @click.option(
-    "--format", "form", type=click.Choice(["onnx", "exported-program"]), default="onnx", show_default=True,
+    "--format",
+    "form",
+    type=click.Choice(["onnx", "exported-program"]),
+    default="onnx",
     help="onnx: for onnxruntime and most others; exported-program: for torch.export.load.",
-)  # fmt: skip
+)
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="The file.")
 @click.option(
-    "--quantize", type=click.Choice(["int8"]), default=None,
+    "--quantize",
+    type=click.Choice(["int8"]),
+    default=None,
     help="Eight bits, calibrated on train images of DATASET; what it costs on val and test is printed.",
-)  # fmt: skip
+)
 @overwrite_option
 @dry_run_option
 @json_option

@@ -20,7 +20,7 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
 )
 
 
@@ -33,9 +33,11 @@ dry_run_option = click.option(
 
 
 workers_option = click.option(
-    "--workers", type=click.IntRange(min=0), default=None,
+    "--workers",
+    type=click.IntRange(min=0),
+    default=None,
     help="Processes that decode images, 0 = none but this one (default: decode all at once, if they fit).",
-)  # fmt: skip
+)
 
 
 def require_place(out: Path | None, *, overwrite: bool) -> None:

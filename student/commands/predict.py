@@ -26,9 +26,11 @@ _SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
 @run_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.csv",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.csv",
     help="Write a table with probabilities and logits there, instead of showing one.",
-)  # fmt: skip
+)
 @overwrite_option
 @device_option
 @dry_run_option
@@ -67,11 +69,16 @@ def predict(
     if as_json:
         print_json(
             {
-                "run": str(run), "images": count, "classes": list(trained.classes), "task": trained.task,
-                "temperature": temperature.to_dict(), "out": str(out) if out is not None and count else None,
-                "bad": list(answers.bad), "predictions": answers.to_dicts(),
+                "run": str(run),
+                "images": count,
+                "classes": list(trained.classes),
+                "task": trained.task,
+                "temperature": temperature.to_dict(),
+                "out": str(out) if out is not None and count else None,
+                "bad": list(answers.bad),
+                "predictions": answers.to_dicts(),
             }
-        )  # fmt: skip
+        )
     elif count:
         if out is None:
             _show(answers)

@@ -23,9 +23,11 @@ __all__ = ["report"]
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="The page."
 )
 @click.option(
-    "--with-images", "images", metavar="DATASET",
+    "--with-images",
+    "images",
+    metavar="DATASET",
     help="Show the images of DATASET on which student and teacher disagree most: they are patients' (default: none).",
-)  # fmt: skip
+)
 @overwrite_option
 @click.option("--dry-run", is_flag=True, help="Read the runs, say what would stand on the page, and write nothing.")
 @json_option

@@ -33,16 +33,32 @@ __all__ = ["train_student"]
 _DEFAULT = StudentSettings()
 _GROUPS = {
     "Student": ("--student", "--student-weights", "--image-size", "--out"),
-    "Training": ("--epochs", "--batch-size", "--lr", "--augment", "--seed", "--class-weight", "--sampler",
-                 "--logit-adjustment", "--labelled-share"),
-    "Soft targets": ("--alpha", "--temperature", "--loss", "--also-cache", "--targets", "--check-views",
-                     "--no-distill", "--unlabelled"),
-    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--leave-one-domain-out",
-                  "--at-sensitivity", "--track"),
+    "Training": (
+        "--epochs",
+        "--batch-size",
+        "--lr",
+        "--augment",
+        "--seed",
+        "--class-weight",
+        "--sampler",
+        "--logit-adjustment",
+        "--labelled-share",
+    ),
+    "Soft targets": (
+        "--alpha",
+        "--temperature",
+        "--loss",
+        "--also-cache",
+        "--targets",
+        "--check-views",
+        "--no-distill",
+        "--unlabelled",
+    ),
+    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--leave-one-domain-out", "--at-sensitivity", "--track"),
     "Machine": ("--precision", "--device", "--workers"),
     "Joining CACHE and DATASET": ("--on-missing", "--labels", "--max-cache-size", "--signers", "--revoked"),
     **DATASET_GROUP,
-}  # fmt: skip
+}
 
 
 # What has a meaning for the soft targets alone.
@@ -63,124 +79,157 @@ class _Alpha(click.ParamType[float | str]):
 @click.argument("cache")
 @click.argument("dataset")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
-@click.option("--student", default=_DEFAULT.student, show_default=True, help="Any timm model.")
+@click.option("--student", default=_DEFAULT.student, help="Any timm model.")
 @click.option(
-    "--student-weights", "weights", default=_DEFAULT.weights, show_default=True, metavar="random|pretrained|PATH",
+    "--student-weights",
+    "weights",
+    default=_DEFAULT.weights,
+    metavar="random|pretrained|PATH",
     help="Where the student starts: random, timm's own weights, a folder in timm's form or a .safetensors file.",
-)  # fmt: skip
+)
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
     default=_DEFAULT.epochs,
     help="Passes over train (default: by its size; --dry-run says how many).",
 )
+@click.option("--batch-size", type=click.IntRange(min=2), default=_DEFAULT.batch_size, help="Images a step.")
+@click.option("--lr", default=_DEFAULT.lr, help="Peak learning rate.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=2), default=_DEFAULT.batch_size, show_default=True, help="Images a step."
-)
-@click.option("--lr", default=_DEFAULT.lr, show_default=True, help="Peak learning rate.")
-@click.option(
-    "--image-size", type=int, default=_DEFAULT.image_size,
+    "--image-size",
+    type=int,
+    default=_DEFAULT.image_size,
     help="Side of the student's input, px (default: 4 × images of up to 64 px, else the model's own).",
-)  # fmt: skip
-@click.option("--temperature", default=_DEFAULT.temperature, show_default=True, help="T of the soft targets.")
+)
+@click.option("--temperature", default=_DEFAULT.temperature, help="T of the soft targets.")
 @click.option(
-    "--alpha", type=_Alpha(), default=_DEFAULT.alpha, show_default=True,
+    "--alpha",
+    type=_Alpha(),
+    default=_DEFAULT.alpha,
     help="Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
     "student; per-class: what the teacher recognises of each class, out of fold.",
-)  # fmt: skip
+)
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
 @click.option(
-    "--loss", default=_DEFAULT.loss, show_default=True, metavar="NAME[+WEIGHT*NAME…]",
+    "--loss",
+    default=_DEFAULT.loss,
+    metavar="NAME[+WEIGHT*NAME…]",
     help="What of the teacher is matched: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
-)  # fmt: skip
+)
 @click.option(
-    "--also-cache", "also", multiple=True, metavar="CACHE[=WEIGHT]",
+    "--also-cache",
+    "also",
+    multiple=True,
+    metavar="CACHE[=WEIGHT]",
     help="Average the soft targets with those of another teacher's cache of the same images; may be repeated "
     "(weight: 1, as CACHE's own).",
-)  # fmt: skip
+)
 @click.option(
-    "--unlabelled", nargs=2, multiple=True, metavar="CACHE DATASET",
+    "--unlabelled",
+    nargs=2,
+    multiple=True,
+    metavar="CACHE DATASET",
     help="Add images without labels to train, which learn from the teacher alone: a cache of the same teacher, as "
     "cache-teacher --unlabelled makes it, and its images; may be repeated.",
-)  # fmt: skip
+)
 @click.option(
-    "--label-fraction", type=float, default=_DEFAULT.label_fraction, show_default=True, metavar="SHARE",
+    "--label-fraction",
+    type=float,
+    default=_DEFAULT.label_fraction,
+    metavar="SHARE",
     help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
-)  # fmt: skip
+)
 @click.option(
-    "--labelled-share", type=float, default=_DEFAULT.labelled_share, show_default=True, metavar="SHARE",
+    "--labelled-share",
+    type=float,
+    default=_DEFAULT.labelled_share,
+    metavar="SHARE",
     help="Give at least this share of every batch to labelled images, repeated where train has fewer.",
-)  # fmt: skip
+)
 @click.option(
-    "--leave-one-domain-out", is_flag=True,
+    "--leave-one-domain-out",
+    is_flag=True,
     help="Once for each domain: train, choose and fit the probe without it, and measure on all of its images.",
-)  # fmt: skip
+)
 @click.option(
-    "--class-weight", type=click.Choice(["none", "balanced"]), default=_DEFAULT.class_weight, show_default=True,
+    "--class-weight",
+    type=click.Choice(["none", "balanced"]),
+    default=_DEFAULT.class_weight,
     help="balanced: the hard loss weighs classes by the inverse of their frequency.",
-)  # fmt: skip
+)
 @click.option(
-    "--sampler", type=click.Choice(["shuffle", "balanced"]), default=_DEFAULT.sampler, show_default=True,
+    "--sampler",
+    type=click.Choice(["shuffle", "balanced"]),
+    default=_DEFAULT.sampler,
     help="balanced: every class equally often in an epoch.",
-)  # fmt: skip
+)
 @click.option("--logit-adjustment", is_flag=True, help="Add log class frequencies to the logits of the hard loss.")
 @click.option(
-    "--targets", type=click.Choice(["canonical", "stored"]), default=_DEFAULT.targets, show_default=True,
+    "--targets",
+    type=click.Choice(["canonical", "stored"]),
+    default=_DEFAULT.targets,
     help="canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
     "replayed, each with the answer on that very view.",
-)  # fmt: skip
+)
 @click.option(
     "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not of a sample."
 )
 @click.option(
-    "--augment", type=click.Choice(list(POLICIES)), default=_DEFAULT.augment,
+    "--augment",
+    type=click.Choice(list(POLICIES)),
+    default=_DEFAULT.augment,
     help="What views the student sees, by modality (default: what the cache allows, or small).",
-)  # fmt: skip
-@click.option(
-    "--precision", type=click.Choice(["auto", "bf16", "fp32"]), default=_DEFAULT.precision, show_default=True,
-    help="auto: whichever a short measurement finds fastest.",
-)  # fmt: skip
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default=_DEFAULT.device, show_default=True,
-    help="Where to train.",
-)  # fmt: skip
-@click.option(
-    "--workers", type=click.IntRange(min=0), default=_DEFAULT.workers,
-    help="Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
-)  # fmt: skip
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=_DEFAULT.seed,
-    show_default=True,
-    help="Seed of weights, order and views.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=_DEFAULT.seeds, show_default=True, metavar="K",
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32"]),
+    default=_DEFAULT.precision,
+    help="auto: whichever a short measurement finds fastest.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default=_DEFAULT.device, help="Where to train.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    default=_DEFAULT.workers,
+    help="Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=_DEFAULT.seed, help="Seed of weights, order and views.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=_DEFAULT.seeds,
+    metavar="K",
     help="Students to train, with the seeds SEED, SEED+1 …; more can be added to a finished run.",
-)  # fmt: skip
+)
 @click.option(
     "--baseline",
     is_flag=True,
     help="As many students of the labels alone, alike in all else, to compare with; can be added to a finished run.",
 )
 @click.option(
-    "--at-sensitivity", type=click.FloatRange(min=0, max=1, min_open=True), default=_DEFAULT.at_sensitivity,
-    show_default=True,
+    "--at-sensitivity",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    default=_DEFAULT.at_sensitivity,
     help="Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
-)  # fmt: skip
+)
 @click.option(
-    "--on-missing", type=click.Choice(["refuse", "drop"]), default=_DEFAULT.on_missing, show_default=True,
+    "--on-missing",
+    type=click.Choice(["refuse", "drop"]),
+    default=_DEFAULT.on_missing,
     help="What to do about images that the cache lacks.",
-)  # fmt: skip
+)
 @click.option(
-    "--labels", type=click.Choice(["cache", "dataset"]), default=_DEFAULT.labels,
+    "--labels",
+    type=click.Choice(["cache", "dataset"]),
+    default=_DEFAULT.labels,
     help="Whose labels count where they disagree (default: refuse).",
-)  # fmt: skip
+)
 @click.option(
-    "--track", type=click.Choice(TRACKERS), default=None,
+    "--track",
+    type=click.Choice(TRACKERS),
+    default=None,
     help="Send each epoch's figures to a tracker too; tensorboard's files go to 'tracking' beside RUN.",
-)  # fmt: skip
+)
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
 @store_options
@@ -255,10 +304,15 @@ def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
         size, seconds = estimate(asked)
         foreseen = {
-            "run": str(out), "action": asked.action, "epochs": asked.epochs, "image_size": asked.image_size,
-            "rows": asked.rows, "bytes": size, "seconds": seconds,
+            "run": str(out),
+            "action": asked.action,
+            "epochs": asked.epochs,
+            "image_size": asked.image_size,
+            "rows": asked.rows,
+            "bytes": size,
+            "seconds": seconds,
             **({"domains": {one.name: dict(one.rows) for one in asked.held_out}} if asked.held_out else {}),
-        }  # fmt: skip
+        }
         if as_json:
             print_json(foreseen)
         else:

@@ -12,8 +12,14 @@ if TYPE_CHECKING:
     from .comparing import Comparison
 
 __all__ = [
-    "name_arm", "show_comparison", "show_result", "write_difference", "write_figure", "write_number", "write_value",
-]  # fmt: skip
+    "name_arm",
+    "show_comparison",
+    "show_result",
+    "write_difference",
+    "write_figure",
+    "write_number",
+    "write_value",
+]
 
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 

@@ -12,9 +12,13 @@ __all__ = ["caution", "doubt", "judge_teacher", "name_figure", "word"]
 # What is judged by, the first that is defined.
 _OUTCOMES = ("auroc", "accuracy")
 _NAMES = {
-    "auroc": "AUROC", "accuracy": "accuracy", "auprc": "AUPRC", "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1", "brier": "Brier score",
-}  # fmt: skip
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "auprc": "AUPRC",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "brier": "Brier score",
+}
 
 # Below these, percentile intervals are clearly too narrow. In simulations of two classes with an AUROC of .85, those of
 # 95 % held it in 57 % of cases with 4 patients, 76 % with 6, 86 % with 20, 94 % with 40; with one image of the rarer

@@ -224,14 +224,17 @@ def ask(
     options = recorded_options(options, cache.manifest, dataset)
     images = open_dataset(dataset, options, cache.manifest.classes)
     settings = replace(settings, augment=choose_policy(cache, settings))
-    policy = policy_named(str(settings.augment))
     others = [(open_cache(path), weight) for path, weight in also]
     beside = [open_beside(path, place, options.key_secret) for path, place in unlabelled]
     targets = load_targets(
-        cache, images, spec=dataset, on_missing=settings.on_missing, labels=settings.labels,
+        cache,
+        images,
+        spec=dataset,
+        on_missing=settings.on_missing,
+        labels=settings.labels,
         stored=settings.targets == "stored",
         features=settings.compares_features or settings.label_fraction < 1 or settings.leave_one_domain_out,
-    )  # fmt: skip
+    )
     if others:
         targets = average_teachers(targets, others, cache.manifest.key_check)
     check_terms(terms, targets.task)
@@ -243,9 +246,8 @@ def ask(
     if not held_out:
         targets, images = _teach(targets, cache, images, settings, beside)
         settings = settle_per_class(settings, targets)
-    if not held_out and not lacks_labels(targets.splits["train"].label, settings.labelled_share):
-        # Without effect, and so no part of the request.
-        settings = replace(settings, labelled_share=0.0)
+        if not lacks_labels(targets.splits["train"].label, settings.labelled_share):
+            settings = replace(settings, labelled_share=0.0)  # without effect, and so no part of the request
     train_rows = targets.splits["train"].row
     image_size = choose_image_size(typical_side(images.images, train_rows), spec, settings.image_size)
 
@@ -254,8 +256,10 @@ def ask(
 
     held_out = tuple(replace(one, epochs=count_epochs(one.rows["train"])) for one in held_out)
     epochs = max((one.epochs for one in held_out), default=count_epochs(len(train_rows)))
-    request = make_request(settings, options, joined, policy, image_size, epochs)
-    request |= request_more(targets, held_out, beside)
+    policy = policy_named(str(settings.augment))
+    request = make_request(settings, options, joined, policy, image_size, epochs) | request_more(
+        targets, held_out, beside
+    )
     return Asked(
         run=run,
         cache=cache,

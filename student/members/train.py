@@ -94,12 +94,16 @@ def plan_members(asked: Asked, work: Path, alpha: Alpha, temperature: float, los
     alone = len(asked.seeds) == 1
     return [
         Member(
-            arm=arm, seed=seed, alpha=weight, temperature=temperature, loss=name,
+            arm=arm,
+            seed=seed,
+            alpha=weight,
+            temperature=temperature,
+            loss=name,
             place=root if alone else root / _seed_folder(seed),
         )
         for arm, root, weight, name in arms
         for seed in asked.seeds
-    ]  # fmt: skip
+    ]
 
 
 def _seed_folder(seed: int) -> str:
@@ -186,12 +190,7 @@ def _predict(asked: Asked, data: TrainingData, place: Path) -> dict[str, Predict
     plain = Plan(precision="fp32", channels_last=False)
     parts = {split: asked.targets.splits[split] for split in ("val", "test") if split in asked.targets.splits}
     return {
-        split: Predictions(
-            part.key,
-            part.label,
-            predict(model, data, split, plain, asked.device),
-            part.patients,
-        )
+        split: Predictions(part.key, part.label, predict(model, data, split, plain, asked.device), part.patients)
         for split, part in parts.items()
     }
 

@@ -27,9 +27,7 @@ from ...pipeline.views.transforms import resize_images
 if TYPE_CHECKING:  # timm would double the time that a worker process takes to begin
     from .model import ModelSpec
 
-__all__ = [
-    "MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images",
-]  # fmt: skip
+__all__ = ["MEMORY_BYTES", "ImageStream", "PixelSource", "StudentImages", "choose_image_size", "load_images"]
 
 # Above this, all splits together, images are decoded again in every epoch.
 MEMORY_BYTES = 4 << 30

@@ -17,9 +17,13 @@ _ARMS = {"student": "this student", "baseline": "the same network, labels alone"
 _SHOWN = {"auroc": "AUROC", "accuracy": "accuracy"}
 # What a class or a domain may have beside its AUROC, by its key in metrics.json.
 _COLUMNS = {
-    "n": "images", "auroc": "AUROC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity",
+    "n": "images",
+    "auroc": "AUROC",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
     "calibration_error": "calibration error",
-}  # fmt: skip
+}
 
 _INTENDED = """\
 ## Intended use

@@ -21,8 +21,16 @@ __all__ = ["mean_over_domains", "write_summary"]
 
 
 _OF_A_DOMAIN = (
-    "n", "auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier", "calibration_error", "absent",
-)  # fmt: skip
+    "n",
+    "auroc",
+    "accuracy",
+    "auprc",
+    "balanced_accuracy",
+    "macro_f1",
+    "brier",
+    "calibration_error",
+    "absent",
+)
 
 
 def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], report: Tell) -> dict[str, Any]:

@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
     from .collecting import Learner
 
-__all__ = [
-    "draw_curve", "draw_differences", "draw_fractions", "draw_history", "draw_intervals",
-    "draw_reliability",
-]  # fmt: skip
+__all__ = ["draw_curve", "draw_differences", "draw_fractions", "draw_history", "draw_intervals", "draw_reliability"]
 
 # Arms differ in line and marker too: colours alone do not tell them apart for everybody, nor on grey paper.
 LINES = {"student": "-", "baseline": ":", "teacher": (0, (5, 2))}

@@ -38,11 +38,7 @@ def describe_together(runs: Sequence[Recorded]) -> Together:
     """Compute and draw what a report says of two runs or more."""
     differences, sentences, forest = _compare(runs)
     return Together(
-        runs=_tabulate(runs),
-        differences=differences,
-        sentences=sentences,
-        forest=forest,
-        fractions=_fractions(runs),
+        runs=_tabulate(runs), differences=differences, sentences=sentences, forest=forest, fractions=_fractions(runs)
     )
 
 

@@ -14,10 +14,21 @@ from ..figures.verdict import name_figure
 from .collecting import ARMS, Recorded
 
 __all__ = [
-    "CLASS_FIGURES", "FIGURES", "FIGURE_NAMES", "PAIRS", "Confusion", "Table", "tabulate_classes", "tabulate_confusion",
-    "tabulate_differences", "tabulate_domains", "tabulate_figures", "tabulate_seeds", "tabulate_settings",
+    "CLASS_FIGURES",
+    "FIGURES",
+    "FIGURE_NAMES",
+    "PAIRS",
+    "Confusion",
+    "Table",
+    "tabulate_classes",
+    "tabulate_confusion",
+    "tabulate_differences",
+    "tabulate_domains",
+    "tabulate_figures",
+    "tabulate_seeds",
+    "tabulate_settings",
     "with_interval",
-]  # fmt: skip
+]
 
 FIGURES = ("auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier")
 FIGURE_NAMES = tuple(map(name_figure, FIGURES))

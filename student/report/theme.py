@@ -23,9 +23,14 @@ WIDTH = 340
 # matplotlib wants colours, the page has variables: each stands for one while a chart is drawn. No two are near enough
 # to be seen, and no chart has any other.
 COLOURS = {
-    "ink": "#010101", "soft": "#010102", "line": "#010103", "student": "#010104", "teacher": "#010105",
-    "baseline": "#010106", "paper": "#010107",
-}  # fmt: skip
+    "ink": "#010101",
+    "soft": "#010102",
+    "line": "#010103",
+    "student": "#010104",
+    "teacher": "#010105",
+    "baseline": "#010106",
+    "paper": "#010107",
+}
 _SETTINGS: Mapping[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "medal",  # else ids are drawn anew, and the page of the same runs has other bytes
@@ -98,8 +103,11 @@ def _for_page(drawn: bytes, name: str, title: str, description: str) -> str:
     box = root.attrib["viewBox"]
     root.attrib.clear()
     root.attrib |= {
-        "viewBox": box, "role": "img", "aria-labelledby": f"{name}-title {name}-desc", "stroke-linejoin": "round",
-    }  # fmt: skip
+        "viewBox": box,
+        "role": "img",
+        "aria-labelledby": f"{name}-title {name}-desc",
+        "stroke-linejoin": "round",
+    }
     for index, (tag, words) in enumerate((("title", title), ("desc", description))):
         element = ET.Element(tag, {"id": f"{name}-{tag}"})
         element.text = plain(words)

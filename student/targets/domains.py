@@ -99,11 +99,7 @@ def leave_out(targets: Targets, code: int) -> Targets:
     splits["test"] = SplitTargets.together([part.take(part.domain == code) for part in targets.splits.values()])
     # Rows of the old test that are of another domain count for nothing here.
     old = np.concatenate([np.full(len(targets.splits[name]), name != "test") for name in names])
-    fit = {
-        **targets.fit,
-        "without_domain": int(((domain < 0) & old).sum()),
-        "tied_to_domain": int((tied & old).sum()),
-    }
+    fit = {**targets.fit, "without_domain": int(((domain < 0) & old).sum()), "tied_to_domain": int((tied & old).sum())}
     return replace(targets, splits=splits, fit=fit)
 
 

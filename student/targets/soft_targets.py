@@ -111,9 +111,7 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
 
 
 def _content(
-    files: Sequence[str | PathLike[str]] | None,
-    arrays: npt.NDArray[Any] | None,
-    keys: npt.NDArray[np.uint8] | None,
+    files: Sequence[str | PathLike[str]] | None, arrays: npt.NDArray[Any] | None, keys: npt.NDArray[np.uint8] | None
 ) -> npt.NDArray[np.uint8]:
     """Return the content keys, (N, 16) uint8."""
     if sum(given is not None for given in (files, arrays, keys)) != 1:

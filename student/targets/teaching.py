@@ -22,6 +22,11 @@ def _teach(
     if not beside:
         return targets, images
     return add_unlabelled(
-        targets, cache, images, beside, on_missing=settings.on_missing,
-        stored=settings.targets == "stored", features=settings.compares_features,
-    )  # fmt: skip
+        targets,
+        cache,
+        images,
+        beside,
+        on_missing=settings.on_missing,
+        stored=settings.targets == "stored",
+        features=settings.compares_features,
+    )

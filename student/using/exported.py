@@ -27,9 +27,18 @@ from ...cache.format.forms import sync_folder
 from .trained import NOTICE, Trained
 
 __all__ = [
-    "CHECKED", "METADATA", "Classifier", "Format", "compare", "describe", "drafted", "foresee_bytes",
-    "open_exported",     "require_packages", "write_export",
-]  # fmt: skip
+    "CHECKED",
+    "METADATA",
+    "Classifier",
+    "Format",
+    "compare",
+    "describe",
+    "drafted",
+    "foresee_bytes",
+    "open_exported",
+    "require_packages",
+    "write_export",
+]
 
 Format = Literal["onnx", "exported-program"]
 # The key of the metadata, a JSON object, in either kind of file.
@@ -201,9 +210,14 @@ def _write_onnx(model: nn.Module, example: Tensor, path: Path, metadata: Mapping
     # The exporter tells its steps on stdout, which is for results.
     with redirect_stdout(io.StringIO()):
         program = torch.onnx.export(
-            model.eval(), (example,), input_names=["pixels"], output_names=["logits"], dynamo=True, verbose=False,
+            model.eval(),
+            (example,),
+            input_names=["pixels"],
+            output_names=["logits"],
+            dynamo=True,
+            verbose=False,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
+        )
     assert program is not None  # noqa: S101 - with dynamo there always is one
     program.model.doc_string = NOTICE
     program.model.producer_name = "medal"

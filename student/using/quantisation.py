@@ -85,9 +85,14 @@ def quantise(source: Path, target: Path, batches: Sequence[Pixels], metadata: Ma
         prepared = Path(place, "prepared.onnx")
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_static(
-            str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        )  # fmt: skip
+            str(prepared),
+            str(target),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
     model = onnx.load(str(target))
     onnx.helper.set_model_props(
         model, {METADATA: json.dumps(metadata, ensure_ascii=False), "notice": metadata["notice"]}

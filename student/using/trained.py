@@ -107,9 +107,13 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         request = description["request"]
         classes, architecture = tuple(map(str, description["classes"])), str(config["architecture"])
         preprocessing = Preprocessing(
-            image_size=own["input_size"][-1], resize=description["resize"], intensity=request["intensity"],
-            mean=own["mean"], std=own["std"], window=request["window"],
-        )  # fmt: skip
+            image_size=own["input_size"][-1],
+            resize=description["resize"],
+            intensity=request["intensity"],
+            mean=own["mean"],
+            std=own["std"],
+            window=request["window"],
+        )
         task, outputs = description["task"], config["num_classes"]
     except (KeyError, TypeError, IndexError, TeacherError) as error:
         raise StudentError(

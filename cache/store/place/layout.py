@@ -22,11 +22,36 @@ from ...format.digest import blake2b_json, canonical_json
 from ...format.manifest import Manifest, parse_json
 
 __all__ = [
-    "COMPUTING", "CONDEMNED", "ENTRIES", "INDEX", "LEASES", "LISTING", "MANIFEST", "MARKER", "PART_BYTES", "SETS",
-    "SIGNATURE", "SIGNATURES", "VERSION", "Entry", "Listing", "features_address", "marker_bytes", "parse_entry",
-    "parse_entry_name", "parse_listing", "parse_marker", "parse_signatures", "rows_address", "set_of_lease",
-    "sha256_hex", "signature_name", "signatures_bytes", "summarize", "unweighted_address",
-]  # fmt: skip
+    "COMPUTING",
+    "CONDEMNED",
+    "ENTRIES",
+    "INDEX",
+    "LEASES",
+    "LISTING",
+    "MANIFEST",
+    "MARKER",
+    "PART_BYTES",
+    "SETS",
+    "SIGNATURE",
+    "SIGNATURES",
+    "VERSION",
+    "Entry",
+    "Listing",
+    "features_address",
+    "marker_bytes",
+    "parse_entry",
+    "parse_entry_name",
+    "parse_listing",
+    "parse_marker",
+    "parse_signatures",
+    "rows_address",
+    "set_of_lease",
+    "sha256_hex",
+    "signature_name",
+    "signatures_bytes",
+    "summarize",
+    "unweighted_address",
+]
 
 VERSION = 1
 MARKER = "medal-store.json"
@@ -51,9 +76,17 @@ _ENTRY_NAME = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})\.([0-9a-f]{16})\.json"
 _LEASE_NAME = re.compile(r"([0-9a-f]{64}\.[0-9a-f]{16})\.[0-9a-f]{16}\.json")
 _HEX = {length: re.compile(f"[0-9a-f]{{{length}}}") for length in (16, 32, 64)}
 _FIELDS = {
-    "medal_store", "cache_id", "content_digest", "manifest_sha256", "listing_sha256", "token", "published", "by",
-    "size", "summary",
-}  # fmt: skip
+    "medal_store",
+    "cache_id",
+    "content_digest",
+    "manifest_sha256",
+    "listing_sha256",
+    "token",
+    "published",
+    "by",
+    "size",
+    "summary",
+}
 # What makes a feature what it is (as `pipeline.known` compares it); the rest makes splits and probes.
 _DECISIVE = ("teacher", "preprocessing", "precision", "views")
 
@@ -221,11 +254,7 @@ def rows_address(request: Mapping[str, Any]) -> str:
 def summarize(manifest: Manifest) -> dict[str, Any]:
     """Return what an entry says of a cache, so that it can be listed and found without reading the manifest."""
     metrics = manifest.probe.get("metrics", {})
-    auroc = {
-        split: value
-        for split in manifest.rows
-        if isinstance(value := metrics.get(split, {}).get("auroc"), float)
-    }  # fmt: skip
+    auroc = {split: value for split in manifest.rows if isinstance(value := metrics.get(split, {}).get("auroc"), float)}
     request = manifest.raw.get("request", {})
     return {
         "dataset": manifest.dataset.get("name"),

@@ -19,8 +19,18 @@ _PROTOCOL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 _OBJECTS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 _PAGES = ("http", "https")
 _SERVERS = ("sftp", "ssh")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "sftp": "sftp",
-           "ssh": "sftp", "http": "https", "https": "https"}  # fmt: skip
+_EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "sftp": "sftp",
+    "ssh": "sftp",
+    "http": "https",
+    "https": "https",
+}
 _MARKER_BYTES = 1 << 12
 
 

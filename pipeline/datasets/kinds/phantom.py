@@ -39,11 +39,7 @@ class _Scanner(NamedTuple):
     blurs: int
 
 
-_SCANNERS = (
-    _Scanner("alder", 64, 0, 5, 0),
-    _Scanner("birch", 52, 28, 8, 1),
-    _Scanner("cedar", 78, -18, 6, 1),
-)
+_SCANNERS = (_Scanner("alder", 64, 0, 5, 0), _Scanner("birch", 52, 28, 8, 1), _Scanner("cedar", 78, -18, 6, 1))
 
 
 class _Dice:

@@ -62,9 +62,16 @@ ELEMENTS = {
 }
 # How values are laid out, which is undone before a key is taken.
 _LAYOUT = (
-    "SamplesPerPixel", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "HighBit",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-)  # fmt: skip
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "HighBit",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
