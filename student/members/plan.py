@@ -209,12 +209,7 @@ def ask(
     StudentError
         The model, its weights or the run folder cannot be used.
     """
-    found = folder.look(run)
-    if found.holds != "nothing":
-        # Refuse before anything is read what would be refused whatever the rest of the request turns out to be.
-        more = {"seeds": settings.seeds, "baseline": settings.baseline}
-        there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
-        folder.decide(found, there, overwrite=overwrite)
+    found = _look(run, settings, overwrite=overwrite)
     terms = parse_terms(settings.loss)
     check_together(settings, also=bool(also), unlabelled=bool(unlabelled))
     spec = describe_model(settings.student, settings.weights)
@@ -277,6 +272,16 @@ def ask(
         overwrite=overwrite,
         held_out=held_out,
     )
+
+
+def _look(run: Path, settings: StudentSettings, *, overwrite: bool) -> folder.Found:
+    """Look into the run's folder, and refuse already what no request could do there."""
+    found = folder.look(run)
+    if found.holds != "nothing":
+        more = {"seeds": settings.seeds, "baseline": settings.baseline}
+        there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
+        folder.decide(found, there, overwrite=overwrite)
+    return found
 
 
 def _require_labels(cache: Cache, dataset: str) -> None:
