@@ -1,7 +1,10 @@
 """The teacher as it computes: features by recipe against a slow reference, precision, damage."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -273,9 +276,17 @@ def test_auto_precision_goes_by_capability():
     assert precision_for("fp32", "cpu") == "fp32"
     assert precision_for("bf16", "cpu") == "bf16"
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert precision_for("auto", "cpu") == ("bf16" if capable else "fp32")
+    usable = capable and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert precision_for("auto", "cpu") == ("bf16" if usable else "fp32")
     with pytest.raises(TeacherError, match=r"'half'.*auto, fp32, bf16"):
         precision_for("half", "cpu")
+
+
+def test_auto_is_fp32_where_onednn_may_not_use_what_the_chip_has():
+    code = "from medal.pipeline.teacher.teacher import precision_for; print(precision_for('auto', 'cpu'))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["fp32"]
 
 
 def test_devices():

@@ -231,7 +231,16 @@ def _has_fast_bf16(device: torch.device) -> bool:
         # Ampere, the first with bf16 tensor cores.
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Without these instructions bf16 is emulated and slower than fp32; oneDNN uses both.
-    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_flags())
+    capable = device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_flags())
+    return capable and _onednn_takes_bf16()
+
+
+def _onednn_takes_bf16() -> bool:
+    """Tell whether oneDNN may use them: a hypervisor, or ONEDNN_MAX_CPU_ISA, may keep it from what the chip has."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):  # a torch without oneDNN
+        return False
 
 
 def _cpu_flags() -> set[str]:
