@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import CacheMismatch, MedalError
-from medal.pipeline.audit.doubtful import confident_learning, label_margin
+from medal.pipeline.audit.doubtful import confident_learning, find_doubtful, label_margin
 from medal.pipeline.audit.neighbours import Pairs, calibrate, fit_whitening, propose, search
 from medal.pipeline.audit.shortcuts import separate
+from medal.pipeline.audit.subject import Subject
 
 CHECKS = {
     "repeats across splits",
@@ -196,6 +197,42 @@ def test_a_class_without_rows_is_never_suggested():
     probability = np.array([[0.1, 0.0, 0.9], [0.8, 0.1, 0.1], [0.3, 0.3, 0.4]])
     found = confident_learning(probability, np.array([0, 0, 1]))
     assert found.suggested.tolist() == [-1, 0, 1]
+
+
+def subject_of(task, label):
+    """Rows of a cache, with logits drawn at random."""
+    rows = np.arange(len(label))
+    return Subject(
+        name="set",
+        task=task,
+        classes=("a", "b"),
+        domains=(),
+        splits=("train",),
+        split=np.zeros(len(rows), np.int8),
+        key=np.zeros((len(rows), 16), np.uint8),
+        image=rows,
+        unit=rows,
+        label=label,
+        logits=np.random.default_rng(0).standard_normal((len(rows), 2)).astype(np.float32),
+        fold=np.zeros(len(rows), np.int8),
+        group=np.full(len(rows), -1, np.int32),
+        domain=np.full(len(rows), -1, np.int16),
+        feature=None,
+        views=None,
+        temperature=1.0,
+        source=rows,
+        dataset=None,
+        notes=(),
+    )
+
+
+def test_rows_of_unknown_label_are_not_counted_among_those_that_may_be_wrong():
+    one = np.where(np.arange(40) < 30, np.arange(40) % 2, -1).astype(np.int32)
+    several = np.stack([one, np.where(np.arange(40) < 35, 1, -1)], 1).astype(np.uint8)  # -1 becomes 255, unknown too
+    for task, label, count in (("multiclass", one, 30), ("multilabel", several, 35)):
+        found = find_doubtful(subject_of(task, label))
+        assert found.figures["rows"] == count
+        assert f" of {count} estimated wrong" in found.sentence
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────

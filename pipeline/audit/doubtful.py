@@ -91,9 +91,7 @@ def find_doubtful(subject: Subject) -> Finding:
     else:
         advice, errors = _of_labels(subject, rows, probability)
     advice.sort(key=lambda one: (-one.score, one.row))
-    number = int(
-        np.unique(known(subject.label[rows], subject.task).reshape(len(rows), -1).any(1), return_counts=True)[1].sum()
-    )
+    labelled = int(known(subject.label[rows], subject.task).reshape(len(rows), -1).any(1).sum())
     train = ""
     if in_sample.any():
         train = "; train is left out, as its logits are in-sample (--folds 0)"
@@ -101,8 +99,8 @@ def find_doubtful(subject: Subject) -> Finding:
         check=check,
         severity="look" if advice else "fine",
         sentence=f"{count_of(len(advice), 'label')} that the probe confidently contradicts, about {errors:.0f} of "
-        f"{number:,} estimated wrong{train}",
-        figures={"doubtful": len(advice), "estimated_errors": errors, "rows": number},
+        f"{labelled:,} estimated wrong{train}",
+        figures={"doubtful": len(advice), "estimated_errors": errors, "rows": labelled},
         advice=tuple(advice[:_MOST_ADVICE]),
     )
 
