@@ -5,7 +5,17 @@ linear-probe logits in a cache. Stage two (`medal train-student`) trains a light
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors, which do not follow `__getattr__`
+    from medal.cache.errors import MedalError
+    from medal.cache.reader import open_cache
+    from medal.pipeline.api import cache_teacher
+    from medal.pipeline.caching.sharing import open_lab
+    from medal.student.api import train_student
+    from medal.student.targets.soft_targets import SoftTargets
+
+    __version__: str
 
 # Looked up on first use, so that `import medal` stays as cheap as `medal --help` needs it.
 _PUBLIC = {
@@ -20,9 +30,15 @@ _PUBLIC = {
 __all__ = ["MedalError", "SoftTargets", "__version__", "cache_teacher", "open_cache", "open_lab", "train_student"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return import_module("importlib.metadata").version("medalmighty")
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'medal' has no attribute {name!r}")
+if not TYPE_CHECKING:  # else every name would be one of medal's
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return import_module("importlib.metadata").version("medalmighty")
+        if name in _PUBLIC:
+            return getattr(import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module 'medal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

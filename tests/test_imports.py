@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from modules import MODULES
+from store_cases import make_cache
+
+from medal.cache.convert import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {
@@ -63,6 +66,19 @@ def test_the_cache_knows_no_framework_and_no_images():
     seen = imported_by(import_all("medal.cache"))
     assert seen & (HEAVY - {"numpy", "zarr", "h5py", "rich"}) == set()
     assert "medal" in seen
+
+
+def test_a_cache_is_opened_from_python_without_torch_or_click(tmp_path):
+    convert(make_cache(tmp_path / "a.zarr"), tmp_path / "a.h5")
+    code = "import sys, medal\nfor path in sys.argv[1:]: medal.open_cache(path).read('train', 'logits')"
+    seen = imported_by(code, tmp_path / "a.zarr", tmp_path / "a.h5")
+    assert {"zarr", "h5py"} <= seen
+    assert seen & {"torch", "click", "rich"} == set()
+
+
+def test_planning_needs_no_torch():
+    seen = imported_by(import_all("medal.pipeline.planning"))
+    assert seen & {"torch", "torchvision", "transformers", "timm", "sklearn", "click"} == set()
 
 
 def test_datasets_are_listed_without_torch():
