@@ -1,7 +1,13 @@
 """The measurement that chooses number format and memory layout."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+import timm
 import torch
+from torch import nn
 
 from medal.student.network.model import build_model, describe_model
 from medal.student.network.speed import Plan, choose_plan, fastest_plan, measure_plans
@@ -65,6 +71,55 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(model, home):
 def test_a_fixed_precision_is_not_measured(model, home, precision):
     assert choose_plan(model, "x", 32, "cpu", precision) == (Plan(precision=precision, channels_last=True), {})
     assert not list(home.iterdir())
+
+
+# ── Where channels last writes past its memory ───────────────────────────────────────────────────────────────────
+
+# Its own process, as one that writes past its memory dies; by the vectors of this chip, and by shorter ones.
+DEADLY = """
+from torch import nn
+from medal.student.network.speed import choose_plan
+model = nn.Sequential(nn.Conv2d(3, 48, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2))
+print(*choose_plan(model, "stem", 112, "cpu", "auto")[1], sep="; ")
+"""
+
+
+@pytest.mark.parametrize("chip", [{}, {"ONEDNN_MAX_CPU_ISA": "AVX2"}])
+def test_a_stem_that_channels_last_would_kill_is_measured_without_it(chip, tmp_path):
+    environment = {**os.environ, "MEDAL_HOME": str(tmp_path), **chip}
+    done = subprocess.run([sys.executable, "-c", DEADLY], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{FP32_FIRST}; {BF16_FIRST}\n"
+
+
+@pytest.mark.parametrize("name", ["mobileone_s1", "fastvit_t8", "repvgg_a0"])
+def test_a_fixed_precision_of_such_a_stem_has_channels_first(name):
+    model = timm.create_model(name, num_classes=2)
+    assert choose_plan(model, name, 64, "cpu", "fp32")[0] == FP32_FIRST
+    assert choose_plan(model, name, 64, "cuda", "bf16")[0] == BF16  # cuDNN keeps to its memory
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "efficientnet_b0", "convnext_atto"])
+def test_other_networks_keep_channels_last(name):
+    assert choose_plan(timm.create_model(name, num_classes=2), name, 64, "cpu", "fp32")[0] == FP32
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "kernel", "stride", "last"),
+    [
+        (3, 1, 1, 2, False),
+        (15, 1, 1, 2, False),
+        (16, 1, 1, 2, True),
+        (1, 1, 1, 2, True),
+        (64, 64, 1, 2, True),
+        (64, 16, 1, 2, False),
+        (3, 1, 3, 2, True),
+        (3, 1, 1, 1, True),
+    ],
+)
+def test_it_goes_by_the_shape_of_convolutions(channels, groups, kernel, stride, last):
+    model = nn.Sequential(nn.Conv2d(channels, 64, kernel, stride=stride, groups=groups))
+    assert choose_plan(model, "x", 32, "cpu", "fp32")[0].channels_last == last
 
 
 def test_plan_survives_json():

@@ -11,7 +11,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -30,9 +30,11 @@ _MEASURED_BATCH = 16
 _ROUNDS = 3
 # Large networks are judged by fewer rounds.
 _SECONDS = 20.0
-# Another plan must be this much faster than the one before it in `_candidates`: noise should not decide between two
+# Another plan must be this much faster than the one before it in `_PLANS`: noise should not decide between two
 # that are about equal, and where they are, the more exact one is better.
 _CLEARLY = 1.1
+# float32 numbers in the widest vector of a CPU.
+_VECTOR = 16
 # A plan whose first step takes this much longer than the best one's is not measured further.
 _HOPELESS = 3.0
 
@@ -72,11 +74,32 @@ class Plan:
         return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
 
 
-def _candidates() -> tuple[Plan, ...]:
-    return tuple(
-        Plan(precision=precision, channels_last=channels_last)
-        for precision in ("fp32", "bf16")
-        for channels_last in (True, False)
+# The more exact first.
+_PLANS = (
+    Plan(precision="fp32", channels_last=True),
+    Plan(precision="fp32", channels_last=False),
+    Plan(precision="bf16", channels_last=True),
+    Plan(precision="bf16", channels_last=False),
+)
+
+
+def _candidates(model: nn.Module, device: str) -> list[Plan]:
+    takes = _takes_channels_last(model, device)
+    return [plan for plan in _PLANS if takes or not plan.channels_last]
+
+
+def _takes_channels_last(model: nn.Module, device: str) -> bool:
+    """Tell whether the backward pass of a model with channels last keeps to its memory.
+
+    On a CPU that of a 1 x 1 convolution with a stride does not, where its input has fewer channels than a vector of
+    the chip: oneDNN writes past a buffer, and the process dies or its gradients are wrong (uxlfoundation/oneDNN issue
+    6035; measured with torch 2.14: 2 to 15 channels with AVX512, 2 to 7 with AVX2). Stems that are folded after
+    training have one over the three colours: MobileOne, FastViT, RepVGG.
+    """
+    return device != "cpu" or not any(
+        max(module.kernel_size) == 1 and max(module.stride) > 1 and 1 < module.in_channels // module.groups < _VECTOR
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
     )
 
 
@@ -98,13 +121,13 @@ def choose_plan(
 ) -> tuple[Plan, dict[str, float]]:
     """Return the plan to train by, and the images a second of each that was measured (empty if none was).
 
-    A precision that is asked for is taken with channels last, unmeasured, so that results can be compared to the bit
-    across machines. What ``auto`` measures is remembered for this machine, in medal's home folder, so that the
-    same command computes the same bits tomorrow.
+    A precision that is asked for is taken unmeasured, with channels last if the model can, so that results can be
+    compared to the bit across machines. What ``auto`` measures is remembered for this machine, in medal's home
+    folder, so that the same command computes the same bits tomorrow.
     """
     if asked != "auto":
-        return Plan(precision=asked, channels_last=True), {}
-    rates = _recall(name, image_size, device)
+        return Plan(precision=asked, channels_last=_takes_channels_last(model, device)), {}
+    rates = _recall(name, image_size, device, _candidates(model, device))
     if rates is None:
         rates = measure_plans(model, image_size, device)
         _remember(name, image_size, device, rates)
@@ -167,7 +190,7 @@ def wall_rate(model: nn.Module, plan: Plan, image_size: int, device: str) -> flo
 def _race(model: nn.Module, images: Tensor, device: str) -> dict[Plan, float]:
     """Return the least seconds of a step of each plan."""
     begun = time.perf_counter()
-    steps = {plan: _Step(copy.deepcopy(model), plan, images, device) for plan in _candidates()}
+    steps = {plan: _Step(copy.deepcopy(model), plan, images, device) for plan in _candidates(model, device)}
     first = {plan: step.seconds() for plan, step in steps.items()}
     limit = _HOPELESS * min(first.values())
     best = {plan: seconds for plan, seconds in first.items() if seconds > limit}
@@ -203,7 +226,7 @@ class _Step:
 
 def fastest_plan(rates: Mapping[str, float]) -> Plan:
     """Return the plan of the highest rate, an earlier one where they are about equal."""
-    chosen, *others = _candidates()
+    chosen, *others = (plan for plan in _PLANS if str(plan) in rates)
     for plan in others:
         if rates[str(plan)] > _CLEARLY * rates[str(chosen)]:
             chosen = plan
@@ -221,10 +244,10 @@ def _memory(name: str, image_size: int, device: str) -> Path:
     return home_folder() / "speed" / f"{digest}.json"
 
 
-def _recall(name: str, image_size: int, device: str) -> dict[str, float] | None:
+def _recall(name: str, image_size: int, device: str, plans: Iterable[Plan]) -> dict[str, float] | None:
     try:
         rates = json.loads(_memory(name, image_size, device).read_text(encoding="utf-8"))
-        return {str(plan): float(rates[str(plan)]) for plan in _candidates()}
+        return {str(plan): float(rates[str(plan)]) for plan in plans}
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
 
