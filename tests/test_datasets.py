@@ -141,18 +141,18 @@ def test_folder_says_what_it_leaves_out(pictures, caplog):
     folder = pictures("a/1.png", "b/2.png", "b/scan.nii")
     with caplog.at_level(logging.WARNING):
         open_dataset(folder)
-    assert "1 files that are no images are left out, for instance 'b/scan.nii'" in caplog.text
+    assert "3 files found, 2 used, 1 left out (other formats 1, for instance 'b/scan.nii')" in caplog.text
 
 
 @pytest.mark.parametrize(("top", "first"), [("", "b/older"), ("train/", "train/b/older")])
 def test_folder_says_which_folders_it_does_not_look_into(pictures, caplog, top, first):
     folder = pictures(
-        *(f"{top}{name}" for name in ("a/1.png", "b/2.png", "b/.old/3.png", "b/older/4.png", "c/p1/5.png"))
+        *(f"{top}{name}" for name in ("a/1.png", "b/2.png", "b/.old/3.png", "b/older/4.png", "b/oldest/p1/5.png"))
     )
     with caplog.at_level(logging.WARNING):
         dataset = open_dataset(folder)
     assert (dataset.classes, len(dataset)) == (("a", "b"), 2)
-    assert f"2 folders inside the classes' folders are not looked into, for instance '{first}'" in caplog.text
+    assert f"2 left out (in folders inside the classes' folders 2, for instance '{first}/4.png')" in caplog.text
 
 
 def test_images_one_folder_too_deep(pictures):
@@ -165,7 +165,7 @@ def test_warnings_reach_who_has_set_up_no_logging(pictures):
     folder = pictures("a/1.png", "b/2.png", "b/older/3.png")
     code = "import sys\nfrom medal.pipeline.datasets import open_dataset\nopen_dataset(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
-    assert "for instance 'b/older'" in done.stderr
+    assert "for instance 'b/older/3.png'" in done.stderr
 
 
 def test_folder_without_images(pictures, tmp_path):
@@ -175,8 +175,10 @@ def test_folder_without_images(pictures, tmp_path):
     with pytest.raises(DataError, match=r"no image, only 3 files of other kinds \('.nii', 'no suffix'\)"):
         open_dataset(folder)
     pictures("a/1.png")
-    with pytest.raises(DataError, match=r"has 1 class \('a'\); expected two or more"):
+    with pytest.raises(DataError, match=r"the folder 'b' without an image that is read \(other formats 2; 'b/2.nii'"):
         open_dataset(folder)
+    with pytest.raises(DataError, match=r"has 1 class \('a'\) left after --exclude-class; expected two or more"):
+        open_dataset(folder, DatasetOptions(exclude_classes=("b",)))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ def test_classes_splits_domains_and_groups(table):
         "b.png,clear,Validation,Y,p2\n"
         "c.png,,testing,,p1\n"
         "d.png,mass,valid,X,\n"
-        "a.png,mass,Training,X,p1\n"
+        "e.png,mass,Training,X,p1\n"
+        "e.png,mass,Training,X,p1\n"  # the same in all: one image
     )
     dataset = open_dataset(path)
     assert (dataset.name, dataset.task, dataset.classes) == ("scans", "multiclass", ("clear", "mass"))
@@ -56,14 +57,14 @@ def test_named_columns_and_partial_splits(table):
 
 
 def test_multilabel(table):
-    path = table("file,edema,mass\na.png,1,0\nb.png,,255\nc.png,-1,1\n")
+    path = table("file,edema,mass\na.png,1,0\nb.png,,255\nc.png,-1,1\nd.png,0,1\n")
     dataset = open_dataset(path, DatasetOptions(label_columns=("mass", "edema")))
     assert (dataset.task, dataset.classes, dataset.label.dtype) == ("multilabel", ("mass", "edema"), np.uint8)
-    assert dataset.label.tolist() == [[0, 1], [255, 255], [1, 255]]
+    assert dataset.label.tolist() == [[0, 1], [255, 255], [1, 255], [1, 0]]
     of_cache = open_dataset(path, classes=("edema", "mass"))
     assert of_cache.label.tolist() == dataset.label[:, ::-1].tolist()
     fewer = open_dataset(path, DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("mass",)))
-    assert (fewer.classes, fewer.label.tolist()) == (("edema",), [[1], [255], [255]])
+    assert (fewer.classes, fewer.label.tolist()) == (("edema",), [[1], [255], [255], [0]])
     with pytest.raises(DataError, match="has the labels 'mass'; expected 'edema', 'mass'"):
         open_dataset(path, DatasetOptions(label_columns=("mass",)), classes=("edema", "mass"))
 
@@ -84,10 +85,10 @@ def test_the_labels_columns_are_known_afterwards(table):
 
 
 def test_more_domains_than_a_cache_can_number(table):
-    path = table("file,label,domain\na.png,x,0\n")
+    path = table("file,label,domain\na.png,x,0\nb.png,y,1\n")
 
     def write(count):
-        rows = "".join(f"a.png,{'xy'[number % 2]},{number}\n" for number in range(count))
+        rows = "".join(f"{'ab'[number % 2]}.png,{'xy'[number % 2]},{number}\n" for number in range(count))
         path.write_text(f"file,label,domain\n{rows}")
 
     write(32_768)
@@ -138,7 +139,11 @@ def test_files_anywhere(table, tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("path,label\na.png,x\n", {}, r"no column 'file' for the images' paths; its columns are 'path', 'label'"),
+        (
+            "path,label\n,x\n",
+            {},
+            r"no column 'file' for the images' paths; its columns are 'path', 'label': .*--file-column",
+        ),
         ("file,class\na.png,x\n", {}, r"no column 'label' .*--label-column.*'file', 'class'"),
         ("file,a\na.png,1\n", {"label_columns": ("a", "b", "c")}, r"no column 'b', 'c' .*'file', 'a'"),
         ("file,label\na.png,x\n", {"split_column": "part"}, "no column 'part' for --split-column"),
@@ -147,7 +152,7 @@ def test_files_anywhere(table, tmp_path):
         ("file,label\na.png,x\n", {"label_column": "x", "label_columns": ("y",)}, "were both given"),
         ("file,a,b\na.png,1,0\n", {"label_columns": ("a", "b", "a")}, "--label-columns names a column twice"),
         ("file,a\na.png,1\nb.png,yes\n", {"label_columns": ("a",)}, "has 'yes' in column 'a', row 3; expected 0, 1"),
-        ("file,label,split\na.png,x,train\nb.png,y,dev\n", {}, "has the split 'dev' in row 3; expected one of 'train'"),
+        ("file,label,split\na.png,x,train\nb.png,y,3\n", {}, "has the split '3' in row 3; .* --split-names 3=train"),
         ("file,label\na.png,x\nb.png\n", {}, "has 1 cells in row 3; expected 2"),
         ("file,label,label\na.png,x,y\n", {}, "has the column 'label' twice"),
         ("file,label\na.png,x\n,y\n", {}, "names no file in row 3"),
@@ -158,7 +163,7 @@ def test_files_anywhere(table, tmp_path):
         (
             "file,label\na.png,x\nb.png,NaN\nc.png,y\nd.png,nan\n",
             {},
-            "'NaN' for a class in 2 rows, row 3 for one; .* empty",
+            r"'NaN' \(1\), 'nan' \(1\) for a class in 2 rows, row 3 for one; .* empty",
         ),
     ],
 )
@@ -185,9 +190,12 @@ def test_missing_files_are_all_listed(table):
 
 @pytest.mark.timeout(120)  # a second or two, as long as no row is compared with all others
 def test_many_rows_are_read(table):
-    path = table("file,label,split\n", make=False)
-    (path.parent / "a.png").touch()
-    path.write_text("file,label,split\n" + "".join(f"./a.png,{number % 9},train\n" for number in range(100_000)))
+    path = table("file,label,group\n", make=False)
+    for number in range(9):
+        (path.parent / f"{number}.png").touch()
+    path.write_text(
+        "file,label,group\n" + "".join(f"./{number % 9}.png,{number % 9},{number}\n" for number in range(100_000))
+    )
     assert len(open_dataset(path)) == 100_000
 
 

@@ -230,9 +230,9 @@ def test_damaged_bytes_are_read_or_refused_but_never_crash(tmp_path):
 def test_what_is_no_image(tmp_path):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not an image")
-    Image.fromarray(RAMP).save(tmp_path / "x.gif")
-    for name in ("empty.png", "text.png", "x.gif"):
-        with pytest.raises(DataError, match=f"file '{name}' is not a PNG, JPEG, TIFF or BMP"):
+    Image.fromarray(RAMP).save(tmp_path / "x.ico")
+    for name in ("empty.png", "text.png", "x.ico"):
+        with pytest.raises(DataError, match=f"file '{name}' is not a PNG, JPEG, TIFF, BMP, WebP, GIF or JPEG 2000"):
             FileImages(tmp_path, (name,)).read(0)
     for ask in (FileImages.key, FileImages.read):
         with pytest.raises(DataError, match=r"file 'gone.png' in .* cannot be read: No such file"):

@@ -78,7 +78,7 @@ def _write_tables(folder):
     for name, text in {
         "table": "file,label\n" + rows,
         "onlya": "file,label\n" + rows.replace("b", "a"),
-        "nofile": "image,label\n" + rows,
+        "nofile": "image,label\n" + rows.replace(".png", ".gone"),
         "gone": "file,label\n" + rows + "9.png,a\n",
         "twice": "file,label,label\n",
         "norows": "file,label\n",

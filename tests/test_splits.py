@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
-from medal.pipeline.datasets import check_rare, draw_splits, limit_rows, rarest_class
+from medal.pipeline.datasets import check_rare, draw_splits, rarest_class, sample_rows
 from medal.pipeline.datasets.columns.dataset import Dataset
 from medal.pipeline.datasets.columns.units import find_units
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
@@ -187,7 +187,7 @@ def test_rare_classes_are_refused_together():
         "dataset 'made' has too few train samples of the classes 'old scar' (1), 'mass' (1); expected two or more: "
         "leave them out with --exclude-class 'old scar' --exclude-class mass."
     )
-    with pytest.raises(DataError, match="has no train rows"):
+    with pytest.raises(DataError, match=r"has no train rows"):
         check_rare(dataset, np.full(8, 2, np.int8))
 
 
@@ -221,7 +221,29 @@ def test_classes_rarer_than_the_folds_are_no_matter_of_the_splits():
     assert check_rare(dataset, np.repeat([0, 1, 2, 0, 1, 2], 2).astype(np.int8)) == ()
 
 
-def test_limit_takes_the_first_of_each_split():
-    split = np.array([2, 0, 0, 1, 0, 2, 2, 1], np.int8)
-    assert limit_rows(split, 2).tolist() == [0, 1, 2, 3, 5, 7]
-    assert limit_rows(split, 100).tolist() == list(range(8))
+def test_a_sample_has_every_class_in_its_share_whatever_the_order():
+    label = np.array([0] * 60 + [1] * 30 + [2] * 6 + [-1] * 4)
+    dataset = make(label)
+    key = np.random.default_rng(0).integers(0, 256, (100, 16), np.uint8)
+    split = np.where(np.arange(100) % 3 == 0, 2, 0).astype(np.int8)
+    rows = sample_rows(dataset, key, split, 20)
+    assert np.bincount(split[rows]).tolist() == [20, 0, 20]
+    assert np.bincount(label[rows][split[rows] == 0] + 1).tolist() == [1, 11, 6, 2]
+    order = np.random.default_rng(1).permutation(100)
+    again = order[sample_rows(dataset.take(order), key[order], split[order], 20)]
+    assert sorted(again.tolist()) == rows.tolist()
+    assert sample_rows(dataset, key, split, 100).tolist() == list(range(100))
+    with pytest.raises(
+        DataError, match=r"--limit 4 has no room for 2 train images of each of the 3 classes .*--limit 6"
+    ):
+        sample_rows(dataset, key, split, 4)
+
+
+def test_a_sample_of_several_labels_has_the_rarest():
+    bits = np.zeros((40, 2), np.uint8)
+    bits[:30, 0] = 1
+    bits[28:30, 1] = 1
+    dataset = make(bits.tolist(), classes=("edema", "mass"))
+    key = np.random.default_rng(0).integers(0, 256, (40, 16), np.uint8)
+    rows = sample_rows(dataset, key, np.zeros(40, np.int8), 10)
+    assert (len(rows), bits[rows][:, 1].sum()) == (10, 2)

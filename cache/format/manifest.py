@@ -31,6 +31,7 @@ _DESCRIPTIONS: tuple[tuple[str, type | UnionType, str], ...] = (
     ("request", dict, "an object"),
     ("dataset.name", str, "a name"),
     ("dataset.repeats", dict, "an object"),
+    ("dataset.reading", dict, "an object"),
     ("teacher.name", str, "a name"),
     ("teacher.feature", str, "a name"),
     ("teacher.revision", str | None, "a name or null"),

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import CacheMismatch
 from ..format.manifest import Manifest
 
-__all__ = ["check_private", "check_text", "free_names"]
+__all__ = ["check_private", "check_text", "free_names", "texts_of"]
 
 _ANY = "numbers and words"
 _NAME, _NAMES = "a name", "names"
@@ -46,6 +46,7 @@ _ALLOWED: dict[str, Any] = {
         "limit": _ANY,
         "skipped": _ANY,
         "key_check": _ANY,
+        "reading": _NAMES,
     },
     "teacher": {
         "name": _NAME,
@@ -95,7 +96,7 @@ def _check(field: str, value: Any, allowed: str | None, names: set[str]) -> None
             f"The manifest's field '{field[:60]}' is none that medal writes and may say anything; the cache was not "
             "pushed. Make it anew, or leave that field out."
         )
-    for place, text in _texts(field, value):
+    for place, text in texts_of(field, value):
         check_text(place, text)
         if allowed == _ANY and text not in names and not _WORD.fullmatch(text):
             raise CacheMismatch(
@@ -114,17 +115,17 @@ def check_text(place: str, text: str) -> None:
             )
 
 
-def _texts(field: str, value: Any) -> Iterator[tuple[str, str]]:
+def texts_of(field: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield all texts in a value, the names of its fields included, with where they stand."""
     if isinstance(value, str):
         yield field, value
     elif isinstance(value, Mapping):
         for name, part in value.items():
             yield field, name
-            yield from _texts(f"{field}.{name}", part)
+            yield from texts_of(f"{field}.{name}", part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _texts(field, part)
+            yield from texts_of(field, part)
 
 
 def _listed_names(raw: Mapping[str, Any]) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _listed_names(raw: Mapping[str, Any]) -> Iterator[str]:
     for section in ("dataset", "teacher"):
         for field, value in raw[section].items():
             if _ALLOWED[section].get(field) in (_NAME, _NAMES):
-                yield from (text for _, text in _texts(field, value))
+                yield from (text for _, text in texts_of(field, value))
 
 
 def free_names(manifest: Manifest) -> dict[str, list[str]]:
@@ -144,6 +145,7 @@ def free_names(manifest: Manifest) -> dict[str, list[str]]:
         "domains": list(manifest.domains),
         "excluded classes": list(dataset.get("excluded_classes", [])),
         "columns": list(dataset.get("label_columns", [])),
+        "reading": [text for _, text in texts_of("reading", list(dataset.get("reading", {}).values()))],
         "teacher": [str(manifest.teacher.get("name"))],
     }
     return {what: names for what, names in found.items() if names}

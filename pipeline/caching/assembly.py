@@ -215,6 +215,7 @@ def describe_rows(dataset: Dataset, rows: Mapping[str, SplitRows]) -> dict[str, 
         "label_columns": list(dataset.label_columns),
         "rows": {split: len(part) for split, part in rows.items()},
         "repeats": count_repeats({split: part.key for split, part in rows.items()}),
+        **({"reading": dict(dataset.reading)} if dataset.reading else {}),
         **({} if dataset.secret is None else {"key_check": dataset.secret.check}),
     }
 

@@ -25,7 +25,7 @@ from ...cache.store.local_copies import DEFAULT_BYTES, copy_named, local_copy, p
 from ...cache.store.place.entries import read_entries
 from ...cache.store.place.layout import Entry, features_address, rows_address
 from ...cache.store.place.store import Store, open_store
-from ...cache.store.privacy import check_text
+from ...cache.store.privacy import check_text, texts_of
 from ...cache.store.publish import Pushed
 from ...cache.store.publish import push as publish
 from ..planning.reused_features import find_fresh, useful_splits
@@ -306,6 +306,7 @@ def names_of(asked: Plan) -> dict[str, list[str]]:
         "domains": list(dataset.domains),
         "excluded classes": list(dataset.excluded),
         "columns": list(dataset.label_columns),
+        "reading": [text for _, text in texts_of("reading", list(dataset.reading.values()))],
         "teacher": [asked.files.name],
     }
     for what, names in found.items():

@@ -119,7 +119,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="Only the first N rows of each split, for trials; stage two then needs --on-missing drop.",
+    help="Only N rows of each split, of every class in its share, for trials; stage two then needs --on-missing drop.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=_DEFAULT.seed, help="Seed of drawn splits and folds.")
 @click.option(
@@ -272,6 +272,9 @@ def _lead(
 
         asked = settle(asked, None if dry_run else progress, note)
     asked = decide_again(asked)
+    account = asked.dataset.account
+    if account is not None and not account.left_out:
+        note(f"{account}")  # where something is left out, it has been said
     for warning in asked.warnings:
         note(f"warning: {warning}")
     rows = {split: len(part) for split, part in asked.rows.items()}
@@ -373,8 +376,15 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
         if split in metrics:
             click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
     # Classes and their columns stage two takes from the cache; of the others it reads the usual ones unless told.
-    columns = {"--split-column": options.split_column, "--domain-column": options.domain_column}
+    # What is a path no cache records.
+    columns = {
+        "--split-column": options.split_column,
+        "--domain-column": options.domain_column,
+        "--val-table": options.val_table,
+        "--test-table": options.test_table,
+    }
     extra = [word for name, column in columns.items() if column for word in (name, column)]
+    extra += [word for folder in options.image_folders for word in ("--images", folder)]
     extra += ["--on-missing", "drop"] if limited else []
     following = ["medal", "train-student", str(target), dataset, "--out", f"runs/{target.stem}", *extra]
     if options.unlabelled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from ...cache.errors import DataError
 from ...cache.format.forms import SUFFIXES
 from ...cache.text import plain
 from .columns.dataset import Dataset, DatasetOptions
+from .columns.patients import NO_GROUP
+from .kinds.table_text import is_table
 
 __all__ = ["dataset_kind", "dataset_name", "open_dataset"]
 
@@ -24,7 +27,40 @@ _WITHOUT_COLUMNS = {
     "folder": "a folder whose own folders are the classes",
     "phantom": "a set that medal draws",
 }
-
+# Options of tables; of folders; and of files, in a folder or named by a table.
+_OF_COLUMNS = (
+    "label_column",
+    "label_columns",
+    "split_column",
+    "domain_column",
+    "file_column",
+    "image_folders",
+    "label_separator",
+    "one_hot",
+    "blank",
+    "uncertain",
+    "split_lists",
+    "val_table",
+    "test_table",
+)
+_OF_FOLDERS = ("class_level", "class_pattern")
+_OF_FILES = (
+    "group_pattern",
+    "skip_localizers",
+    "unknown_labels",
+    "rename_classes",
+    "accept_classes",
+    "min_class_images",
+    "other_class",
+    "split_names",
+)
+_FLAGS = {
+    "image_folders": "--images",
+    "split_lists": "--split-list",
+    "unknown_labels": "--unknown-label",
+    "rename_classes": "--rename-class",
+    "other_class": "--other",
+}
 
 Classes = Sequence[str] | None
 
@@ -52,8 +88,8 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
         )
     if kind is None:
         raise DataError(_unknown(spec))
-    if kind != "table":
-        _refuse_columns(options, spec, kind)
+    _refuse_unheard(options, spec, kind)
+    _check_patterns(options)
     _check_window(options, spec, kind)
     _check_unlabelled(options)
     dataset = _OPENERS[kind](spec, options, classes)
@@ -89,9 +125,9 @@ def dataset_kind(spec: str) -> str | None:
         return "medmnist"
     if spec == "phantom":
         return "phantom"
-    suffix = Path(spec).suffix.lower()
-    if suffix in (".npz", ".csv") and not Path(spec).is_dir():
-        return {".npz": "npz", ".csv": "table"}[suffix]
+    kind = "npz" if spec.lower().endswith(".npz") else "table" if is_table(spec) else None
+    if kind is not None and not Path(spec).is_dir():
+        return kind
     return "folder" if spec and Path(spec).is_dir() else None
 
 
@@ -104,21 +140,41 @@ def _unknown(spec: str) -> str:
     return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"
 
 
-def _refuse_columns(options: DatasetOptions, spec: str, kind: str) -> None:
+def _refuse_unheard(options: DatasetOptions, spec: str, kind: str) -> None:
     """Refuse options that would go unheard."""
-    asked = {
-        "--label-column": options.label_column,
-        "--label-columns": options.label_columns,
-        "--split-column": options.split_column,
-        "--domain-column": options.domain_column,
-        "--group-column": options.group_column,
-    }
-    unheard = [option for option, value in asked.items() if value]
+    if kind != "table":
+        group = None if options.group_column == NO_GROUP and kind == "folder" else options.group_column
+        asked = {_flag(name): getattr(options, name) for name in _OF_COLUMNS} | {"--group-column": group}
+        unheard = [option for option, value in asked.items() if value]
+        if unheard:
+            raise DataError(
+                f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
+                f"{_those(unheard)} out, or give a .csv table."
+            )
+    names = [*(() if kind == "folder" else _OF_FOLDERS), *(() if kind in ("table", "folder") else _OF_FILES)]
+    unheard = [_flag(name) for name in names if getattr(options, name) not in (None, (), False)]
     if unheard:
+        what = "a table" if kind == "table" else _WITHOUT_COLUMNS[kind]
         raise DataError(
-            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
-            f"{'that option' if len(unheard) == 1 else 'these options'} out, or give a .csv table."
+            f"dataset '{spec}' is {what}, for which {', '.join(unheard)} would go unheard; leave {_those(unheard)} out."
         )
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _those(options: Sequence[str]) -> str:
+    return "that option" if len(options) == 1 else "these options"
+
+
+def _check_patterns(options: DatasetOptions) -> None:
+    for name in ("class_pattern", "group_pattern"):
+        pattern = getattr(options, name)
+        try:
+            re.compile(pattern or "")
+        except re.error as exc:
+            raise DataError(f"{_flag(name)} '{pattern}' is not a regular expression: {exc}.") from exc
 
 
 def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:

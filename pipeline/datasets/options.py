@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
 from ...cache.terminal.command import OTHERS
 from ..views.preprocessing import parse_window
-from .columns.dataset import DatasetOptions, Window
+from .columns.dataset import SPLITS, DatasetOptions, Window
 
 __all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
 
@@ -34,7 +34,44 @@ def _read_secret(_context: click.Context, _option: click.Parameter, path: str | 
     return KeySecret.read(path) if path else None
 
 
+def _read_pairs(_context: click.Context, option: click.Parameter, words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Part ``A=B``, several of which may stand in one word after commas where B is a split."""
+    of_splits = option.name in ("split_names", "split_lists")
+    parts = [part for word in words for part in (word.split(",") if option.name == "split_names" else [word]) if part]
+    pairs = []
+    for part in parts:
+        first, equals, second = part.rpartition("=") if option.name == "rename_classes" else part.partition("=")
+        split = first if option.name == "split_lists" else second
+        if not equals or not first or not second or (of_splits and split not in SPLITS):
+            raise click.BadParameter(
+                f"'{part}' is not {option.make_metavar(_context)}, as in {_EXAMPLES[option.name]}."
+            )
+        pairs.append((first, second))
+    return tuple(pairs)
+
+
+_EXAMPLES = {
+    "split_names": "1=train,2=val,3=test",
+    "split_lists": "test=test_list.txt",
+    "rename_classes": "Benign=benign",
+}
+
+
 _OPTIONS = (
+    click.option(
+        "--file-column",
+        metavar="NAME",
+        help="Column of the images' files in a table (default: file, or the only one whose cells are files; with a "
+        "CACHE, the one it was made from).",
+    ),
+    click.option(
+        "--images",
+        "image_folders",
+        metavar="FOLDER",
+        multiple=True,
+        help="Look a table's files up under this folder too, to the bottom, by path, by name, and by name without "
+        "suffix; may be repeated.",
+    ),
     click.option(
         "--label-column",
         metavar="NAME",
@@ -47,10 +84,62 @@ _OPTIONS = (
         "a CACHE, those it was made from).",
     ),
     click.option(
+        "--label-separator",
+        metavar="TEXT",
+        help="What parts several labels in one cell, as | in A|B or , in ['A', 'B']; an image has all of them.",
+    ),
+    click.option("--one-hot", is_flag=True, help="--label-columns are classes: exactly one 1 in every row."),
+    click.option("--blank", type=click.Choice(["0", "unknown"]), help="What an empty cell of --label-columns means."),
+    click.option(
+        "--uncertain", type=click.Choice(["0", "1", "unknown"]), help="What -1 in a cell of --label-columns means."
+    ),
+    click.option(
+        "--unknown-label",
+        "unknown_labels",
+        metavar="NAME",
+        multiple=True,
+        help="A class that means that none is known, as NA; may be repeated.",
+    ),
+    click.option(
+        "--rename-class",
+        "rename_classes",
+        metavar="OLD=NEW",
+        multiple=True,
+        callback=_read_pairs,
+        help="Call a class otherwise, to put two spellings or two classes together; may be repeated.",
+    ),
+    click.option(
+        "--accept-classes", is_flag=True, help="Take the classes as they stand, however odd they look or many they are."
+    ),
+    click.option(
+        "--repeated",
+        type=click.Choice(["first", "any", "majority", "refuse"]),
+        default=DatasetOptions.repeated,
+        show_default=True,
+        help="Whose label counts where rows of one image differ; any: a label that any row has.",
+    ),
+    click.option(
         "--split-column",
         metavar="NAME",
         help="Column of train, val or test in a .csv table (default: split, where there is one).",
     ),
+    click.option(
+        "--split-names",
+        metavar="NAME=SPLIT,…",
+        multiple=True,
+        callback=_read_pairs,
+        help="What splits are called where medal does not know, as 1=train,2=val,3=test; of folders too.",
+    ),
+    click.option(
+        "--split-list",
+        "split_lists",
+        metavar="SPLIT=FILE",
+        multiple=True,
+        callback=_read_pairs,
+        help="A text file whose lines name the images of a split, as test=test_list.txt; may be repeated.",
+    ),
+    click.option("--val-table", metavar="FILE", help="A table like DATASET whose rows are val; DATASET is train then."),
+    click.option("--test-table", metavar="FILE", help="A table like DATASET whose rows are test."),
     click.option(
         "--domain-column",
         metavar="NAME",
@@ -59,7 +148,27 @@ _OPTIONS = (
     click.option(
         "--group-column",
         metavar="NAME",
-        help="Column of the patient, who stays in one split, in a .csv table (default: group, where there is one).",
+        help="Column of the patient, who stays in one split, in a .csv table (default: group, where there is one; in "
+        "DICOM files PatientID); none = patients do not count.",
+    ),
+    click.option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="Find the patient in a file's path: its first group, as in '14-(\\d+)'.",
+    ),
+    click.option(
+        "--class-level",
+        metavar="K",
+        type=click.IntRange(min=1),
+        help="In a folder, the class is the K-th folder below DATASET, and images may lie deeper.",
+    ),
+    click.option(
+        "--class-pattern",
+        metavar="REGEX",
+        help="In a folder, find the class in a file's path: its first group, as in '([A-Z]+)-\\d+'.",
+    ),
+    click.option(
+        "--skip-localizers", is_flag=True, help="Leave scouts out: DICOM images by which a scan is only planned."
     ),
     click.option(
         "--exclude-class",
@@ -67,6 +176,15 @@ _OPTIONS = (
         metavar="CLASS",
         multiple=True,
         help="Leave a class out; may be repeated (default: none; with a CACHE, those it leaves out).",
+    ),
+    click.option(
+        "--min-class-images",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Leave out all classes of fewer images (with a CACHE, those it leaves out).",
+    ),
+    click.option(
+        "--other", "other_class", metavar="NAME", help="Put the classes of fewer images together as this one instead."
     ),
     click.option(
         "--intensity",
@@ -96,15 +214,28 @@ _OPTIONS = (
 # The end of a command's help: what is its own before what all have.
 DATASET_GROUP: dict[str, tuple[str, ...]] = {
     OTHERS: (),
-    "Reading DATASET": (
-        "--label-column",
-        "--label-columns",
+    "Reading DATASET": ("--intensity", "--window"),
+    "Tables: files and rows": (
+        "--file-column",
+        "--images",
         "--split-column",
+        "--split-names",
+        "--split-list",
+        "--val-table",
+        "--test-table",
         "--domain-column",
         "--group-column",
+        "--repeated",
+    ),
+    "Tables: labels": ("--label-column", "--label-columns", "--label-separator", "--one-hot", "--blank", "--uncertain"),
+    "Folders": ("--class-level", "--class-pattern", "--group-pattern", "--skip-localizers"),
+    "Classes": (
         "--exclude-class",
-        "--intensity",
-        "--window",
+        "--min-class-images",
+        "--other",
+        "--rename-class",
+        "--unknown-label",
+        "--accept-classes",
     ),
 }
 
@@ -120,4 +251,8 @@ def take_dataset_options(chosen: dict[str, Any]) -> DatasetOptions:
     """Take the values of `dataset_options` out of a command's keyword arguments."""
     names = (chosen.pop("label_columns") or "").split(",")
     rest = {field.name: chosen.pop(field.name) for field in fields(DatasetOptions) if field.name in chosen}
+    if rest.get("other_class") is not None and rest.get("min_class_images") is None:
+        raise click.UsageError(
+            "--other goes with --min-class-images N: it says what their classes are put together as."
+        )
     return DatasetOptions(label_columns=tuple(name.strip() for name in names if name.strip()), **rest)

@@ -11,6 +11,7 @@ from ...cache.keys import match_secret
 from ..views.preprocessing import parse_window
 from .columns.dataset import UNLABELLED, DatasetOptions
 from .columns.labels import quoted
+from .columns.reading import with_reading
 from .opening import dataset_kind
 
 __all__ = ["recorded_options"]
@@ -40,6 +41,7 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
         options = replace(options, unlabelled=True)
     elif dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
+    options = with_reading(options, manifest.dataset.get("reading", {}), dataset_kind(spec))
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
     # The dataset may have classes that the cache never knew, and may lack some that it knows: either can be left out.
     options = replace(options, known_classes=known)
@@ -54,6 +56,11 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
 
 def _with_columns(options: DatasetOptions, manifest: Manifest) -> DatasetOptions:
     recorded = tuple(manifest.dataset.get("label_columns", ()))
+    reading = manifest.dataset.get("reading", {})
+    if manifest.task == "multilabel" and "label_separator" in reading:
+        return options if options.label_columns or options.label_column else replace(options, label_column=recorded[0])
+    if manifest.task == "multiclass" and reading.get("one_hot"):
+        return options if options.label_columns or options.label_column else replace(options, label_columns=recorded)
     if manifest.task == "multilabel":
         if options.label_column is not None:
             raise CacheMismatch(

@@ -19,7 +19,7 @@ from ...cache.making.life import Action, decide, look
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.reader import Cache, open_cache
 from ...cache.text import plain
-from ..datasets import check_rare, describe_drawing, draw_splits, limit_rows
+from ..datasets import check_filled, check_rare, describe_drawing, draw_splits, sample_rows
 from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from ..datasets.opening import dataset_name, open_dataset
 from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
@@ -175,18 +175,11 @@ def arrange(spec: str, options: DatasetOptions, settings: CacheSettings) -> Arra
 def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
     dataset, key, skipped = _readable(dataset, settings)
     split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
-    if settings.limit is not None:
-        taken = limit_rows(split, settings.limit)
-        dataset, key, split = dataset.take(taken), key[taken], split[taken]
-    try:
+    check_filled(dataset, split)
+    if settings.limit is None:
         warnings = check_rare(dataset, split)
-    except DataError as error:
-        if settings.limit is None:
-            raise
-        raise DataError(
-            f"--limit {settings.limit} takes the first rows of each split, in the dataset's order, and these are too "
-            f"few: {error} Or give a higher --limit."
-        ) from error
+    else:
+        dataset, key, split, warnings = _limited(dataset, key, split, settings.limit)
     rows = arrange_rows(dataset, key, split)
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     if dataset.unlabelled:
@@ -197,9 +190,25 @@ def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
         image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,
         drawn=drawn,
         drawing=drawing,
-        warnings=tuple(warnings),
+        warnings=(*dataset.notes, *warnings),
         skipped=tuple(skipped),
     )
+
+
+def _limited(
+    dataset: Dataset, key: npt.NDArray[np.uint8], split: npt.NDArray[np.int8], limit: int
+) -> tuple[Dataset, npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[str, ...]]:
+    """Return a sample of each split, and warnings of what it lacks."""
+    taken = sample_rows(dataset, key, split, limit)
+    sample, few = dataset.take(taken), split[taken]
+    try:
+        return sample, key[taken], few, check_rare(sample, few)
+    except DataError as error:
+        check_rare(dataset, split)  # what the whole dataset lacks, no limit mends
+        raise DataError(
+            f"--limit {limit} is too low for dataset '{dataset.name}' and its {len(dataset.classes)} classes, of each "
+            "of which train needs two images with it and two without; give a higher --limit."
+        ) from error
 
 
 def _fitting_size(dataset: Dataset, rows: Mapping[str, SplitRows]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ...cache.errors import StudentError
 from ...pipeline.datasets.columns.dataset import DatasetOptions
+from ...pipeline.datasets.columns.reading import record_run
 from ...pipeline.views.transforms import Policy
 from ..network.model import WEIGHTS
 from ..settings import StudentSettings
@@ -66,6 +67,7 @@ def make_request(
         "image_size": image_size,
         "intensity": options.intensity,
         "window": options.window and list(options.window),
+        **({"reading": reading} if (reading := record_run(options)) else {}),
         "policy": policy.to_dict(),
         "targets_sha256": targets.digest(),
         "also": list(targets.also),

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...cache.join import find_keys
 from ...pipeline.datasets.columns.dataset import DatasetOptions
+from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from .collecting import Recorded
 
@@ -35,10 +36,9 @@ def draw_thumbnails(run: Recorded, spec: str, options: DatasetOptions, keys: Seq
 
 
 def _as_trained(run: Recorded, spec: str, options: DatasetOptions) -> DatasetOptions:
-    """Show images as the student saw them; a multi-label table has a column for each class."""
+    """Show images as the student saw them, read as its dataset was."""
     request = run.description["request"]
-    if run.task == "multilabel" and dataset_kind(spec) == "table" and not options.label_columns:
-        options = replace(options, label_columns=run.classes)
+    options = as_run_read(options, request.get("reading", {}), dataset_kind(spec), run.task, run.classes)
     if options.intensity == DatasetOptions.intensity and options.window is None:
         window = request["window"] if dataset_kind(spec) in ("table", "folder") else None
         options = replace(options, intensity=request["intensity"], window=window and tuple(window))

@@ -14,6 +14,7 @@ from ...cache.errors import DataError
 from ...cache.join import image_members
 from ...cache.keys import match_secret
 from ...pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
+from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from ...pipeline.metrics import bootstrap, known, measure, or_none, reliability, rests_on
@@ -74,8 +75,8 @@ def open_for(trained: Trained, spec: str, options: DatasetOptions) -> Dataset:
 
 def _as_trained(trained: Trained, spec: str, options: DatasetOptions) -> DatasetOptions:
     kind = dataset_kind(spec)
-    if trained.task == "multilabel" and kind == "table" and not (options.label_columns or options.label_column):
-        options = replace(options, label_columns=trained.classes)
+    reading = trained.description.get("request", {}).get("reading", {})
+    options = as_run_read(options, reading, kind, trained.task, trained.classes)
     if options.intensity == DatasetOptions.intensity and options.window is None:
         window = trained.options.window if kind in ("table", "folder") else None
         options = replace(options, intensity=trained.options.intensity, window=window)

@@ -18,6 +18,7 @@ import torch
 from ...cache.errors import DataError
 from ...cache.making.writer import write_file
 from ...cache.progress import Advance
+from ...cache.system_files import is_nobodys
 from ...pipeline.datasets.columns.dataset import Place, Task
 from ...pipeline.datasets.pixels.files import FileImages, find_format, list_images
 from ...pipeline.metrics import probabilities
@@ -77,7 +78,7 @@ class Answers:
 def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
     """Return the image files that are named or lie in named folders, and how many other files lie in these.
 
-    Folders are looked through to the bottom, in the order of names; hidden files and folders are left out.
+    Folders are looked through to the bottom, in the order of names; what is hidden or a system's own is left out.
 
     Raises
     ------
@@ -91,15 +92,17 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
             found.append(str(path))
             continue
         for place, folders, files in os.walk(path):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(name for name in files if not name.startswith(".")):
+            folders[:] = sorted(name for name in folders if not is_nobodys(name))
+            for name in sorted(name for name in files if not is_nobodys(name)):
                 if find_format(Path(place, name)) is None:
                     others += 1
                 else:
                     found.append(str(Path(place, name)))
     if not found:
         named = ", ".join(f"'{path}'" for path in paths)
-        raise DataError(f"There is no image in {named}; expected PNG, JPEG, TIFF, BMP or DICOM files.")
+        raise DataError(
+            f"There is no image in {named}; expected PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000 or DICOM files."
+        )
     return list(dict.fromkeys(found)), others
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import numpy as np
@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import KeySecret
+from .account import Account
 
 Task = Literal["multiclass", "multilabel"]
 Intensity = Literal["declared", "minmax"]
 Window = tuple[float, float]  # centre and width
+Repeated = Literal["first", "any", "majority", "refuse"]
 SPLITS = ("train", "val", "test")
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
@@ -88,6 +90,22 @@ class DatasetOptions:
     unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
     known_classes : classes that the cache beside it was made of, left out or not: `exclude_classes` may name one
         that no image here has
+    file_column : of a table, the column of files; None = ``file``, or the only one whose cells are files
+    image_folders : folders under which the files of a table are looked for
+    label_separator : what parts the labels in one cell; None = a cell is one class
+    one_hot : `label_columns` are the classes, one an image
+    blank, uncertain : what empty cells and -1 mean in 0/1 columns: ``0``, ``1`` or ``unknown``; None = unknown, or
+        refused where a program has written the table
+    repeated : whose label counts where rows of one image differ
+    unknown_labels, rename_classes : classes that mean "unknown", and pairs of what is read and what it is
+    accept_classes : classes are as they stand, however they look
+    min_class_images, other_class : classes of fewer images are left out, or put together as this class
+    split_names : pairs of what a split is called and which of `SPLITS` it is
+    split_lists : pairs of one of `SPLITS` and the path of a list of names that are of it
+    val_table, test_table : more tables, whose rows are of val and test
+    class_level : which folder below the dataset names the class, counted from 1; None = by the names of folders
+    class_pattern, group_pattern : regular expressions that find the class and the patient in a path
+    skip_localizers : scouts, by which a scan is planned, are left out
     """
 
     label_column: str | None = None
@@ -101,6 +119,26 @@ class DatasetOptions:
     key_secret: KeySecret | None = None
     unlabelled: bool = False
     known_classes: tuple[str, ...] = ()
+    file_column: str | None = None
+    image_folders: tuple[str, ...] = ()
+    label_separator: str | None = None
+    one_hot: bool = False
+    blank: str | None = None
+    uncertain: str | None = None
+    repeated: Repeated = "refuse"
+    unknown_labels: tuple[str, ...] = ()
+    rename_classes: tuple[tuple[str, str], ...] = ()
+    accept_classes: bool = False
+    min_class_images: int | None = None
+    other_class: str | None = None
+    split_names: tuple[tuple[str, str], ...] = ()
+    split_lists: tuple[tuple[str, str], ...] = ()
+    val_table: str | None = None
+    test_table: str | None = None
+    class_level: int | None = None
+    class_pattern: str | None = None
+    group_pattern: str | None = None
+    skip_localizers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +153,9 @@ class Dataset:
     group : (N,) int64 one number a patient, -1 none; the numbers mean nothing beyond equality
     label_columns : columns of the table that the labels were read from; empty for other kinds
     secret : what the keys are keyed with, None = they are plain
+    account : what was found where it lies, and what became of it; None where nothing can be left out
+    notes : sentences on what was guessed or looks odd
+    reading : options that decide what a row and a label are, as a cache records them; defaults are left out
     """
 
     name: str
@@ -129,6 +170,9 @@ class Dataset:
     excluded: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
     secret: KeySecret | None = None
+    account: Account | None = None
+    notes: tuple[str, ...] = ()
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -13,7 +15,7 @@ from .dataset import SPLITS, Dataset
 from .labels import exclude_flags, quoted
 from .units import find_units
 
-__all__ = ["SPLIT_NAMES", "check_rare", "describe_drawing", "draw_splits", "limit_rows", "rarest_class"]
+__all__ = ["SPLIT_NAMES", "check_filled", "check_rare", "describe_drawing", "draw_splits", "find_split", "rarest_class"]
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -22,14 +24,35 @@ SPLIT_NAMES = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "validating": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
+# What stands beside the name of a split in the name of a folder: train_images, 1-test, TrainingSet.
+_BESIDE = re.compile(r"[\s_.-]*(?:(?:data)?sets?|data|images?|imgs?|split|folder)$|^\d+[\s_.-]+", re.IGNORECASE)
+_NAMED = 3  # classes that are left out by name; more of them by how few images they have
 _TRAIN, _VAL, _TEST = range(len(SPLITS))
 _SHARES = {_TRAIN: 0.70, _VAL: 0.15, _TEST: 0.15}
 _SHARES_OF_TRAIN = {_TRAIN: 0.85, _VAL: 0.15}
 
 Keys = npt.NDArray[np.uint8]
+
+
+def find_split(name: str, renamed: Mapping[str, str]) -> int:
+    """Return the index into `SPLITS` of what a split is called, -1 if it is the name of none.
+
+    Parameters
+    ----------
+    renamed : what the user says that names mean
+    """
+    if name in renamed:
+        return SPLITS.index(renamed[name])
+    plain = name.lower()
+    if plain not in SPLIT_NAMES:
+        plain = _BESIDE.sub("", _BESIDE.sub("", plain))
+    return SPLITS.index(SPLIT_NAMES[plain]) if plain in SPLIT_NAMES else -1
 
 
 def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]:
@@ -72,6 +95,24 @@ def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]
                 dataset.take(train), keys[train], find_units(keys[train], dataset.group[train]), _SHARES_OF_TRAIN, seed
             )
     return drawn
+
+
+def check_filled(dataset: Dataset, split: npt.NDArray[np.int8]) -> None:
+    """Refuse a drawing whose val or test is empty since patients are too few, or one of them has most images.
+
+    Raises
+    ------
+    DataError
+    """
+    groups = dataset.group[dataset.group >= 0]
+    empty = [SPLITS[index] for index in (_VAL, _TEST) if not (split == index).any()]
+    if dataset.split is None and not dataset.unlabelled and len(groups) and empty and len(dataset) >= len(SPLITS):
+        count = len(np.unique(groups))
+        raise DataError(
+            f"dataset '{dataset.name}' has {count} group{'s' * (count > 1)} for its {len(dataset)} images, and whole "
+            f"groups leave {' and '.join(empty)} empty; expected a patient for each few images: name another column "
+            "with --group-column, or go without with --group-column none."
+        )
 
 
 def describe_drawing(split: npt.NDArray[np.int8] | None, seed: int) -> str | None:
@@ -166,7 +207,7 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
     rare = [(name, count) for name, count in counts.items() if count < 2]
     if rare:
         listed = ", ".join(f"'{name}' ({count})" for name, count in rare)
-        flags = exclude_flags([name for name, _ in rare])
+        flags = _leave_out(dataset, [name for name, _ in rare])
         which = f"of the class{'es' * (len(rare) > 1)}"
         if dataset.task == "multilabel":
             which = f"with, or without, the label{'s' * (len(rare) > 1)}"
@@ -188,6 +229,17 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
     return tuple(warnings)
 
 
+def _leave_out(dataset: Dataset, rare: Sequence[str]) -> str:
+    """Write the options that leave out classes too rare to learn: one for many of them."""
+    if len(rare) <= _NAMED:
+        return exclude_flags(rare)
+    label = dataset.label
+    ones = np.bincount(label[label >= 0], minlength=len(dataset.classes)) if label.ndim == 1 else (label == 1).sum(0)
+    least = 1 + max(int(ones[dataset.classes.index(name)]) for name in rare)
+    together = ", or put them together with --other NAME beside it" if label.ndim == 1 else ""
+    return f"--min-class-images {least}{together}"
+
+
 def rarest_class(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, int]:
     """Return the class with the fewest train samples, and how many it has."""
     counts = _fewest(dataset, split == _TRAIN)
@@ -200,8 +252,3 @@ def _fewest(dataset: Dataset, rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int
     if dataset.task == "multilabel":
         return np.asarray(np.minimum((label == 0).sum(0), (label == 1).sum(0)), np.int64)
     return np.bincount(label[label >= 0], minlength=len(dataset.classes)).astype(np.int64)
-
-
-def limit_rows(split: npt.NDArray[np.int8], count: int) -> npt.NDArray[np.int64]:
-    """Return the first `count` rows of each split, in dataset order, (M,) int64."""
-    return np.sort(np.concatenate([np.flatnonzero(split == index)[:count] for index in range(len(SPLITS))]))

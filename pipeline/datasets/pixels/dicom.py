@@ -38,10 +38,11 @@ from pydicom.uid import (
 from ....cache.format.digest import canonical_json
 from ....cache.keys import KEY_BYTES
 from ..columns.dataset import Intensity, Window
-from .dicom_header import Header, Lut, Palette, Shown, Unusable, count_frames, named, read_header, read_whole
+from .dicom_facts import read_facts
+from .dicom_header import Header, Lut, Palette, Shown, Unusable, named, read_header, read_whole
 from .intensity import float_range, scale, stretch
 
-__all__ = ["count_frames", "decode_dicom", "dicom_key"]
+__all__ = ["decode_dicom", "dicom_key", "read_facts"]
 
 Pixels = npt.NDArray[Any]
 

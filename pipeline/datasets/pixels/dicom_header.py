@@ -16,7 +16,6 @@ import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_partial
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
@@ -26,18 +25,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from ....cache.errors import DataError
 from .quiet import quiet_decoders
 
-__all__ = [
-    "ELEMENTS",
-    "Header",
-    "Lut",
-    "Palette",
-    "Shown",
-    "Unusable",
-    "count_frames",
-    "named",
-    "read_header",
-    "read_whole",
-]
+__all__ = ["ELEMENTS", "Header", "Lut", "Palette", "Shown", "Unusable", "named", "read_header", "read_whole"]
 
 # The elements that change how stored values are shown, and so what a key is of beside the values, and why. Not heeded,
 # though a viewer may: spacing and aspect, overlays, ICC profiles, presentation states, padding values.
@@ -76,7 +64,6 @@ _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 _READ = [Tag(keyword) for keyword in (*ELEMENTS, *_LAYOUT, *_GROUPS, *_PIXELS.values())]
-_FRAMES = Tag("NumberOfFrames")
 _PREAMBLE, _UNDEFINED, _ITEM = 128, 0xFFFFFFFF, b"\xfe\xff\x00\xe0"
 
 # Of enhanced CT and MR, a header of a thousand frames takes half a second, and each frame asks for it.
@@ -168,20 +155,6 @@ class Header:
 
     def of_frame(self, frame: int) -> Shown:
         return self.shown[frame if len(self.shown) > 1 else 0]
-
-
-def count_frames(path: Path) -> int:
-    """Return the number of frames that a file declares, from as little of it as can be; 1 if it makes no sense.
-
-    What is wrong with a file is said when it is read.
-    """
-    try:
-        with path.open("rb") as file, quiet_decoders:
-            start = read_partial(file, stop_when=lambda tag, *_: tag > _FRAMES, specific_tags=[_FRAMES])
-        frames = int(start.get("NumberOfFrames") or 1)
-        return frames if 1 <= frames <= path.stat().st_size else 1
-    except Exception:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything
-        return 1
 
 
 def read_header(path: Path) -> Header:

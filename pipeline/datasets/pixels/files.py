@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePath
-from types import ModuleType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,17 +15,34 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import file_key
+from ....cache.system_files import is_system_file
 from ..columns.dataset import UNREADABLE, DatasetOptions, Intensity, Place, Window
+from .file_kinds import DICOM, PICTURES, kind_of_content, kind_of_name, suffix_of
 from .key_memory import KeyMemory
 
-__all__ = ["FORMATS", "FileImages", "Format", "Listing", "find_format", "list_images"]
+__all__ = ["FORMATS", "Facts", "FileImages", "Format", "Listing", "find_format", "list_images"]
 
 Pixels = npt.NDArray[Any]
 T = TypeVar("T")
 
 # Headers are read from network shares as well, where waiting is all that it costs.
 _HEADER_THREADS = 8
-_DICOM_MAGIC, _DICOM_PREAMBLE = b"DICM", 128
+NOWHERE, LOCALIZERS = "link to nothing", "localizers"  # why a file is left out
+
+
+class Facts(NamedTuple):
+    """What a file's header says before any image is read.
+
+    Attributes
+    ----------
+    frames : how many images it has
+    patient : a code that is equal for equal patients in this process alone; empty where none is named
+    no_image : what the file is instead of an image of the study, for instance ``segmentations``
+    """
+
+    frames: int = 1
+    patient: bytes = b""
+    no_image: str | None = None
 
 
 class Format(NamedTuple):
@@ -33,12 +50,12 @@ class Format(NamedTuple):
 
     Attributes
     ----------
-    frames : number of frames, from a file's header alone; None = one image a file
+    facts : what a file's header says; None = one image a file, and nothing else
     key : content key of a frame; the text names the image, for messages
     decode : pixels of a frame, as `Images.read` returns them
     """
 
-    frames: Callable[[Path], int] | None
+    facts: Callable[[Path], Facts] | None
     key: Callable[[Path, str, int], bytes]
     decode: Callable[[Path, str, int, Intensity, Window | None], Pixels]
 
@@ -65,8 +82,8 @@ def _dicom(what: str = "") -> ModuleType:
     return dicom
 
 
-def _count_frames(path: Path) -> int:
-    return int(_dicom().count_frames(path))
+def _dicom_facts(path: Path) -> Facts:
+    return Facts(*_dicom().read_facts(path))
 
 
 def _dicom_key(path: Path, what: str, frame: int) -> bytes:
@@ -79,31 +96,23 @@ def _decode_dicom(path: Path, what: str, frame: int, intensity: Intensity, windo
 
 
 _PICTURE = Format(None, _picture_key, _decode_picture)
-_DICOM = Format(_count_frames, _dicom_key, _decode_dicom)
+_DICOM = Format(_dicom_facts, _dicom_key, _decode_dicom)
 
 # By suffix, in lower case.
-FORMATS = dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), _PICTURE) | dict.fromkeys(
-    (".dcm", ".dicom"), _DICOM
-)
+FORMATS = dict.fromkeys(PICTURES, _PICTURE) | dict.fromkeys(DICOM, _DICOM)
+_BY_KIND = {"picture": _PICTURE, "dicom": _DICOM}
 
 
 def find_format(path: Path) -> Format | None:
     """Tell how a file is read, None if it is no image that is known.
 
-    That goes by suffix. A file without one, or with a number for one as in 1.2.840.113619, is DICOM if it says so
-    itself; the directory of a disc also says so, but has no image.
+    That goes by suffix. A file without one, with a number for one as in 1.2.840.113619, or with one that is not known,
+    is what its first bytes say; the directory of a disc also says that it is DICOM, but has no image.
     """
-    suffix = path.suffix.lower()
-    if suffix and not suffix[1:].isdecimal():
-        return FORMATS.get(suffix)
-    if path.name.upper() == "DICOMDIR":
-        return None
-    try:
-        with path.open("rb") as file:
-            start = file.read(_DICOM_PREAMBLE + len(_DICOM_MAGIC))
-    except OSError:
-        return None
-    return _DICOM if start[_DICOM_PREAMBLE:] == _DICOM_MAGIC else None
+    kind = kind_of_name(path.name)
+    if kind == "unknown" and not is_system_file(path.name):
+        kind = kind_of_content(path)
+    return _BY_KIND.get(kind)
 
 
 @dataclass(frozen=True)
@@ -161,6 +170,11 @@ class FileImages:
         try:
             # A table may name any file; what has no known suffix may still be a picture.
             return question(find_format(path) or _PICTURE, path, what, frame)
+        except FileNotFoundError as exc:
+            if path.is_symlink():
+                target = path.readlink()
+                raise DataError(f"{what} is a link to nothing ('{target}'): fetch what it leads to.", NOWHERE) from exc
+            raise DataError(f"{what} in '{self.folder}' cannot be read: {exc.strerror}.", UNREADABLE) from exc
         except OSError as exc:
             reason = exc.strerror or type(exc).__name__
             raise DataError(f"{what} in '{self.folder}' cannot be read: {reason}.", UNREADABLE) from exc
@@ -172,10 +186,16 @@ class Listing(NamedTuple):
     Attributes
     ----------
     place : (M,) int64 index of each image's file among those listed
+    names : (N,) the files listed
+    patients : (N,) of the files listed, as `Facts.patient`; empty where no file names one
+    left : files that are DICOM and no image of the study, by what they are; no image is of them
     """
 
     images: FileImages
     place: npt.NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    patients: tuple[bytes, ...] = ()
+    left: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def group(self, group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return (M,) int64 groups of the images, from (N,) of the files: frames of one file are always in one."""
@@ -205,14 +225,21 @@ def list_images(
     DataError
         There is no pydicom to read DICOM files with, no DICOM file for a window, or no frame of that number.
     """
-    formats = [FORMATS.get(PurePath(name).suffix.lower()) or find_format(folder / name) for name in names]
-    dicom = [(row, kind.frames) for row, kind in enumerate(formats) if kind is not None and kind.frames is not None]
+    formats = [FORMATS.get(suffix_of(name)) or find_format(folder / name) for name in names]
+    dicom = [(row, kind.facts) for row, kind in enumerate(formats) if kind is not None and kind.facts is not None]
     if options.window is not None and not dicom:
         raise DataError(f"{what} has no DICOM file for --window; leave that option out.")
     wanted = [[0]] * len(names)
+    patients = [b""] * len(names)
+    left: dict[str, list[str]] = {}
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        counts = list(pool.map(lambda item: item[1](folder / names[item[0]]), dicom))
-    for (row, _), count in zip(dicom, counts, strict=True):
+        facts = list(pool.map(lambda item: item[1](folder / names[item[0]]), dicom))
+    for (row, _), (count, patient, no_image) in zip(dicom, facts, strict=True):
+        patients[row] = patient
+        if no_image is not None and (no_image != LOCALIZERS or options.skip_localizers):
+            left.setdefault(no_image, []).append(names[row])
+            wanted[row] = []
+            continue
         asked = frames[row] if frames is not None else ""
         if asked and not (asked.isdecimal() and 1 <= int(asked) <= count):
             raise DataError(
@@ -230,4 +257,6 @@ def list_images(
         numbers if any(numbers) else (),
         options.window,
     )
-    return Listing(images, place)
+    named = tuple(patients) if any(patients) else ()
+    gone = {kind: tuple(files) for kind, files in left.items()}
+    return Listing(images, place, tuple(names), named, gone)

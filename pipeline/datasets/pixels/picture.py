@@ -1,4 +1,4 @@
-"""Decoding PNG, JPEG, TIFF and BMP with Pillow into what a radiologist would expect to see."""
+"""Decoding PNG, JPEG, TIFF, BMP, WebP, GIF and JPEG 2000 with Pillow into what a radiologist would expect to see."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .quiet import quiet_decoders
 
 __all__ = ["decode_picture"]
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339  # TIFF tags
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 
@@ -59,7 +59,9 @@ def decode_picture(content: bytes, what: str, intensity: Intensity) -> Pixels:
             upright = ImageOps.exif_transpose(opened)
             values = np.array(upright) if deep else _eight_bits(upright)
     except UnidentifiedImageError as exc:
-        raise DataError(f"{what} is not a PNG, JPEG, TIFF or BMP image that can be read.", "not an image") from exc
+        raise DataError(
+            f"{what} is not a PNG, JPEG, TIFF, BMP, WebP, GIF or JPEG 2000 image that can be read.", "not an image"
+        ) from exc
     except Image.DecompressionBombError as exc:
         raise DataError(
             f"{what} is too large to be decoded safely ({exc}); cut it into tiles or shrink it.", "too large"

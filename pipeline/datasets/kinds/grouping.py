@@ -1,0 +1,68 @@
+"""The patients of images: by a table's column, by a pattern of the path, by DICOM's PatientID; or a word that nobody
+says who is who."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ....cache.errors import DataError
+from ..columns.dataset import DatasetOptions
+from ..columns.patients import NO_GROUP, check_groups, group_by_pattern, number_groups, say_shared_stems
+from ..pixels.files import Listing
+
+__all__ = ["group_images"]
+
+_SPLITS = 3
+
+Group = npt.NDArray[np.int64]
+
+
+def group_images(
+    listing: Listing,
+    options: DatasetOptions,
+    what: str,
+    *,
+    drawn: bool,
+    column: tuple[str, Sequence[str]] | None = None,
+) -> tuple[Group, list[str]]:
+    """Return the patient of each image, (M,) int64, -1 none, and what to say of them.
+
+    Parameters
+    ----------
+    drawn : splits are going to be drawn
+    column : a table's column of patients: its name, and its cell for each of the files listed
+
+    Raises
+    ------
+    DataError
+        What is said of patients cannot be true of any, or contradicts itself.
+    """
+    files = len(listing.names)
+    if options.group_pattern is not None:
+        if column is not None and options.group_column is not None:
+            raise DataError("--group-column and --group-pattern were both given; expected one of them.")
+        values, said = group_by_pattern(listing.names, options.group_pattern, what)
+        check_groups(values, "--group-pattern", what, drawn)
+        return listing.group(number_groups(values)), [said]
+    if column is not None:
+        check_groups(column[1], column[0], what, drawn)
+        return listing.group(number_groups(column[1])), []
+    nobody = np.full(files, -1, np.int64)
+    if options.group_column == NO_GROUP:
+        return listing.group(nobody), []
+    patients = number_groups([code.hex() for code in listing.patients]) if listing.patients else nobody
+    count = len(np.unique(patients[patients >= 0]))
+    named = int((patients >= 0).sum())
+    if count > 1 and count < named and (count >= _SPLITS or not drawn):
+        return listing.group(patients), [f"images are grouped by DICOM's PatientID: {count} patients"]
+    if 0 < count < min(named, _SPLITS) and drawn:
+        # One for all is what many a tool writes when it takes names away.
+        return listing.group(nobody), [
+            f"the DICOM files name {count} patient{'s' * (count > 1)} by PatientID, which cannot fill three splits: "
+            "images of one come into several splits, unless --group-pattern or a table's column tells them apart"
+        ]
+    said_of_names = say_shared_stems(listing.names) if drawn and not options.unlabelled else None
+    return listing.group(nobody), [said_of_names] if said_of_names else []

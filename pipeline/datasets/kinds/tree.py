@@ -1,0 +1,149 @@
+"""What lies in a folder, to the bottom, and which of it is an image."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ....cache.errors import DataError
+from ....cache.system_files import is_nobodys
+from ..pixels.file_kinds import FileKind, kind_of_content, kind_of_name, stem_of
+
+__all__ = ["MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "walk"]
+
+# Reasons for which a file is no image of a dataset.
+MASKS, NOWHERE, OTHERS, DOCUMENTS = "masks", "links to nothing", "other formats", "documents"
+
+_WORDS = r"(?:masks?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|manual|superpixels?)"
+# What an outline of X is called beside X: X_mask, X_mask_1, X-seg, X_segmentation, X_label2.
+_BESIDE = re.compile(rf"(?P<image>.+?)[ _.-]+{_WORDS}(?:[ _.-]*\(?\d*\)?)?", re.IGNORECASE)
+_WORD = re.compile("mask|seg|label|gt|truth|annot|manual|superp", re.IGNORECASE)  # quicker, and all that most need
+_MASK_FOLDER = re.compile(rf"(?:\w+[ _-])?{_WORDS}", re.IGNORECASE)
+
+
+@dataclass
+class Tree:
+    """The files of a folder, named from it with forward slashes.
+
+    Attributes
+    ----------
+    files : all but the system's, sorted by folder and name; links to nothing are among them
+    nowhere : those of `files` that are links to nothing, and where they point to
+    folders : all folders, the system's left out
+    system : how many entries were the system's own
+    """
+
+    path: Path
+    files: list[str] = field(default_factory=list)
+    nowhere: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    system: int = 0
+
+    def kind(self, name: str) -> FileKind:
+        """Tell what a file is; only one whose name does not say is opened."""
+        known = kind_of_name(name)
+        if known != "unknown":
+            return known
+        # What is not there could be anything: it is asked after, not passed over.
+        return "picture" if name in self.nowhere else kind_of_content(self.path / name)
+
+    def sort_out(self, names: Iterable[str]) -> tuple[list[str], dict[str, list[str]]]:
+        """Part the images among some files from the others, which stand under the reason they are none for."""
+        images: list[str] = []
+        left: dict[str, list[str]] = {}
+        for name in names:
+            kind = self.kind(name)
+            if kind in ("picture", "dicom"):
+                images.append(name)
+            elif name in self.nowhere:
+                left.setdefault(NOWHERE, []).append(name)
+            else:
+                left.setdefault(DOCUMENTS if kind == "document" else OTHERS, []).append(name)
+        masks = find_masks(images)
+        if masks:
+            left[MASKS] = sorted(masks)
+            images = [name for name in images if name not in masks]
+        return images, left
+
+
+def walk(path: Path, what: str) -> Tree:
+    """Look through a folder to the bottom; links to folders are followed, but not in a circle.
+
+    Raises
+    ------
+    DataError
+        A folder cannot be listed.
+    """
+    tree = Tree(path)
+    waiting = [""]
+    while waiting:
+        inside = waiting.pop()
+        below: list[str] = []
+        for entry in sorted(_entries(path / inside, what), key=lambda entry: entry.name):
+            name = f"{inside}{entry.name}"
+            if is_nobodys(entry.name):
+                tree.system += 1
+            elif entry.is_dir():
+                if not (entry.is_symlink() and _is_circle(entry, path / inside)):
+                    below.append(name)
+            else:
+                tree.files.append(name)
+                if entry.is_symlink() and not entry.is_file():
+                    tree.nowhere[name] = str(Path(entry).readlink())
+        tree.folders += below
+        waiting += [f"{name}/" for name in reversed(below)]
+    return tree
+
+
+def _entries(path: Path, what: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        # scandir knows files from folders without asking for each: a hundred thousand take a moment.
+        with os.scandir(path) as found:
+            yield from list(found)
+    except OSError as exc:
+        raise DataError(f"{what} cannot be listed ('{path}': {exc.strerror}).") from exc
+
+
+def _is_circle(entry: os.DirEntry[str], inside: Path) -> bool:
+    target = os.path.realpath(entry)
+    here = os.path.realpath(inside)
+    return here == target or here.startswith(target.rstrip(os.sep) + os.sep)
+
+
+def find_masks(names: Iterable[str]) -> set[str]:
+    """Return the images that are outlines of others: ``X_mask.png`` by ``X.png``, ``masks/X.png`` by ``images/X.png``.
+
+    Parameters
+    ----------
+    names : image files, with forward slashes
+    """
+    folders: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        folders.setdefault(name.rpartition("/")[0], {}).setdefault(stem_of(name), []).append(name)
+    masks: set[str] = set()
+    for stems in folders.values():
+        for stem, files in stems.items():
+            found = _BESIDE.fullmatch(stem) if _WORD.search(stem) else None
+            if found is not None and found["image"] in stems:
+                masks.update(files)
+    for folder, stems in folders.items():
+        parent, _, last = folder.rpartition("/")
+        if _MASK_FOLDER.fullmatch(last) and any(
+            other != folder and other.rpartition("/")[0] == parent and _cover(stems, beside)
+            for other, beside in folders.items()
+        ):
+            masks.update(name for files in stems.values() for name in files)
+    return masks
+
+
+def _cover(masks: dict[str, list[str]], images: dict[str, list[str]]) -> bool:
+    """Tell whether most masks of a folder are named by an image of another, with or without a mask's ending."""
+
+    def image(stem: str) -> str:
+        found = _BESIDE.fullmatch(stem)
+        return stem if stem in images or found is None else found["image"]
+
+    return 2 * sum(image(stem) in images for stem in masks) > len(masks)
