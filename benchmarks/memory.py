@@ -17,14 +17,17 @@ import numpy as np
 
 LOAD = """
 import sys
-from medal.pipeline.planning.plan import capable_precision, decide_again, load_teacher, prepare
+from medal.pipeline.planning.plan import decide_again, prepare
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.features.engine import capable_precision, load_teacher
+from medal.pipeline.features.precision import default_batch_size
 from medal.pipeline.planning.request import CacheSettings
 import torch
 settings = CacheSettings(teacher=sys.argv[2], image_size=int(sys.argv[3]))
 asked = decide_again(prepare(sys.argv[1], sys.argv[4], DatasetOptions(), settings))
 teacher = load_teacher(asked, capable_precision(asked))
-teacher.features(torch.zeros(settings.batch_size, 3, settings.image_size, settings.image_size), asked.preprocessing)
+side = settings.image_size
+teacher.features(torch.zeros(default_batch_size("cpu"), 3, side, side), asked.preprocessing)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 RUN = """

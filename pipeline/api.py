@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import Any
 
-from ..cache.errors import TeacherError
 from ..cache.progress import Progress, Tell, silent
-from .caching.make import Made
+from .caching.make import Made, plan_cache
 from .caching.make import cache_teacher as make
-from .caching.named import ask_by_name, obtain_named
-from .caching.sharing import Lab
+from .caching.sharing import StageOneStore
 from .datasets.columns.dataset import DatasetOptions
-from .planning.plan import decide_again, prepare
 from .planning.request import CacheSettings
-from .teacher.files import locate_teacher
 
 __all__ = ["cache_teacher"]
 
@@ -27,7 +23,7 @@ def cache_teacher(
     options: DatasetOptions | None = None,
     overwrite: bool = False,
     sources: Sequence[str | PathLike[str]] = (),
-    lab: Lab | None = None,
+    lab: StageOneStore | None = None,
     progress: Progress = silent,
     tell: Tell = lambda _: None,
     **settings: Any,
@@ -57,23 +53,15 @@ def cache_teacher(
     TypeError
         There is no setting of that name.
     """
-    chosen = CacheSettings(**settings)
-    spec, place, options = fspath(dataset), None if out is None else fspath(out), options or DatasetOptions()
-    files = None
-    if lab is not None:
-        try:
-            files = locate_teacher(chosen.teacher, chosen.revision)
-        except TeacherError as error:
-            named = ask_by_name(spec, place, options, chosen, error)
-            return obtain_named(named, lab, error, overwrite=overwrite, tell=tell)
-    asked = prepare(
-        spec, place, options, chosen, overwrite=overwrite, sources=[fspath(source) for source in sources], files=files
+    asked = plan_cache(
+        fspath(dataset),
+        None if out is None else fspath(out),
+        options or DatasetOptions(),
+        CacheSettings(**settings),
+        overwrite=overwrite,
+        sources=[fspath(source) for source in sources],
+        store=lab,
+        progress=progress,
+        tell=tell,
     )
-    if chosen.tune:
-        from .caching.tuning import settle
-
-        asked = settle(asked, progress, tell)
-    asked = decide_again(asked)
-    for warning in asked.warnings:
-        tell(f"warning: {warning}")
-    return make(asked, progress, tell=tell, lab=lab)
+    return make(asked, progress, tell=tell, store=lab)

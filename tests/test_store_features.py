@@ -102,14 +102,14 @@ def test_keys_are_read_without_the_features(lab, monkeypatch):
 
 def test_a_resumed_run_takes_what_it_took_before(lab, small_npz, tmp_path):
     folder, words = lab
-    from medal.pipeline.caching.sharing import Lab
+    from medal.pipeline.caching.sharing import StageOneStore
     from medal.pipeline.datasets import DatasetOptions
     from medal.pipeline.planning.plan import prepare
     from medal.pipeline.planning.request import CacheSettings
 
     settings = CacheSettings(teacher=str(words[1]), image_size=56, batch_size=64)
     asked = prepare(str(small_npz), str(tmp_path / "a.zarr"), DatasetOptions(), settings)
-    lab_store = Lab(store=open_store(str(folder / "store")), progress=quiet, most=10**9)
+    lab_store = StageOneStore(store=open_store(str(folder / "store")), progress=quiet, most=10**9)
     digests = [whole(folder / f"{name}.zarr").content_digest for name in ("first", "last")]
 
     def found(asked):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,19 @@ from ...cache.making.writer import put_back, write_cache
 from ...cache.progress import Progress, Tell
 from ...cache.reader import Cache
 from ...cache.store.publish import Pushed
+from ..datasets.columns.dataset import DatasetOptions
 from ..features.ranks import ALONE, Team
-from ..planning.plan import Plan, count_kept, decide_again
+from ..planning.plan import Plan, count_kept, decide_again, prepare
+from ..planning.request import CacheSettings
 from ..planning.skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
-from .sharing import Lab, announced
+from .sharing import StageOneStore, announced
+from .substitutes import name_substitutes
 
 if TYPE_CHECKING:
     from ..features.compute import StartEngine
     from ..features.extract import Computed
 
-__all__ = ["Made", "cache_teacher"]
+__all__ = ["Made", "cache_teacher", "foresee", "plan_cache"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,62 @@ class Made:
     pushed: Pushed | None = None
 
 
+def plan_cache(
+    spec: str,
+    out: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    *,
+    overwrite: bool = False,
+    sources: Sequence[str] = (),
+    store: StageOneStore | None = None,
+    progress: Progress | None,
+    tell: Tell = lambda _: None,
+) -> Plan:
+    """Decide all that can be decided before the teacher computes, and tell what the user should know of it.
+
+    Parameters
+    ----------
+    sources : sealed caches to take features over from
+    store : names what others computed by a teacher that cannot be loaded here
+    progress : as for `cache_teacher`; None where nothing is to be tried, as the work is only foreseen
+
+    Raises
+    ------
+    MedalError
+        As `plan.prepare` and `plan.decide_again` say.
+    """
+    try:
+        asked = prepare(spec, out, options, settings, overwrite=overwrite, sources=sources)
+    except TeacherError as error:
+        remedy = None if store is None else name_substitutes(store, settings.teacher, spec, out, tell)
+        if remedy is None:
+            raise
+        raise TeacherError(f"{error} {remedy}") from error
+    if settings.tune:
+        from .tuning import settle
+
+        asked = settle(asked, progress, tell)
+    asked = decide_again(asked)
+    account = asked.dataset.account
+    if account is not None and not account.left_out:
+        tell(f"{account}")  # where something is left out, it has been said
+    for warning in asked.warnings:
+        tell(f"warning: {warning}")
+    if asked.drawing:
+        tell(f"{asked.drawing}; now {', '.join(f'{len(part)} {split}' for split, part in asked.rows.items())}")
+    return asked
+
+
+def foresee(asked: Plan, store: StageOneStore | None, tell: Tell) -> tuple[Plan, int, float]:
+    """Return a plan as it would be carried out, the bytes of its cache and the seconds that the teacher needs."""
+    from ..features.engine import estimate
+
+    if store is not None and asked.action != "reuse" and store.find(asked.cache_id, tell) is not None:
+        asked = replace(asked, action="pulled")
+    return asked, *estimate(asked)
+
+
 def cache_teacher(
     asked: Plan,
     progress: Progress,
@@ -56,7 +116,7 @@ def cache_teacher(
     tell: Tell = lambda _: None,
     again: str = "the same command",
     team: Team = ALONE,
-    lab: Lab | None = None,
+    store: StageOneStore | None = None,
 ) -> Made:
     """Carry out a plan: compute what is missing, fit the probe, seal.
 
@@ -67,7 +127,7 @@ def cache_teacher(
     tell : called with what the user should know while it happens
     again : what to run to go on after an interruption, for messages
     team : the processes that share the work, of which this one leads
-    lab : the store to look into first
+    store : looked into first
 
     Raises
     ------
@@ -87,15 +147,15 @@ def cache_teacher(
             # Another process may have finished it while this one waited, or died between two renames.
             put_back(asked.target)
             asked = decide_again(asked)
-            made = _reused(asked) or _pulled(asked, lab, tell)
+            made = _reused(asked) or _pulled(asked, store, tell)
             if made is not None and made.action == "pulled":
                 asked = replace(asked, existing=made.cache)
             if made is None:
-                if lab is not None:
-                    asked = decide_again(lab.with_features(asked, tell))
-                with announced(lab, asked.cache_id, asked.images, progress) as shown:
+                if store is not None:
+                    asked = decide_again(store.with_features(asked, tell))
+                with announced(store, asked.cache_id, asked.images, progress) as shown:
                     made = _make(asked, lock, team, shown, tell, again)
-                    made = replace(made, pushed=lab.offer(made.cache) if lab else None)
+                    made = replace(made, pushed=store.offer(made.cache) if store else None)
             if _is_left(asked):
                 WorkDirectory(work_path(asked.target)).remove()
     return replace(made, seconds=time.monotonic() - begun)
@@ -114,9 +174,9 @@ def _reused(asked: Plan) -> Made | None:
     )
 
 
-def _pulled(asked: Plan, lab: Lab | None, tell: Tell) -> Made | None:
+def _pulled(asked: Plan, store: StageOneStore | None, tell: Tell) -> Made | None:
     """Take the very cache over from the store, if it is there."""
-    cache = None if lab is None else lab.obtain(asked, tell)
+    cache = None if store is None else store.obtain(asked, tell)
     if cache is None:
         return None
     rows = sum(cache.manifest.rows.values())

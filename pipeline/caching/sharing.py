@@ -34,7 +34,7 @@ from ..views.policies import Views
 if TYPE_CHECKING:
     from ..planning.plan import Plan
 
-__all__ = ["Lab", "announced", "names_of", "open_lab"]
+__all__ = ["StageOneStore", "announced", "names_of", "open_lab"]
 
 # Of a store's caches with features of the right kind as many are looked into. Those are worth their way that have a
 # tenth of the images that are left, or half of whose own images are asked for.
@@ -42,7 +42,7 @@ _MOST_LOOKED_INTO, _LEAST_GAIN = 16, 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lab:
+class StageOneStore:
     """A store that stage one looks into, and how.
 
     Attributes
@@ -253,7 +253,7 @@ def open_lab(
     signers: str | PathLike[str] | None = None,
     revoked: str | PathLike[str] | None = None,
     progress: Progress = silent,
-) -> Lab:
+) -> StageOneStore:
     """Return a lab's store as stage one looks into it, for `medal.cache_teacher(…, lab=…)`.
 
     Parameters
@@ -272,7 +272,7 @@ def open_lab(
     CacheError
         It is no store's address, or what reaches it is not installed.
     """
-    return Lab(
+    return StageOneStore(
         store=open_store(fspath(store)),
         progress=progress,
         push=push,
@@ -315,6 +315,8 @@ def names_of(asked: Plan) -> dict[str, list[str]]:
     return {what: names for what, names in found.items() if names}
 
 
-def announced(lab: Lab | None, cache_id: str, total: int, progress: Progress) -> AbstractContextManager[Progress]:
+def announced(
+    store: StageOneStore | None, cache_id: str, total: int, progress: Progress
+) -> AbstractContextManager[Progress]:
     """Return the context in which a cache is computed."""
-    return nullcontext(progress) if lab is None else lab.announced(cache_id, total, progress)
+    return nullcontext(progress) if store is None else store.announced(cache_id, total, progress)

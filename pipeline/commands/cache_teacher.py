@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...cache.errors import TeacherError
 from ...cache.store.options import store_options
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
-from ..features.ranks import Team, join_team, started_together
+from ..features.ranks import join_team, started_together
 from ..planning.request import CacheSettings
 from ..views.policies import POLICIES
 
 if TYPE_CHECKING:
     from ..caching.make import Made
-    from ..caching.sharing import Lab
     from ..datasets.columns.dataset import DatasetOptions
+    from ..planning.plan import Plan
 
 __all__ = ["cache_teacher"]
 
@@ -153,7 +150,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 )
 @click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
 @click.option("--yes", is_flag=True, help="With --push, the names that are shown may be published.")
-@click.option("--wait", "wait_for_others", is_flag=True, help="If others compute it for --store just now, wait for it.")
+@click.option("--wait", "wait", is_flag=True, help="If others compute it for --store just now, wait for it.")
 @click.option(
     "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
 )
@@ -173,11 +170,6 @@ def cache_teacher(
     store: str | None,
     push: bool,
     yes: bool,
-    wait_for_others: bool,
-    by: str | None,
-    max_cache_size: str,
-    signers: Path | None,
-    revoked: Path | None,
     **chosen: Any,
 ) -> None:
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
@@ -194,147 +186,57 @@ def cache_teacher(
     if push and not store:
         raise click.UsageError("--push goes with --store URL (or MEDAL_STORE)")
     options = take_dataset_options(chosen)
+    sharing = {name: chosen.pop(name) for name in ("wait", "by", "max_cache_size", "signers", "revoked")}
     settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
     if settings.address is not None and settings.engine != "ray":
         raise click.UsageError("--address is for --engine ray; give both, or neither.")
     if settings.engine == "ray" and started_together():
         raise click.UsageError("--engine ray starts workers of its own; run it without torchrun or srun.")
     with join_team() as team:
-        if team.leads:
-            from ..caching.sharing import open_lab
-
-            lab = None
-            if store:
-                lab = open_lab(
-                    store,
-                    push=push,
-                    wait=wait_for_others,
-                    by=by,
-                    max_cache_size=max_cache_size,
-                    signers=signers,
-                    revoked=revoked,
-                    progress=partial(progress, unit="bytes"),
-                )
-            _lead(
-                team,
-                dataset,
-                out,
-                options,
-                settings,
-                sources=sources,
-                overwrite=overwrite,
-                wait=not no_wait,
-                dry_run=dry_run,
-                as_json=as_json,
-                lab=lab,
-                yes=yes,
-            )
-        else:
+        if not team.leads:
             from ..features.compute import follow
 
             follow(team, dataset, options, settings, note)
-
-
-def _lead(
-    team: Team,
-    dataset: str,
-    out: str | None,
-    options: DatasetOptions,
-    settings: CacheSettings,
-    *,
-    sources: tuple[str, ...],
-    overwrite: bool,
-    wait: bool,
-    dry_run: bool,
-    as_json: bool,
-    lab: Lab | None,
-    yes: bool,
-) -> None:
-    from ...cache.commands.push import confirm_names
-    from ..caching.make import cache_teacher as make
-    from ..caching.sharing import names_of
-    from ..features.engine import estimate
-    from ..planning.plan import decide_again, prepare
-    from ..teacher.files import locate_teacher
-
-    files = None
-    if lab is not None:
-        try:
-            files = locate_teacher(settings.teacher, settings.revision)
-        except TeacherError as error:
-            _take_by_name(
-                dataset, out, options, settings, error, lab, overwrite=overwrite, dry_run=dry_run, as_json=as_json
-            )
             return
-    asked = prepare(dataset, out, options, settings, overwrite=overwrite, sources=sources, files=files)
-    if settings.tune:
-        from ..caching.tuning import settle
+        from ...cache.commands.push import confirm_names
+        from ..caching.make import cache_teacher as make
+        from ..caching.make import foresee, plan_cache
+        from ..caching.sharing import names_of, open_lab
 
-        asked = settle(asked, None if dry_run else progress, note)
-    asked = decide_again(asked)
-    account = asked.dataset.account
-    if account is not None and not account.left_out:
-        note(f"{account}")  # where something is left out, it has been said
-    for warning in asked.warnings:
-        note(f"warning: {warning}")
-    rows = {split: len(part) for split, part in asked.rows.items()}
-    if asked.drawing:
-        counts = ", ".join(f"{count} {split}" for split, count in rows.items())
-        note(f"{asked.drawing}; now {counts}")
-    if dry_run:
-        if lab is not None and asked.action != "reuse" and lab.find(asked.cache_id, note) is not None:
-            asked = replace(asked, action="pulled")
-        size, seconds = estimate(asked)
-        result = {
-            "cache": str(asked.target),
-            "action": asked.action,
-            "cache_id": asked.cache_id,
-            "rows": rows,
-            "bytes": size,
-            "seconds": seconds,
-        }
-        if as_json:
-            print_json(result)
-        else:
-            click.echo(
-                f"Would {asked.action} '{asked.target}': {asked.images} images, about {size / 1e6:.1f} MB and "
-                f"{seconds or 0:.0f} s of teacher."
-            )
-        return
-    if lab is not None and lab.push and asked.action != "reuse":
-        # Now, and not after hours of work.
-        confirm_names(names_of(asked), yes)
-    made = make(asked, progress, wait=wait, tell=note, again=shlex.join(["medal", *sys.argv[1:]]), team=team, lab=lab)
-    _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
-
-
-def _take_by_name(
-    dataset: str,
-    out: str | None,
-    options: DatasetOptions,
-    settings: CacheSettings,
-    reason: TeacherError,
-    lab: Lab,
-    *,
-    overwrite: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Take the cache over by the name of a teacher that cannot be loaded, or say why it cannot."""
-    from ..caching.named import ask_by_name, find_named, obtain_named
-
-    asked = ask_by_name(dataset, out, options, settings, reason)
-    if not dry_run:
-        made = obtain_named(asked, lab, reason, overwrite=overwrite, tell=note)
+        lab = open_lab(store, push=push, progress=partial(progress, unit="bytes"), **sharing) if store else None
+        shown = None if dry_run else progress
+        asked = plan_cache(
+            dataset, out, options, settings, overwrite=overwrite, sources=sources, store=lab, progress=shown, tell=note
+        )
+        if dry_run:
+            _print_foreseen(*foresee(asked, lab, note), as_json=as_json)
+            return
+        if push and asked.action != "reuse":
+            # Now, and not after hours of work.
+            confirm_names(names_of(asked), yes)
+        again = shlex.join(["medal", *sys.argv[1:]])
+        made = make(asked, progress, wait=not no_wait, tell=note, again=again, team=team, store=lab)
         _print_made(made, dataset, options, limited=settings.limit is not None, as_json=as_json)
-        return
-    entry = find_named(asked, lab, reason, note)
+
+
+def _print_foreseen(asked: Plan, size: int, seconds: float, *, as_json: bool) -> None:
     if as_json:
-        rows = entry.summary.get("rows")
-        told = {"cache": str(asked.target), "action": "pulled", "cache_id": entry.cache_id, "rows": rows}
-        print_json({**told, "bytes": entry.size, "seconds": 0.0})
+        rows = {split: len(part) for split, part in asked.rows.items()}
+        print_json(
+            {
+                "cache": str(asked.target),
+                "action": asked.action,
+                "cache_id": asked.cache_id,
+                "rows": rows,
+                "bytes": size,
+                "seconds": seconds,
+            }
+        )
     else:
-        click.echo(f"Would pull '{asked.target}': {asked.images} images, about {entry.size / 1e6:.1f} MB.")
+        click.echo(
+            f"Would {asked.action} '{asked.target}': {asked.images} images, about {size / 1e6:.1f} MB and "
+            f"{seconds:.0f} s of teacher."
+        )
 
 
 def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: bool, as_json: bool) -> None:

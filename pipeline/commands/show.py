@@ -1,11 +1,11 @@
-"""How a dataset and a cache fit: which images have a row, which do not, whose labels disagree; and the command show."""
+"""The command show: a cache described, and how a dataset fits it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -15,9 +15,6 @@ from ...cache.terminal.console import json_option, print_json
 from ...cache.text import plain
 from ..datasets.fit import fit, remedies
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["show"]
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,7 @@ from .reused_features import check_source, find_fresh, is_grown
 from .rows import SplitRows, arrange_rows, repeat_warnings
 from .skipped import Skipped, check_skippable
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Arranged", "Plan", "arrange", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
+__all__ = ["Plan", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
 
 
 # Sides in px: of the teacher's input where nobody says, and of images for which half of that will do.
@@ -84,14 +81,12 @@ def prepare(
     *,
     overwrite: bool = False,
     sources: Sequence[str] = (),
-    files: TeacherFiles | None = None,
 ) -> Plan:
     """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
 
     Parameters
     ----------
     sources : sealed caches to take features over from, beside one that is at the target
-    files : the teacher's, where they have been found already
 
     Raises
     ------
@@ -103,7 +98,7 @@ def prepare(
     if options.unlabelled and settings.tune:
         raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
     dataset = open_dataset(spec, options)
-    files = files or locate_teacher(settings.teacher, settings.revision)
+    files = locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
         raise TeacherError(
             f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
@@ -117,10 +112,9 @@ def prepare(
         window=options.window,
     )
     arranged = _arrange(dataset, settings)
-    dataset, rows = arranged.dataset, arranged.rows
     preprocessing = replace(preprocessing, image_size=arranged.image_size)
+    dataset, rows = arranged.dataset, arranged.rows
     request = make_request(dataset, rows, files, preprocessing, settings)
-    address = cache_id(request)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
     return Plan(
         target=target,
@@ -130,7 +124,7 @@ def prepare(
         preprocessing=preprocessing,
         settings=settings,
         request=request,
-        cache_id=address,
+        cache_id=cache_id(request),
         action="create",
         splits_drawn=arranged.drawn,
         drawing=arranged.drawing,
@@ -143,7 +137,7 @@ def prepare(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arranged:
+class _Arranged:
     """A dataset's rows as a cache will have them, whatever the teacher.
 
     Attributes
@@ -161,18 +155,7 @@ class Arranged:
     skipped: tuple[Skipped, ...]
 
 
-def arrange(spec: str, options: DatasetOptions, settings: CacheSettings) -> Arranged:
-    """Read a dataset, draw splits where it has none, and sort its rows.
-
-    Raises
-    ------
-    DataError
-        The dataset cannot be used.
-    """
-    return _arrange(open_dataset(spec, options), settings)
-
-
-def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
+def _arrange(dataset: Dataset, settings: CacheSettings) -> _Arranged:
     dataset, key, skipped = _readable(dataset, settings)
     split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
     check_filled(dataset, split)
@@ -184,7 +167,7 @@ def _arrange(dataset: Dataset, settings: CacheSettings) -> Arranged:
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     if dataset.unlabelled:
         drawn, drawing = False, None
-    return Arranged(
+    return _Arranged(
         dataset=dataset,
         rows=rows,
         image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,

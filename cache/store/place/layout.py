@@ -50,7 +50,6 @@ __all__ = [
     "signature_name",
     "signatures_bytes",
     "summarize",
-    "unweighted_address",
 ]
 
 VERSION = 1
@@ -237,15 +236,6 @@ def features_address(request: Mapping[str, Any]) -> str:
     return blake2b_json({name: request.get(name) for name in _DECISIVE})
 
 
-def unweighted_address(request: Mapping[str, Any]) -> str:
-    """Return the address of a request without what only the teacher's files say: weights and normalisation."""
-    teacher, preprocessing = (
-        {name: value for name, value in dict(request.get(part) or {}).items() if name not in unsaid}
-        for part, unsaid in (("teacher", ("weights_sha256",)), ("preprocessing", ("mean", "std")))
-    )
-    return blake2b_json({**request, "teacher": teacher, "preprocessing": preprocessing})
-
-
 def rows_address(request: Mapping[str, Any]) -> str:
     """Return the address of a dataset: its images, labels, splits, domains and groups."""
     return blake2b_json(request.get("rows"))
@@ -272,7 +262,6 @@ def summarize(manifest: Manifest) -> dict[str, Any]:
         "key_check": manifest.key_check,
         "features_address": features_address(request),
         "rows_address": rows_address(request),
-        "unweighted_address": unweighted_address(request),
     }
 
 
