@@ -130,9 +130,19 @@ def test_every_problem_is_named(tmp_path):
 
 
 SYSTEM_FILES = [
-    ".DS_Store", "._seal.json", "Thumbs.db", "thumbs.db", "desktop.ini", "Desktop.ini", ".directory", ".localized",
-    ".nfs000000000abc", ".fuse_hidden0000000100000001", ".smbdeleteAAA1", "seal.json@SynoEAStream",
-]  # fmt: skip
+    ".DS_Store",
+    "._seal.json",
+    "Thumbs.db",
+    "thumbs.db",
+    "desktop.ini",
+    "Desktop.ini",
+    ".directory",
+    ".localized",
+    ".nfs000000000abc",
+    ".fuse_hidden0000000100000001",
+    ".smbdeleteAAA1",
+    "seal.json@SynoEAStream",
+]
 SYSTEM_FOLDERS = ["@eaDir", "#recycle", ".snapshot", "lost+found", "__MACOSX", ".AppleDouble", ".Trash-1000", ".zfs"]
 
 
@@ -161,6 +171,37 @@ def test_the_name_of_a_system_file_hides_nothing_else(tmp_path):
     for name in ("Thumbs.db", "@eaDir", ".snapshot", "my.DS_Store", "my@eaDir"):
         assert f"'{name}'" in sentences
     assert holds_others(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # zarr finds no group in seal.json
+@pytest.mark.parametrize("group", [None, "train"])
+def test_a_cache_whose_metadata_was_consolidated_is_whole(group, tmp_path):
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(GOLDEN / "format1.zarr", path)
+    zarr.consolidate_metadata(path, path=group)
+    assert "consolidated_metadata" in json.loads((path / (group or "") / "zarr.json").read_text())
+    assert verify_path(path) == []
+    with open_cache(path).open_arrays() as arrays:
+        assert arrays["train/key"].shape[1] == 16
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # zarr finds no group in seal.json
+@pytest.mark.parametrize(
+    ("member", "field", "value"),
+    [("train/label", "shape", [1]), ("train", "attributes", {"a": 1}), ("train/label", "codecs", [{"name": "gzip"}])],
+)
+def test_consolidated_metadata_that_says_something_else_is_reported(member, field, value, tmp_path):
+    path = tmp_path / "copy.zarr"
+    shutil.copytree(GOLDEN / "format1.zarr", path)
+    zarr.consolidate_metadata(path)
+    raw = json.loads((path / "zarr.json").read_text())
+    raw["consolidated_metadata"]["metadata"][member][field] = value
+    (path / "zarr.json").write_text(json.dumps(raw))
+    (problem,) = verify_path(path)
+    assert f"'{member}' something else than stands there; consolidate it again" in problem
+    raw["consolidated_metadata"]["metadata"] = {"../other": {}, "extra": {}}
+    (path / "zarr.json").write_text(json.dumps(raw))
+    assert len(verify_path(path)) == 2
 
 
 # All errors of zarr, the builtin ones that h5py and zarr raise on damage, and those of the system; with ours.

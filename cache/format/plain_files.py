@@ -77,7 +77,7 @@ class Scan:
         if not self.is_full:
             self.problems.append(problem)
 
-    def look(self, where: str, kind_of: Callable[[str], Kind | None]) -> Mapping[str, int]:
+    def list_folder(self, where: str, kind_of: Callable[[str], Kind | None]) -> Mapping[str, int]:
         """List a folder, reporting every entry that should not be there or is of another kind.
 
         Files and folders of the operating system are passed over.

@@ -39,18 +39,18 @@ def survey(path: Path, specs: Mapping[str, ArraySpec]) -> Survey:
     scan = Scan(path)
     groups = sorted({name.partition("/")[0] for name in specs})
     top = {MANIFEST, SEAL, _METADATA}
-    found = scan.look("", lambda name: "file" if name in top else "folder" if name in groups else None)
+    found = scan.list_folder("", lambda name: "file" if name in top else "folder" if name in groups else None)
     scan.require("", found, *sorted(top), *groups)
     sound = []
     if found.get(_METADATA, -1) >= 0:
-        _check_group(scan, _METADATA)
+        _check_group(scan, "", {*groups, *specs})
     for group in groups:
         if found.get(group, -1) < 0:
             continue
         members = {name.partition("/")[2] for name in specs if name.startswith(f"{group}/")}
-        inside = scan.look(group, _file_or_folder({_METADATA}, members))
+        inside = scan.list_folder(group, _file_or_folder({_METADATA}, members))
         if scan.require(group, inside, _METADATA):
-            _check_group(scan, f"{group}/{_METADATA}")
+            _check_group(scan, f"{group}/", members)
         scan.require(group, inside, *sorted(members))
         sound += [
             f"{group}/{name}"
@@ -67,16 +67,49 @@ def _file_or_folder(files: set[str], folders: set[str]) -> Any:
     return kind_of
 
 
-def _check_group(scan: Scan, name: str) -> None:
+def _check_group(scan: Scan, where: str, members: set[str]) -> None:
+    """Check a group's own metadata; it may repeat that of its members, as `zarr.consolidate_metadata` makes it."""
+    name = f"{where}{_METADATA}"
     raw = scan.read_json(name, _METADATA_BYTES)
-    if raw is not None and not _same(_without(raw, _EMPTY_GROUP_FIELDS), _GROUP):
-        scan.report(f"'{name}' should describe a plain group, got {_short(raw)}.")
+    if raw is None or _same(_without(raw, _EMPTY_GROUP_FIELDS), _GROUP):
+        return
+    copies = raw.pop("consolidated_metadata", None)
+    if not _same(raw, _GROUP) or not _is_consolidated(copies):
+        scan.report(f"'{name}' should describe a plain group, got {_short(raw if copies is None else copies)}.")
+        return
+    for member, copy in copies["metadata"].items():
+        # A library that goes by the copy must not read something else than one that does not.
+        if member not in members or not _same(
+            _bare(copy), _bare(scan.read_json(f"{where}{member}/{_METADATA}", _METADATA_BYTES))
+        ):
+            scan.report(
+                f"'{name}' says of {_short(member)} something else than stands there; consolidate it again: "
+                "zarr.consolidate_metadata(CACHE)."
+            )
+
+
+def _is_consolidated(copies: Any) -> bool:
+    fixed = {"kind": "inline", "must_understand": False}
+    return (
+        isinstance(copies, dict)
+        and isinstance(copies.get("metadata"), dict)
+        and _same({name: value for name, value in copies.items() if name != "metadata"}, fixed)
+    )
+
+
+def _bare(raw: Any) -> Any:
+    """Return metadata without the fields that say nothing, and without copies of other metadata in it."""
+    if not isinstance(raw, dict):
+        return raw
+    return {
+        name: value for name, value in _without(raw, _EMPTY_ARRAY_FIELDS).items() if name != "consolidated_metadata"
+    }
 
 
 def _is_sound(scan: Scan, name: str, spec: ArraySpec) -> bool:
     before = len(scan.problems)
     count = prod(spec.shape)
-    found = scan.look(name, _file_or_folder({_METADATA}, {"c"} if count else set()))
+    found = scan.list_folder(name, _file_or_folder({_METADATA}, {"c"} if count else set()))
     if scan.require(name, found, _METADATA):
         raw = scan.read_json(f"{name}/{_METADATA}", _METADATA_BYTES)
         wrong = list(array_problems(raw, spec)) if raw is not None else []
@@ -146,14 +179,14 @@ def _check_chunks(scan: Scan, name: str, spec: ArraySpec, rows: int) -> None:
     row_bytes = prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize
     depth = len(spec.shape)
     first: Kind = "file" if depth == 1 else "folder"
-    found = scan.look(f"{name}/c", lambda entry: first if _is_index(entry, count) else None)
+    found = scan.list_folder(f"{name}/c", lambda entry: first if _is_index(entry, count) else None)
     for entry, size in found.items():
         where, length = f"{name}/c/{entry}", size
         for level in range(1, depth):
             if length < 0:
                 break
             last = level == depth - 1
-            inside = scan.look(where, _file_or_folder({"0"} if last else set(), set() if last else {"0"}))
+            inside = scan.list_folder(where, _file_or_folder({"0"} if last else set(), set() if last else {"0"}))
             if not inside:
                 scan.report(f"Array '{name}' lacks chunk {entry}: '{where}' is empty.")
             where, length = f"{where}/0", inside.get("0", -1)
