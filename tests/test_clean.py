@@ -26,7 +26,7 @@ from clean_cases import (
     snapshot,
 )
 
-from medal.cache.making.leftovers import Leftover, decide, find_leftovers, take_away
+from medal.cache.making.leftovers import Leftover, action_for, find_leftovers, take_away
 from medal.cache.making.lock import STALE_SECONDS, lock_path
 from medal.student.run.folder import RUN_KIND
 
@@ -272,4 +272,4 @@ def test_what_is_done_about_a_leftover(state, held_by, action):
     leftover = Leftover(
         path=Path("p"), target=Path("t"), kind="draft", state=state, bytes=1, age_seconds=0.0, holds={}, held_by=held_by
     )
-    assert decide(leftover) == action
+    assert action_for(leftover) == action

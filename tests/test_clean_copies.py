@@ -14,6 +14,7 @@ from clean_cases import (
     finished_run,
     golden_copy,
     kill_while,
+    living,
     names,
     say,
     snapshot,
@@ -30,14 +31,14 @@ from medal.cache.reader import open_cache
 def test_a_draft_of_a_killed_sealing(suffix, moment, medal, tmp_path):
     before = snapshot(golden_copy(tmp_path / f"x{suffix}").parent)
     if moment == "sealed":
-        golden_copy(tmp_path / f".x.sealing{suffix}")
+        golden_copy(tmp_path / f".x.medal-sealing{suffix}")
         kill_while(HOLD, tmp_path / f"x{suffix}")
     else:
         # Each of the 29 arrays is read for its digest, then to be written.
         read = {"first array": 30, "in between": 44, "last array": 58}[moment]
         kill_while(SEAL, tmp_path / f"x{suffix}", GOLDEN / "format1.zarr", read)
     found = medal("clean", tmp_path)
-    assert names(found) == {f".x.sealing{suffix}": "draft", f".x{suffix}.lock": "dead lock"}
+    assert names(found) == {f".x.medal-sealing{suffix}": "draft", f".x{suffix}.lock": "dead lock"}
     assert {one["target"] for one in found["found"]} == {str(tmp_path / f"x{suffix}")}
     assert len(medal("clean", tmp_path, "--remove")["removed"]) == 2
     assert snapshot(tmp_path) == before
@@ -52,7 +53,7 @@ def test_a_killed_pull(suffix, medal, monkeypatch, tmp_path):
     here.mkdir()
     kill_while(PULL, here / f"x{suffix}", tmp_path / "store", name)
     found = medal("clean", here)
-    assert names(found) == {f".x.pulling{suffix}": "unfinished pull", f".x{suffix}.lock": "dead lock"}
+    assert names(found) == {f".x.medal-pulling{suffix}": "unfinished pull", f".x{suffix}.lock": "dead lock"}
     assert {one["target"] for one in found["found"]} == {str(here / f"x{suffix}")}
     assert len(medal("clean", here, "--remove")["removed"]) == 2
     assert list(here.iterdir()) == []
@@ -66,10 +67,10 @@ def test_the_only_copy_is_put_back_and_never_removed(name, medal, tmp_path):
     target = tmp_path / name
     make = golden_copy if target.suffix == ".zarr" else finished_run
     make(target)
-    make(draft := tmp_path / f".x.sealing{target.suffix}")
+    make(draft := tmp_path / f".x.medal-sealing{target.suffix}")
     before = snapshot(target)
     kill_while(REPLACE, target, draft)
-    old = tmp_path / f".x.replaced{target.suffix}"
+    old = tmp_path / f".x.medal-replaced{target.suffix}"
     assert old.exists()
     assert not target.exists()
     listed = {one["path"]: one for one in medal("clean", tmp_path)["found"]}[str(old)]
@@ -96,29 +97,44 @@ def test_a_superseded_copy_is_removed(name, medal, tmp_path):
     target = tmp_path / name
     make = golden_copy if name == "x.zarr" else finished_run
     make(target)
-    make(old := tmp_path / f".x.replaced{target.suffix}")
+    make(old := tmp_path / f".x.medal-replaced{target.suffix}")
     (old / ("seal.json" if name == "x.zarr" else "run.json")).unlink()  # its removal had begun
     before = snapshot(target)
     assert medal("clean", tmp_path, "--remove")["removed"] == [str(old)]
     assert snapshot(target) == before
 
 
-@pytest.mark.parametrize("stands_there", ["nothing whole", "folder", "dangling link", "more in it"])
+@pytest.mark.parametrize("stands_there", ["folder", "dangling link", "damaged cache"])
 def test_a_copy_that_may_be_the_only_one_is_left(stands_there, medal, tmp_path):
     target = tmp_path / "x.zarr"
-    old = golden_copy(tmp_path / ".x.replaced.zarr")
-    if stands_there == "nothing whole":
-        (old / "seal.json").unlink()
-    elif stands_there == "folder":
+    golden_copy(tmp_path / ".x.medal-replaced.zarr")
+    if stands_there == "folder":
         target.mkdir()
     elif stands_there == "dangling link":
         target.symlink_to(tmp_path / "unmounted/x.zarr")
     else:
-        golden_copy(target)
-        (old / "notes.txt").write_text("mine")
+        (golden_copy(target) / "seal.json").unlink()
     before = snapshot(tmp_path)
     done = medal("clean", tmp_path, "--remove")
     assert [one["action"] for one in done["found"]] == ["leave"]
     assert (done["removed"], done["put_back"]) == ([], [])
     assert "left alone" in say(tmp_path)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["x.zarr", "x.h5", "x"])
+def test_a_living_holder_keeps_its_drafts(name, medal, tmp_path):
+    target = tmp_path / name
+    drafts = [tmp_path / f".x.medal-{what}{target.suffix}" for what in ("sealing", "pulling", "replaced")]
+    with living(HOLD, target):
+        for draft in drafts:
+            draft.mkdir()
+            (draft / "x.part").write_bytes(b"half")
+            age(draft, 30)
+        before = snapshot(tmp_path)
+        held = medal("clean", tmp_path, "--remove")
+        assert [one["action"] for one in held["found"]] == ["leave"] * 3
+        assert all(one["held_by"].startswith("process ") for one in held["found"])
+        assert snapshot(tmp_path) == before
+    assert len(medal("clean", tmp_path, "--remove")["removed"]) == 3  # two drafts and the lock
+    assert list(tmp_path.iterdir()) == [target]  # put back: there was nothing else

@@ -29,16 +29,14 @@ def test_strangers_are_never_touched(medal, tmp_path):
         ".g.zarr.lock.after-dinner": "",
         ".h.zarr.lock.clock-tower": "",
         ".i.sealing.zarr/zarr.json": "{}",
-        ".i.sealing.zarr/notes.txt": "mine",
         ".j.sealing.h5": "notes",
-        ".j.pulling.h5": "notes",
-        ".k.pulling.zarr/notes.txt": "mine",
-        f".l.pulling.zarr/{'0' * 64}.partly": "mine",
-        f".m.pulling.parts/{'0' * 64}.part": "of another tool",
-        ".k.replaced.zarr": "a file",
+        f".k.pulling.zarr/{'0' * 64}.part": "of another tool",
+        ".l.replaced.zarr": "a file",
         ".l.replaced/run.json": '{"km": 10}',
-        ".m.sealing/run.json": '{"format": 1, "request": {}}',
-        ".n.sealing.txt": "letter",
+        "m.medal-sealing.zarr/zarr.json": "{}",
+        ".medal-sealing.zarr/zarr.json": "{}",
+        ".n.medal-sealing.zarr.bak/zarr.json": "{}",
+        ".o.medal-sealed.zarr/zarr.json": "{}",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -59,7 +57,7 @@ def test_strangers_are_never_touched(medal, tmp_path):
 
 def test_pipes_are_not_waited_for(medal, tmp_path):
     locks = (".x.zarr.lock", ".x.zarr.lock.clock-0123abcd", f".x.zarr.lock.after-{'1' * 16}")
-    for name in (*locks, ".x.sealing.h5", "x.zarr.work/work.json", "y.unfinished/plan.json"):
+    for name in (*locks, "x.zarr.work/work.json", "y.unfinished/plan.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         os.mkfifo(tmp_path / name)
         age(tmp_path / name, 1)
@@ -87,7 +85,7 @@ def test_links_are_not_followed(script, name, medal, tmp_path):
     (here / work.name).symlink_to(work)
     (here / lock_path(elsewhere / name).name).symlink_to(lock_path(elsewhere / name))
     (here / "folder").symlink_to(elsewhere)
-    for draft in (".y.sealing.zarr", ".y.sealing.h5", ".y.replaced.zarr"):
+    for draft in (".y.medal-sealing.zarr", ".y.medal-sealing.h5", ".y.medal-replaced.zarr"):
         (here / draft).symlink_to(golden_copy(elsewhere / f"of{draft}"))
     before = snapshot(tmp_path)
     assert medal("clean", here, here / work.name, "--remove")["found"] == []

@@ -11,6 +11,7 @@ import student_squares
 import timm
 import torch
 
+from medal.cache.drafts import drafted
 from medal.cache.errors import StudentError
 from medal.cli import group
 from medal.pipeline.views.transforms import resize_images
@@ -142,7 +143,7 @@ def test_a_file_that_is_not_the_student_is_not_kept(squares, tmp_path):
         return model(torch.from_numpy(part)).detach().numpy() + np.float32(2e-4)
 
     def write():
-        with exported.drafted(tmp_path / "student.onnx") as draft:
+        with drafted(tmp_path / "student.onnx", exported.export_draft(tmp_path / "student.onnx")) as draft:
             draft.write_bytes(b"half")
             exported.compare(model, skewed, pixels, trained, "onnx")
 

@@ -12,7 +12,7 @@ import pytest
 
 from medal.cache.errors import CacheBusy, CacheError
 from medal.cache.making import lock as room
-from medal.cache.making.holder import look
+from medal.cache.making.holder import read_lock
 from medal.cache.making.lock import lock_path, locked
 
 HOLD = (
@@ -199,6 +199,6 @@ def test_a_lock_that_is_none_of_medals_names_nobody(change, tmp_path):
     path = lock_path(tmp_path / "x.zarr")
     ours = {"host": "far", "machine": "far 1", "process": 1, "started": "1", "since": "then", "token": "0" * 16}
     path.write_text(json.dumps(ours))
-    assert look(path).holder is not None
+    assert read_lock(path).holder is not None
     path.write_text(json.dumps(ours | change))
-    assert (look(path).state, look(path).holder) == ("strange", None)
+    assert (read_lock(path).state, read_lock(path).holder) == ("strange", None)

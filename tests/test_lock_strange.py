@@ -14,7 +14,7 @@ import pytest
 from medal.cache.convert import convert_path
 from medal.cache.errors import CacheBusy, CacheError
 from medal.cache.making import lock as room
-from medal.cache.making.holder import look
+from medal.cache.making.holder import read_lock
 from medal.cache.making.lock import holder_of, lock_path, locked
 
 
@@ -190,7 +190,7 @@ def test_a_late_release_leaves_a_successor_alone(tmp_path, monkeypatch):
     with locked(away / "x.zarr", wait=False, tell=print) as successor:
         away.rename(place)
         time.sleep(0.5)
-        assert look(lock_path(place / "x.zarr")).holder == successor.holder
+        assert read_lock(lock_path(place / "x.zarr")).holder == successor.holder
 
 
 def test_a_taker_looks_again_whether_the_holder_is_dead(tmp_path, monkeypatch):

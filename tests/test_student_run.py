@@ -107,7 +107,7 @@ def torn(place, tmp_path_factory):
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert {item.name for item in folder.iterdir()} == {".run.replaced", ".run.lock", "run.unfinished"}
+    assert {item.name for item in folder.iterdir()} == {".run.medal-replaced", ".run.lock", "run.unfinished"}
     return folder
 
 
@@ -137,8 +137,8 @@ def test_killed_between_two_renames_the_old_run_comes_back(place, torn, tmp_path
 
 
 def test_an_old_run_comes_back_where_a_script_made_its_folder_again(tmp_path):
-    (tmp_path / ".run.replaced").mkdir()
-    (tmp_path / ".run.replaced/run.json").write_text("{}")
+    (tmp_path / ".run.medal-replaced").mkdir()
+    (tmp_path / ".run.medal-replaced/run.json").write_text("{}")
     (tmp_path / "run").mkdir()
     with working(tmp_path / "run", print):
         assert (tmp_path / "run/run.json").read_text() == "{}"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medal.cache.errors import CacheMismatch
-from medal.cache.making.life import Found, decide, look
+from medal.cache.making.life import Found, decide, find_at
 from medal.cache.making.work import ChunkedRows, WorkDirectory, work_path
 from medal.cache.making.writer import put_back
 
@@ -47,7 +47,7 @@ def test_many_chunks_hold_no_files_open(work):
 
 def test_unfinished_work_of_something_else_is_not_thrown_away_unasked(work, tmp_path):
     make_chunks(work, 2)
-    found = look(tmp_path / "x.zarr")
+    found = find_at(tmp_path / "x.zarr")
     assert decide(found, "a", {"seed": 0}) == "resume"
     with pytest.raises(
         CacheMismatch, match=r"unfinished cache of something else: it differs in seed \(0, asked for: 1"
@@ -61,7 +61,7 @@ def test_what_is_not_medals_is_never_touched(tmp_path):
     place = work_path(tmp_path / "x.zarr")
     place.mkdir()
     (place / "notes.txt").write_text("mine")
-    found = look(tmp_path / "x.zarr")
+    found = find_at(tmp_path / "x.zarr")
     for overwrite in (False, True):
         with pytest.raises(CacheMismatch, match="is not medal's; move it away"):
             decide(found, "a", {}, overwrite=overwrite)
@@ -72,12 +72,12 @@ def test_a_start_that_was_killed_is_no_stranger(tmp_path):
     place = work_path(tmp_path / "x.zarr")
     place.mkdir()
     (place / ".work.json.part").write_text("{")
-    assert decide(look(tmp_path / "x.zarr"), "a", {}) == "create"
+    assert decide(find_at(tmp_path / "x.zarr"), "a", {}) == "create"
 
 
 def test_a_replacement_killed_between_its_renames_is_undone(tmp_path):
     target = tmp_path / "x.zarr"
-    (tmp_path / ".x.replaced.zarr").mkdir()
+    (tmp_path / ".x.medal-replaced.zarr").mkdir()
     put_back(target)
     assert list(tmp_path.iterdir()) == [target]
     put_back(target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from ..errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
 from .digest import Rows
 from .layout import ArraySpec
 
-__all__ = ["SUFFIXES", "Form", "Survey", "device_failed", "form_of", "reading", "sync_folder"]
+__all__ = ["SUFFIXES", "Form", "Survey", "device_failed", "form_of", "reading"]
 
 # Suffix → module; imported when first needed, since zarr alone takes a third of a second.
 SUFFIXES = {".zarr": "medal.cache.format.zarr_form", ".h5": "medal.cache.format.hdf5_form"}
@@ -119,14 +118,3 @@ def reading(path: Path) -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     text = " ".join(str(error).split()).rstrip(".")
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. File systems that cannot (some network mounts) say so; that is theirs."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

@@ -21,9 +21,10 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from ..drafts import sync_folder
 from ..errors import CacheCorrupt, CacheIncomplete, CacheMismatch, CacheNotFound
 from .digest import Rows, canonical_json, rows_per_block
-from .forms import Survey, reading, sync_folder
+from .forms import Survey, reading
 from .hdf5_trust import ensure_trusted, trust
 from .layout import SPLITS, ArraySpec
 from .manifest import parse_format, parse_hex, parse_json

@@ -13,9 +13,10 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
+from ..drafts import sync_folder
 from ..errors import CacheCorrupt, CacheIncomplete, CacheNotFound
 from .digest import Rows, rows_per_block
-from .forms import reading, sync_folder
+from .forms import reading
 from .layout import ArraySpec
 from .manifest import MAX_BYTES
 from .plain_files import read_plain

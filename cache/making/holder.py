@@ -16,7 +16,7 @@ from ..errors import CacheCorrupt
 from ..format.manifest import parse_json
 from ..format.plain_files import read_plain
 
-__all__ = ["Found", "Holder", "is_here", "is_running", "look", "this_process"]
+__all__ = ["Found", "Holder", "is_here", "is_running", "read_lock", "this_process"]
 
 _TOKEN = re.compile(r"[0-9a-f]{16}")
 # Ours have some 250 bytes; a longer file of that name is somebody else's.
@@ -56,8 +56,8 @@ class Found:
         return str(self.holder or "a process that has left no name yet")
 
 
-def look(path: Path) -> Found:
-    """Look at what stands in a lock's place; what is no plain file is not opened."""
+def read_lock(path: Path) -> Found:
+    """Read what stands in a lock's place; what is no plain file is not opened."""
     try:
         data = read_plain(path, _MOST_BYTES, "lock")
         return Found("named", _parse(data)) if data else Found("nameless")

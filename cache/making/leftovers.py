@@ -1,7 +1,9 @@
-"""What killed or abandoned commands left behind: found by its content, removed under the lock of its target.
+"""What killed or abandoned commands left behind: found by its name, removed under the lock of its target.
 
-Nothing is removed that a living process holds, that is not medal's, or that may be the only copy of something finished:
-a folder is replaced by two renames, and whoever is killed between them leaves the old one under a hidden name.
+Drafts have names that only medal makes (`writer.beside`). Work has a name that anybody may use (OUT.work,
+RUN.unfinished), and is medal's if medal's record of it is in there. Nothing is removed that a living process holds,
+that is not medal's, or that may be the only copy of something finished: a folder is replaced by two renames, and
+whoever is killed between them leaves the old one under a hidden name.
 """
 
 from __future__ import annotations
@@ -20,26 +22,25 @@ from ..format.forms import SUFFIXES
 from ..progress import Tell
 from ..system_files import is_system_folder
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
-from .writer import beside, put_back, remove
+from .writer import put_back, remove
 
-__all__ = ["Action", "Kind", "Leftover", "Outcome", "decide", "find_leftovers", "inside", "take_away"]
+__all__ = ["Action", "Kind", "Leftover", "Outcome", "action_for", "find_leftovers", "inside", "take_away"]
 
 Action = Literal["remove", "put back", "leave"]
 State = Literal["abandoned", "only copy", "perhaps the only copy", "mixed"]
 
-_NEIGHBOUR_KINDS = {"sealing": "draft", "pulling": "unfinished pull", "replaced": "replaced copy"}
-_NEIGHBOUR = re.compile(r"\.(.+)\.(sealing|pulling|replaced)(\.[^.]+)?")
+_DRAFT_KINDS = {"sealing": "draft", "pulling": "unfinished pull", "replaced": "replaced copy"}
+_DRAFT = re.compile(r"\.(.+)\.medal-(sealing|pulling|replaced)(\.[^.]+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of thing that medal makes in a place beside, and how its traces are told from anything else.
+    """A kind of thing that medal makes in a place beside, and how its work is told from anything else.
 
     Attributes
     ----------
     work : what its unfinished work is called
     suffix : what the name of its work folder has behind the target's
-    drafts : which hidden neighbours of a target come from making it
     last : the file of the work folder that goes last, if the rest is recognised by it alone
     is_work : tells whether a folder with that suffix is such work, whatever else may be in it
     is_part : tells whether a path holds parts of a finished or unfinished one, and nothing else
@@ -49,7 +50,6 @@ class Kind:
 
     work: str
     suffix: str
-    drafts: tuple[str, ...]
     last: str | None
     is_work: Callable[[Path], bool]
     is_part: Callable[[Path], bool]
@@ -92,7 +92,7 @@ class Outcome:
     failed: int = 0
 
 
-def decide(leftover: Leftover) -> Action:
+def action_for(leftover: Leftover) -> Action:
     """Decide what to do about a leftover."""
     if leftover.held_by is not None:
         return "leave"
@@ -128,7 +128,7 @@ def find_leftovers(
                 if (status.st_dev, status.st_ino) in seen:
                     continue
                 seen.add((status.st_dev, status.st_ino))
-            leftover = look(here, kinds)
+            leftover = leftover_at(here, kinds)
             if leftover is not None:
                 found.append(leftover)
             elif is_folder and ((here, True) in asked or not _is_made(here, kinds)):
@@ -151,21 +151,19 @@ def _is_made(folder: Path, kinds: Sequence[Kind]) -> bool:
     return folder.suffix in SUFFIXES or any(kind.is_finished(folder) for kind in kinds)
 
 
-def look(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
-    """Tell what was left behind at a path, if anything was; who holds it is not looked at."""
+def leftover_at(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
+    """Tell what was left behind at a path, if anything was; who holds it is not asked."""
     if path.is_symlink():
         return None
     target = lock_target(path)
     if target is not None:
         return _leftover(path, target, "dead lock", "abandoned") if is_abandoned(path) else None
-    neighbour = _NEIGHBOUR.fullmatch(path.name)
+    draft = _DRAFT.fullmatch(path.name)
+    if draft is not None:
+        target = path.with_name(draft[1] + (draft[3] or ""))
+        state: State = _state_of_replaced(target, kinds) if draft[2] == "replaced" else "abandoned"
+        return _leftover(path, target, _DRAFT_KINDS[draft[2]], state)
     for kind in kinds:
-        if neighbour is not None:
-            what, target = neighbour[2], path.with_name(neighbour[1] + (neighbour[3] or ""))
-            # Some names can be read in two ways.
-            state = _neighbour_state(path, target, what, kind) if beside(target, what) == path else None
-            if state is not None:
-                return _leftover(path, target, _NEIGHBOUR_KINDS[what], state)
         if path.name.endswith(kind.suffix) and path.is_dir() and kind.is_work(path):
             state = "abandoned" if kind.is_part(path) else "mixed"
             target = path.with_name(path.name.removesuffix(kind.suffix))
@@ -173,21 +171,10 @@ def look(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
     return None
 
 
-def _neighbour_state(path: Path, target: Path, what: str, kind: Kind) -> State | None:
-    """Tell what to think of a hidden neighbour of a target; None if it is nothing of this kind."""
-    if what not in kind.drafts:
-        return None
-    is_part = kind.is_part(path)
-    if what != "replaced":
-        return "abandoned" if is_part else None
-    is_finished = kind.is_finished(path)
-    if not is_part and not is_finished:
-        return None
+def _state_of_replaced(target: Path, kinds: Sequence[Kind]) -> State:
     if not os.path.lexists(target):
-        return "only copy" if is_finished else "perhaps the only copy"
-    if not kind.is_finished(target):
-        return "perhaps the only copy"
-    return "abandoned" if is_part else "mixed"
+        return "only copy"
+    return "abandoned" if any(kind.is_finished(target) for kind in kinds) else "perhaps the only copy"
 
 
 def _leftover(path: Path, target: Path, kind: str, state: State, holds: Mapping[str, int] | None = None) -> Leftover:
@@ -234,7 +221,7 @@ def take_away(found: Iterable[Leftover], kinds: Sequence[Kind], *, older_than: f
     """
     targets: dict[Path, list[Leftover]] = {}
     for leftover in found:
-        if decide(leftover) != "leave":
+        if action_for(leftover) != "leave":
             targets.setdefault(leftover.target, []).append(leftover)
     outcome = Outcome()
     for target, group in targets.items():
@@ -264,10 +251,10 @@ def _take(leftover: Leftover, kinds: Sequence[Kind], older_than: float, outcome:
         outcome.removed.append(path)
         outcome.freed += leftover.bytes
         return
-    again = look(path, kinds) if os.path.lexists(path) else None
+    again = leftover_at(path, kinds) if os.path.lexists(path) else None
     if again is None or (again.kind, again.state) != (leftover.kind, leftover.state) or again.age_seconds < older_than:
         tell(f"Left alone: '{path}' has changed since it was listed.")
-    elif decide(again) == "put back":
+    elif action_for(again) == "put back":
         put_back(again.target)
         outcome.put_back.append(again.target)
     elif _remove(again):

@@ -14,7 +14,7 @@ from ..verify import verify
 from .recognise import CACHE
 from .work import WorkDirectory, work_path
 
-__all__ = ["Action", "Found", "decide", "differences", "holds_others", "look", "refuse_others"]
+__all__ = ["Action", "Found", "decide", "differences", "find_at", "holds_others", "refuse_others"]
 
 Action = Literal["create", "resume", "extend", "reuse", "pulled"]
 
@@ -35,7 +35,7 @@ class Found:
     mixed: bool = False
 
 
-def look(target: Path, *, thorough: bool = False) -> Found:
+def find_at(target: Path, *, thorough: bool = False) -> Found:
     """Look at a target and its work directory; a thorough look reads every byte of a cache that is there."""
     form_of(target)
     work = WorkDirectory(work_path(target))

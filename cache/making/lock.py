@@ -4,6 +4,12 @@ The file is created exclusively, which is atomic on local file systems and on NF
 modification time is the heartbeat. Whether a holder is dead is told on the same machine by its process id and start
 time, from elsewhere by a heartbeat that has not moved, measured against the file server's own clock. What stands there
 and is no lock of medal's is neither waited for nor taken over nor removed.
+
+Why not `filelock` (4.3.1, `SoftFileLease`): of the tests that matter three cannot hold. It takes whatever it cannot
+parse over, and removes it, after two seconds (test_what_is_no_lock_of_medals_is_refused_and_stays). It learns that a
+holder elsewhere is dead only by watching for a whole lease, so that who does not wait, and `medal clean`, never do
+(test_a_holder_elsewhere_is_known_by_its_heartbeat, test_a_holder_elsewhere_is_judged_by_its_heartbeat). And an empty
+file, of whoever died before they wrote their name, it respects for good (test_an_old_lock_without_a_name_is_nobodys).
 """
 
 from __future__ import annotations
@@ -20,8 +26,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
+from ..heartbeat import Heartbeat
 from ..progress import Tell
-from .holder import Found, Holder, is_here, is_running, look, this_process
+from .holder import Found, Holder, is_here, is_running, read_lock, this_process
 
 __all__ = ["Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 
@@ -45,20 +52,15 @@ class Lock:
     def __init__(self, path: Path, holder: Holder) -> None:
         self.path = path
         self.holder = holder
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="medal-lock")
-        self._thread.start()
+        self._heartbeat = Heartbeat(self._beat, BEAT_SECONDS)
 
     def _beat(self) -> None:
-        while not self._done.wait(BEAT_SECONDS):
-            # A lost mount comes back or it does not; what is written next will say so.
-            with suppress(OSError):
-                if self.is_ours():
-                    os.utime(self.path)
+        if self.is_ours():
+            os.utime(self.path)
 
     def is_ours(self) -> bool:
         """Tell whether the lock is still this process's: it may have been taken over while the machine slept."""
-        return look(self.path).holder == self.holder
+        return read_lock(self.path).holder == self.holder
 
     def check(self) -> None:
         """Refuse to go on if another process took the lock over, or may have.
@@ -68,7 +70,7 @@ class Lock:
         CacheError
             Another process has it, nobody has, or that cannot be told.
         """
-        found = look(self.path)
+        found = read_lock(self.path)
         if found.holder == self.holder:
             return
         happened = {
@@ -82,10 +84,9 @@ class Lock:
 
     def release(self) -> None:
         """Let the lock go; where a disk or mount does not allow it now, go on trying while this process lives."""
-        self._done.set()
         gone = False
         try:
-            self._thread.join()
+            self._heartbeat.stop()
             gone = _let_go(self.path, self.holder)
         finally:
             if not gone:
@@ -118,7 +119,7 @@ def locked(
     path.parent.mkdir(parents=True, exist_ok=True)
     told, begun = "", time.monotonic()
     while (holder := _create(path)) is None:
-        found = look(path)
+        found = read_lock(path)
         if _is_dead(found, path):
             if _remove(path, found.holder):
                 who = found.holder or "a process that left no name"
@@ -148,7 +149,7 @@ def holder_of(target: Path) -> str | None:
     What cannot be told counts as held: by a file that is no lock of medal's, or in a folder that may not be written.
     """
     path = lock_path(target)
-    found = look(path)
+    found = read_lock(path)
     if found.state == "strange":
         return f"whoever made '{path}', which is no lock of medal's"
     try:
@@ -170,7 +171,7 @@ def is_abandoned(path: Path) -> bool:
     match = _NAME.fullmatch(path.name)
     if match is None:
         return False
-    found, is_clock = look(path), bool(match[3])
+    found, is_clock = read_lock(path), bool(match[3])
     try:
         if found.state == "nameless":
             # An empty lock has a name that other tools use too; the next command on its target takes it over.
@@ -189,7 +190,7 @@ def remove_abandoned(path: Path) -> bool:
         if ".clock-" in path.name:
             path.unlink(missing_ok=True)
         else:
-            _remove(path, look(path).holder)
+            _remove(path, read_lock(path).holder)
     return not path.exists()
 
 
@@ -229,12 +230,12 @@ def _remove(path: Path, holder: Holder | None, *, own: bool = False) -> bool:
     """
     claim = _claim_path(path, holder)
     if _create(claim) is None:
-        other = look(claim)
+        other = read_lock(claim)
         if _is_dead(other, claim):
             _remove(claim, other.holder)
         return False
     try:
-        found = look(path)
+        found = read_lock(path)
         if found.holder != holder or not (own or _is_dead(found, path)):
             return False
         path.unlink(missing_ok=True)
@@ -251,9 +252,9 @@ def _let_go(path: Path, holder: Holder) -> bool:
         # A full disk has no room for a claim. Who has none yet will find, once they do, that this lock has just beaten.
         with suppress(OSError):
             os.utime(path)
-            if not os.path.lexists(_claim_path(path, holder)) and look(path).holder == holder:
+            if not os.path.lexists(_claim_path(path, holder)) and read_lock(path).holder == holder:
                 path.unlink()
-    found = look(path)
+    found = read_lock(path)
     # Without its folder the mount is gone: it comes back, and the lock with it.
     return found.state != "unreadable" and found.holder != holder and os.access(path.parent, os.F_OK)
 

@@ -19,8 +19,6 @@ _WORK_SUFFIX = work_path(Path("x")).name.removeprefix("x")
 _ZARR_FOLDER = re.compile(r"[a-z_]+|\d+")
 # zarr writes each file under a name of its own first.
 _ZARR_FILE = re.compile(r"(zarr|manifest|seal)\.json|\d+|(zarr|\d+)\.[0-9a-f]{32}\.partial")
-_PULL = re.compile(r"\..+\.pulling\.(zarr|h5)")
-_PULLED_FILE = re.compile(r"[0-9a-f]{64}\.part|\.[0-9a-f]{64}\.part\.part")
 # As `hdf5_form` has them, which would bring h5py in.
 _HDF5_BLOCK = 1024
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -46,19 +44,9 @@ def _is_flat(path: Path) -> bool:
 def _is_cache_part(path: Path) -> bool:
     if path.suffix == _WORK_SUFFIX:
         return True  # as a work directory it holds nothing else
-    if _PULL.fullmatch(path.name) and path.is_dir():
-        return _is_pull_part(path)
     if path.suffix == ".h5":
         return path.is_file() and _is_hdf5_part(path)
     return path.suffix == ".zarr" and path.is_dir() and all(map(_is_zarr_part, inside(path)))
-
-
-def _is_pull_part(path: Path) -> bool:
-    """Tell whether a folder holds parts of a store's set, by their digests, or drafts of them, and nothing else."""
-    with os.scandir(path) as entries:
-        return all(
-            entry.is_file(follow_symlinks=False) and _PULLED_FILE.fullmatch(entry.name) is not None for entry in entries
-        )
 
 
 def _is_zarr_part(path: Path) -> bool:
@@ -101,7 +89,6 @@ def _count_work(path: Path) -> Mapping[str, int]:
 CACHE = Kind(
     work="work directory",
     suffix=_WORK_SUFFIX,
-    drafts=("sealing", "pulling", "replaced"),
     last=None,
     is_work=_is_cache_work,
     is_part=_is_cache_part,

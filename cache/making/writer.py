@@ -6,16 +6,17 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from ..drafts import sync_folder
 from ..errors import CacheCorrupt
 from ..format.digest import Rows, array_sha256, canonical_json
-from ..format.forms import form_of, sync_folder
+from ..format.forms import form_of
 from ..format.seal import make_seal
 from ..reader import Cache, open_cache
 from ..verify import verify
 
-__all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "remove", "write_cache", "write_file"]
+__all__ = ["beside", "declare_arrays", "move_into_place", "put_back", "remove", "write_cache"]
 
 
 def declare_arrays(arrays: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
@@ -26,9 +27,13 @@ def declare_arrays(arrays: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
     }
 
 
-def beside(target: Path, what: str) -> Path:
-    """Return the hidden neighbour of a target that work on it goes through, in the same form."""
-    return target.with_name(f".{target.stem}.{what}{target.suffix}")
+def beside(target: Path, what: Literal["sealing", "pulling", "replaced"]) -> Path:
+    """Return the hidden neighbour of a target that work on it goes through, in the same form.
+
+    Nothing else makes such names: what has one is medal's, whatever is in it, and belongs to whoever holds the
+    target's lock, or to nobody.
+    """
+    return target.with_name(f".{target.stem}.medal-{what}{target.suffix}")
 
 
 def write_cache(target: Path, arrays: Mapping[str, Rows], manifest: Mapping[str, Any]) -> Cache:
@@ -87,17 +92,6 @@ def put_back(target: Path) -> None:
     old = beside(target, "replaced")
     if old.exists() and not os.path.lexists(target):
         old.rename(target)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a small file durably and in one step: a draft beside it, flushed, then renamed."""
-    draft = path.with_name(f".{path.name}.part")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from ..errors import CacheCorrupt, CacheError, CacheNotFound
 from ..format.digest import canonical_json
 from ..format.manifest import parse_json
+from ..heartbeat import Heartbeat
 from ..making.holder import Holder, is_running, this_process
 from ..progress import Tell
 from .place.entries import read_entries, served
@@ -66,32 +66,24 @@ class Announcement:
             "process": me.process,
             "started": me.started,
         }
-        self._finished = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="medal-announcement")
 
     def __enter__(self) -> Announcement:
         # Others then compute it too, which costs them time and nobody anything else.
         with suppress(CacheError):
             self._say()
-        self._thread.start()
+        self._heartbeat = Heartbeat(self._say, BEAT_SECONDS)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finished.set()
-        self._thread.join()
+        self._heartbeat.stop()
         with suppress(CacheError):
             self._store.remove(self._name)
 
     def _say(self) -> None:
         self._beats += 1
         self._store.write(self._name, canonical_json({**self._said, "done": self.done, "beat": self._beats}))
-
-    def _beat(self) -> None:
-        while not self._finished.wait(BEAT_SECONDS):
-            with suppress(CacheError):
-                self._say()
 
 
 def who_computes(store: Store, cache_id: str) -> list[Computing]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
+from ..eviction import make_room
 from ..home import home_folder
 from ..making.lock import locked
 from ..making.writer import remove
@@ -55,7 +56,7 @@ def local_copy(
     target.parent.mkdir(parents=True, exist_ok=True)
     cache = pull(store, entry, target, progress, overwrite=True, trust=trust).cache
     os.utime(target)
-    _make_room(target, most)
+    _evict(target, most)
     return cache
 
 
@@ -63,23 +64,25 @@ def _folder() -> Path:
     return home_folder() / "copies"
 
 
-def _make_room(keep: Path, most: int) -> None:
+def _evict(keep: Path, most: int) -> None:
     """Remove the copies used longest ago until the rest fits."""
     copies = []
     for path in _folder().glob("*.zarr"):
         if not path.name.startswith("."):
             with suppress(FileNotFoundError):
                 size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                copies.append((path.stat().st_mtime, path, size))
-    total = sum(size for _, _, size in copies)
-    for used, path, size in sorted(copies):
-        if total <= most:
-            return
-        if path != keep and time.time() - used > _IN_USE_SECONDS:
-            # Whoever is pulling it just now keeps it.
-            with suppress(CacheBusy), locked(path, wait=False, tell=lambda _: None):
-                remove(path)
-                total -= size
+                copies.append((path.stat().st_mtime, size, path))
+
+    def take(path: Path) -> bool:
+        if path == keep or time.time() - path.stat().st_mtime <= _IN_USE_SECONDS:
+            return False
+        # Whoever is pulling it just now keeps it.
+        with suppress(CacheBusy), locked(path, wait=False, tell=lambda _: None):
+            remove(path)
+            return True
+        return False
+
+    make_room(copies, most, take)
 
 
 def resolve(text: str, progress: Progress, *, most: str | None = None, trust: Trust | None = None) -> str:

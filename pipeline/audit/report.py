@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...cache.making.writer import write_file
+from ...cache.drafts import write_file
 from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ...cache.terminal.page import render

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ...cache.errors import CacheIncomplete, CacheMismatch, DataError
 from ...cache.format.digest import cache_id
 from ...cache.format.layout import Dimensions, expected_arrays
-from ...cache.making.life import decide, look
+from ...cache.making.life import decide, find_at
 from ...cache.making.lock import locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
@@ -173,7 +173,7 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
 
 def decide_again(asked: Reprobing) -> Reprobing:
     """Look at the target, once more inside the lock, and decide what to do about it."""
-    found = look(asked.target, thorough=asked.overwrite)
+    found = find_at(asked.target, thorough=asked.overwrite)
     action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite)
     # Work that stage one left for the same request would end in the same cache.
     return replace(asked, action="reuse" if action == "reuse" else "create", existing=found.cache)

@@ -15,7 +15,7 @@ from ...cache.errors import CacheMismatch, DataError, TeacherError
 from ...cache.format.digest import cache_id
 from ...cache.format.forms import device_failed
 from ...cache.format.layout import Dimensions, expected_arrays
-from ...cache.making.life import Action, decide, look
+from ...cache.making.life import Action, decide, find_at
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.reader import Cache, open_cache
 from ...cache.text import plain
@@ -227,7 +227,7 @@ def decide_again(asked: Plan) -> Plan:
     """Look at the target, once more inside the lock, and decide what to do about it."""
     for source in asked.sources:
         check_source(source, asked.request, asked.dataset.secret)
-    found = look(asked.target, thorough=asked.overwrite)
+    found = find_at(asked.target, thorough=asked.overwrite)
     there, sources = found.cache, asked.sources
     # With --overwrite a cache is made anew, whatever stands there knows; --from can still name it.
     grown = False

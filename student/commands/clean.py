@@ -52,7 +52,7 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
     medal clean
     medal clean /data/caches --remove --older-than 7
     """
-    from ...cache.making.leftovers import decide, find_leftovers, take_away
+    from ...cache.making.leftovers import action_for, find_leftovers, take_away
     from ...cache.making.recognise import CACHE
     from ..run.folder import RUN_KIND
 
@@ -70,7 +70,7 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
                 **one.holds,
                 "age_seconds": round(one.age_seconds, 1),
                 "held_by": one.held_by,
-                "action": decide(one),
+                "action": action_for(one),
             }
             for one in found
         ]
@@ -86,7 +86,7 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
         elif remove:
             back = f"put back {len(outcome.put_back)}, " if outcome.put_back else ""
             click.echo(f"Removed {len(outcome.removed)}, {back}freed {_size(outcome.freed)}.")
-        elif any(decide(one) != "leave" for one in found):
+        elif any(action_for(one) != "leave" for one in found):
             limit = ["--older-than", f"{older_than:g}"] if older_than else []
             again = shlex.join(["medal", "clean", "--remove", *limit, *map(str, places)])
             click.echo(plain(f"To remove it: {again}"))

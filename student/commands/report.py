@@ -57,7 +57,7 @@ def report(
     if out.suffix.lower() not in (".html", ".htm"):
         raise StudentError(f"'{out}' must end in .html, or no mail program shows it; give another --out.")
     require_place(out, overwrite=overwrite)
-    from ...cache.making.writer import write_file
+    from ...cache.drafts import write_file
     from ..report.collecting import collect
     from ..report.page import build_page
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...cache.drafts import drafted
 from ...cache.errors import StudentError
 from ...cache.home import home_folder
 
@@ -256,8 +257,7 @@ def _remember(name: str, image_size: int, device: str, rates: Mapping[str, float
     try:
         path = _memory(name, image_size, device)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as draft:
-            json.dump(dict(rates), draft)
-        Path(draft.name).replace(path)
+        with drafted(path, path.with_name(f".{path.name}.{os.getpid()}.part")) as draft:
+            draft.write_text(json.dumps(dict(rates)), encoding="utf-8")
     except (OSError, RuntimeError):
         return  # a read-only home only means measuring again

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...cache.making.writer import write_file
+from ...cache.drafts import write_file
 from ..figures.methods import describe_methods
 
 __all__ = ["CARD", "write_card", "write_overview"]

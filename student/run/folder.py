@@ -31,12 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ...cache.drafts import sync_folder, write_file
 from ...cache.errors import CacheBusy, MedalError, StudentError
-from ...cache.format.forms import sync_folder
 from ...cache.making.leftovers import Kind
 from ...cache.making.life import differences
 from ...cache.making.lock import locked
-from ...cache.making.writer import move_into_place, put_back, remove, write_file
+from ...cache.making.writer import move_into_place, put_back, remove
 from ...cache.progress import Tell
 
 __all__ = ["RUN_KIND", "Action", "Found", "decide", "look"]
@@ -273,7 +273,6 @@ def _records_request(path: Path) -> bool:
 RUN_KIND = Kind(
     work="unfinished run",
     suffix=work_folder(Path("x")).name.removeprefix("x"),
-    drafts=("replaced",),
     last=PLAN,
     is_work=lambda path: _records_request(path / PLAN),
     is_part=_is_part,

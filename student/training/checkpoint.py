@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ...cache.drafts import drafted
 from ...cache.errors import StudentError
-from ...cache.format.forms import sync_folder
 
 __all__ = ["Checkpoint", "TrainingState", "write_tensors"]
 
@@ -129,22 +129,18 @@ class Checkpoint:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file beside `path`, make it durable, and move it there."""
-    draft = path.with_name(f".{path.name}.part")
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(whole, draft, metadata)
-    except SafetensorError as error:
-        # A full disk comes as "… (os error 28)".
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    # safetensors makes files for their owner alone; a run is shared as its folder is.
-    draft.chmod(path.parent.stat().st_mode & 0o666)
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
-    sync_folder(path.parent)
+    with drafted(path) as draft:
+        try:
+            save_file(whole, draft, metadata)
+        except SafetensorError as error:
+            # A full disk comes as "… (os error 28)".
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        # safetensors makes files for their owner alone; a run is shared as its folder is.
+        draft.chmod(path.parent.stat().st_mode & 0o666)
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...cache.drafts import drafted
 from ...cache.errors import DataError
 from ...cache.join import image_members
 from ...cache.keys import match_secret
@@ -21,7 +22,6 @@ from ...pipeline.metrics import bootstrap, known, measure, or_none, reliability,
 from ..figures.verdict import caution
 from ..network.images import StudentImages, load_images
 from ..run.predictions import Predictions, write_predictions
-from .exported import drafted
 from .trained import Trained
 
 __all__ = ["Chosen", "answer_rows", "choose_rows", "evaluate", "open_for"]

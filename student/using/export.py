@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ...cache.drafts import drafted
 from ...cache.errors import DataError
 from ...pipeline.datasets.columns.dataset import Dataset, DatasetOptions
 from .evaluation import choose_rows, open_for
-from .exported import CHECKED, Format, Pixels, describe, drafted, require_packages, write_export
+from .exported import CHECKED, Format, Pixels, describe, export_draft, require_packages, write_export
 from .quantisation import Keys, calibration_rows, pixels_of, price, quantise
 from .trained import Trained, open_run
 
@@ -45,7 +46,7 @@ def export_run(
     key = None if opened is None else opened.keys()
     pixels = None if opened is None else _sample(trained, opened, key)
     cost = None
-    with drafted(out) as draft, tempfile.TemporaryDirectory(prefix="medal-") as place:
+    with drafted(out, export_draft(out)) as draft, tempfile.TemporaryDirectory(prefix="medal-") as place:
         whole = Path(place, f"whole{out.suffix}") if int8 else draft
         difference = write_export(trained, whole, form, pixels)
         if int8 and opened is not None and key is not None:

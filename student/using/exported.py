@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from ...cache.errors import StudentError
-from ...cache.format.forms import sync_folder
 from .trained import NOTICE, Trained
 
 __all__ = [
@@ -33,7 +31,7 @@ __all__ = [
     "Format",
     "compare",
     "describe",
-    "drafted",
+    "export_draft",
     "foresee_bytes",
     "open_exported",
     "require_packages",
@@ -124,18 +122,9 @@ def foresee_bytes(trained: Trained, *, int8: bool) -> int:
     return weights * (1 if int8 else 4)
 
 
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """Yield the name of a draft beside a file; it takes the file's place at the end, and goes away after an error."""
-    draft = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield draft
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-        sync_folder(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+def export_draft(path: Path) -> Path:
+    """Return the name of a file's draft with the file's suffix, which torch and ONNX go by."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
 def write_export(trained: Trained, draft: Path, form: Format, pixels: Pixels | None) -> float:

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ...cache.drafts import write_file
 from ...cache.errors import DataError
-from ...cache.making.writer import write_file
 from ...cache.progress import Advance
 from ...cache.system_files import is_nobodys
 from ...pipeline.datasets.columns.dataset import Place, Task

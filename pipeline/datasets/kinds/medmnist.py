@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ....cache.drafts import drafted
 from ....cache.errors import DataError
 from ..columns.dataset import Dataset, DatasetOptions
 from ..columns.labels import quoted
@@ -130,24 +131,21 @@ def official_file(flag: str, size: int, info: Info, folder: Path) -> Path:
 def _download(address: str, path: Path, expected: str) -> None:
     """Fetch a file beside its place, check it, then move it there."""
     _log.warning("downloading %s to '%s'", address, path)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file, _open_address(address) as response:
-            while block := response.read(1 << 20):
-                file.write(block)
-        if (found := _md5(part)) != expected:
-            raise DataError(
-                f"What {address} gave has the MD5 {found}; expected {expected}: nothing was kept. Try again, or "
-                "download it by hand and give its path."
-            )
-        part.replace(path)
+        with drafted(path, path.with_name(f".{path.name}.{os.getpid()}")) as draft:
+            with draft.open("wb") as file, _open_address(address) as response:
+                while block := response.read(1 << 20):
+                    file.write(block)
+            if (found := _md5(draft)) != expected:
+                raise DataError(
+                    f"What {address} gave has the MD5 {found}; expected {expected}: nothing was kept. Try again, or "
+                    "download it by hand and give its path."
+                )
     except (OSError, http.client.HTTPException) as exc:
         raise DataError(
             f"The download of {address} failed ({exc}); download it by hand and put it at '{path}', or give its path."
         ) from exc
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _open_address(address: str) -> Any:

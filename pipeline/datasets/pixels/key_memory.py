@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ....cache.drafts import drafted
+from ....cache.eviction import make_room
 from ....cache.home import home_folder
 
 __all__ = ["KeyMemory"]
@@ -71,7 +73,7 @@ class KeyMemory:
             place = self._place()
             if self._new:
                 _write(place, _to_bytes({**self._known, **self._new}))
-                _make_room(place)
+                _evict(place)
             elif self._known:
                 os.utime(place)
 
@@ -141,15 +143,11 @@ def _sum(body: bytes) -> bytes:
 
 def _write(place: Path, data: bytes) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{os.getpid()}.part")
-    try:
+    with drafted(place, place.with_name(f".{place.name}.{os.getpid()}.part")) as draft:
         draft.write_bytes(data)
-        draft.replace(place)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
-def _make_room(keep: Path) -> None:
+def _evict(keep: Path) -> None:
     """Remove memories used longest ago until the rest fits, and what killed processes were writing."""
     found = []
     for path in keep.parent.iterdir():
@@ -159,8 +157,10 @@ def _make_room(keep: Path) -> None:
                 path.unlink()
             elif path.suffix == ".keys":
                 found.append((status.st_mtime, status.st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total > _MOST_BYTES and path != keep:
+
+    def take(path: Path) -> bool:
+        if path != keep:
             path.unlink(missing_ok=True)
-            total -= size
+        return path != keep
+
+    make_room(found, _MOST_BYTES, take)
