@@ -6,7 +6,8 @@ MedalError
 │   ├── CacheNotFound      (FileNotFoundError)  nothing there
 │   ├── CacheIncomplete    (ValueError)         no seal: stage one did not finish
 │   ├── CacheMismatch      (ValueError)         sealed, but made from something else than asked for
-│   └── CacheCorrupt       (ValueError)         sealed, but its bytes are not what the seal says
+│   ├── CacheCorrupt       (ValueError)         sealed, but its bytes are not what the seal says
+│   └── StoreUnusable      (OSError)            a store cannot be reached, or does not let this user in
 ├── DataError              (ValueError)         images, labels, splits
 ├── TeacherError           (ValueError)         the teacher's files or what it computes
 └── StudentError           (ValueError)         the student's model, run folder or settings
@@ -26,6 +27,7 @@ __all__ = [
     "CacheNotFound",
     "DataError",
     "MedalError",
+    "StoreUnusable",
     "StudentError",
     "TeacherError",
     "first_line",
@@ -58,6 +60,10 @@ class CacheMismatch(CacheError, ValueError):
 
 class CacheCorrupt(CacheError, ValueError):
     """The cache's bytes are not what its seal says."""
+
+
+class StoreUnusable(CacheError, OSError):
+    """A store cannot be reached, or does not let this user do what was asked."""
 
 
 class DataError(MedalError, ValueError):

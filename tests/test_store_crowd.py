@@ -95,10 +95,11 @@ def check_push(large, took, tmp_path, draws, seed):
                 target = tmp_path / f"got-{draw.random()}.zarr"
                 finish(start("pull", "chest", store, target, "--json", env=env))
                 assert whole(target).seal == large.seal
-                finish(start("remove", "chest", store, "--json", env=env))
+                finish(start("remove", "chest", store, *draw.choice([(), ("--now",)]), "--json", env=env))
     assert killed
     finish(start("push", "--yes", large.path, store, "--json", env=env))
-    assert finish(start("gc", store, "--json", env=env))["waiting"] == 0
+    assert finish(start("gc", store, "--now", "--json", env=env))["waiting"] == 0
+    assert len(list((store / "sets").iterdir())) == 1
     finish(start("pull", "chest", store, tmp_path / "last.zarr", "--json", env=env))
     assert whole(tmp_path / "last.zarr").seal == large.seal
 
@@ -137,7 +138,8 @@ def test_a_pull_killed_at_twenty_moments(large, took, tmp_path):
     check_pull(large, took, tmp_path, 20, 1)
 
 
-# One process of the crowd: pushes its own and a common cache, pulls, removes, collects, in an order of its own.
+# One process of the crowd: pushes its own and a common cache, pulls, removes, collects, in an order of its own. What is
+# collected goes whatever its age, from under everybody: the rule of two weeks only ever removes less.
 MEMBER = """
 import json, random, sys
 from pathlib import Path
@@ -164,11 +166,11 @@ for turn in range(rounds):
             assert cache is passing, "what nobody removed was not found"
     if draw.random() < 0.5:
         try:
-            withdraw(store, passing.cache_id)
+            withdraw(store, passing.cache_id, now=draw.random() < 0.5)
         except CacheNotFound:
             pass
     if draw.random() < 0.3:
-        collect(store)
+        collect(store, days=0)
 push(store, common, quiet)
 """
 
@@ -191,7 +193,7 @@ def check_crowd(tmp_path, people, rounds):
     store = open_store(str(tmp_path / "store"))
     from medal.cache.store.collect import collect, distinct
 
-    assert collect(store).waiting == ()
+    assert collect(store, days=0).waiting == ()
     entries, problems = read_entries(store)
     assert problems == []
     names = sorted(entry.summary["dataset"] for entry in distinct(entries))
@@ -208,7 +210,15 @@ def check_crowd(tmp_path, people, rounds):
 
     for entry in entries:
         assert whole(pull(store, entry, tmp_path / f"last-{entry.cache_id}.h5", quiet).cache.path)
-    assert list((tmp_path / "store/leases").iterdir()) == []
+    # Nothing is left but what the store says of itself.
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == [
+        "entries",
+        "index.jsonl",
+        "medal-store.json",
+        "sets",
+        "unlisted",
+    ]
+    assert [path.name for path in (tmp_path / "store").rglob(".*")] == []
 
 
 def test_three_at_once(tmp_path):

@@ -45,19 +45,27 @@ def check_life(cache, url, env, ask, shell, tmp_path):
     assert [one["by"] for one in ask("list", url, env=other)["caches"]] == ["Ana"]
     assert ask("pull", "chest", url, tmp_path / "got.h5", env=other)["action"] == "pulled"
     assert whole(tmp_path / "got.h5").seal == cache.seal
-    assert ask("remove", cache.cache_id, url, env=other)["waiting"] == 0
+    assert ask("remove", cache.cache_id, url, env=other)["waiting"] == 1
     assert ask("list", url, env=env)["caches"] == []
     gone = shell("pull", "chest", url, tmp_path / "x.zarr", env=env)
     assert (gone.returncode, "has no cache 'chest'" in gone.stderr) == (1, True)
-    assert ask("gc", url, env=env)["removed"] == 0
+    young = ask("gc", url, env=env)
+    assert (young["removed"], young["waiting"]) == (0, 1)
+    assert ask("gc", url, "--now", env=env)["removed"] == 1
+    assert ask("gc", url, "--now", env=env)["removed"] == 0
 
 
 def test_sftp(cache, ask, shell, tmp_path):
     env = member(tmp_path / "ana")
+    store = tmp_path / "srv/store"
+    store.mkdir(parents=True)
+    store.chmod(0o2775)  # a group's
     with sftp_server(tmp_path, tmp_path / "ana") as url:
         check_life(cache, url, env, ask, shell, tmp_path)
-        left = sorted(path.name for path in (tmp_path / "srv/store").rglob("*") if path.is_file())
+        left = sorted(path.name for path in store.rglob("*") if path.is_file() and path.parent.name != "unlisted")
         assert left == ["index.jsonl", "medal-store.json"]
+        modes = {(path.is_dir(), oct(path.stat().st_mode & 0o7777)) for path in (store, *store.rglob("*"))}
+        assert modes == {(True, "0o2775"), (False, "0o664")}
         # A server of which nothing is known may be anybody.
         (tmp_path / "ana/.ssh/known_hosts").write_text("")
         stranger = shell("list", url, env=env)

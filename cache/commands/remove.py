@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from ..terminal.command import Command
 from ..terminal.console import json_option, note, print_json
 from ..text import plain
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["remove"]
 
@@ -20,20 +14,22 @@ __all__ = ["remove"]
 @click.command(cls=Command, short_help="Take a cache out of a store.")
 @click.argument("name")
 @click.argument("store")
+@click.option("--now", is_flag=True, help="Remove its data as well, from under whoever is reading it.")
 @json_option
-def remove(name: str, store: str, as_json: bool) -> None:
+def remove(name: str, store: str, now: bool, as_json: bool) -> None:
     """Take a cache out of STORE, by its dataset's name or the beginning of its id: nobody finds it from now on.
 
-    Its data goes at the same time, or with the next `medal gc` if somebody is reading it. Copies that others have
-    pulled are theirs to remove.
+    Its data stays for those who are reading it, and goes with a `medal gc` two weeks later, or --now. Copies that
+    others have pulled are theirs to remove.
 
     \b
     medal remove 3f2a9c /mnt/lab/caches
+    medal remove 3f2a9c /mnt/lab/caches --now
     """
     from ..store.collect import withdraw
     from ..store.place.store import open_store
 
-    done = withdraw(open_store(store), name)
+    done = withdraw(open_store(store), name, now=now)
     result = {
         "store": store,
         "cache_id": done.entries[0].cache_id,
@@ -44,6 +40,7 @@ def remove(name: str, store: str, as_json: bool) -> None:
     if as_json:
         print_json(result)
         return
-    click.echo(plain(f"Removed cache '{result['cache_id']}' from '{store}', {done.freed / 1e6:.1f} MB."))
+    freed = f", {done.freed / 1e6:.1f} MB" if now else ""
+    click.echo(plain(f"Removed cache '{result['cache_id']}' from '{store}'{freed}."))
     if done.waiting:
-        note(f"note: somebody is reading its data just now; remove that later with: medal gc {store}")
+        note(f"note: its data stays two weeks for those who are reading it; to remove it now: medal gc {store} --now")

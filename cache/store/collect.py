@@ -1,17 +1,24 @@
-"""Removing: entries go at once, data once nobody reads it; and what killed pushes left behind."""
+"""Removing: entries go at once, data once no entry has named it for some days; and what killed pushes left behind."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .leases import is_stale, leased_sets, store_clock
 from .place.entries import find_entry, read_entries, refresh_index
-from .place.layout import CONDEMNED, ENTRIES, LEASES, SETS, Entry
+from .place.layout import COMPUTING, ENTRIES, SETS, UNLISTED, Entry
 from .place.store import Store
+from .unlisted import age, note_name, note_unlisted, store_clock
 
-__all__ = ["Collected", "collect", "distinct", "withdraw"]
+__all__ = ["DAYS", "Collected", "collect", "distinct", "withdraw"]
+
+# Longer than anybody reads, or pushes, one cache.
+DAYS = 14.0
+_DAY = 86400.0
+# Drafts are small, and whoever computes says so every few seconds.
+_DRAFT_SECONDS = _DAY
+# So long after a set has gone there may still be somebody who once began to push into it.
+_FORGOTTEN_SECONDS = 60 * _DAY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +29,7 @@ class Collected:
     ----------
     entries : withdrawn now
     sets : removed with all their bytes
-    waiting : sets that nobody lists any more and somebody still reads or writes
+    waiting : sets that no entry names, but not for long enough
     freed : bytes
     """
 
@@ -32,8 +39,12 @@ class Collected:
     freed: int = 0
 
 
-def withdraw(store: Store, asked: str) -> Collected:
-    """Take a cache out of a store, in every version that was published of it, and its data where nobody reads it.
+def withdraw(store: Store, asked: str, *, now: bool = False) -> Collected:
+    """Take a cache out of a store, in every version that was published of it.
+
+    Parameters
+    ----------
+    now : remove its data as well, from under whoever is reading it
 
     Raises
     ------
@@ -45,76 +56,94 @@ def withdraw(store: Store, asked: str) -> Collected:
     entry = find_entry(store, asked)
     gone = [other for other in read_entries(store)[0] if other.cache_id == entry.cache_id]
     for other in gone:
-        store.remove(f"{ENTRIES}/{other.name}")
+        _unlist(store, other)
     refresh_index(store)
-    found = collect(store, only={other.set for other in gone})
+    names = {other.set for other in gone}
+    with store_clock(store) as clock:
+        found = _remove_sets(store, names, 0.0 if now else DAYS, clock)
     return Collected(entries=tuple(gone), sets=found.sets, waiting=found.waiting, freed=found.freed)
 
 
-def collect(store: Store, only: set[str] | None = None) -> Collected:
-    """Remove the sets that no entry names and nobody reads or writes, and second copies of the same content.
+def collect(store: Store, *, days: float = DAYS) -> Collected:
+    """Remove the sets that no entry has named for some days, second copies, and what killed processes left.
 
     Parameters
     ----------
-    only : look at these sets alone
+    days : 0 takes them from under whoever is reading them just now; who is pushing one then begins anew
     """
     store.require_writable()
     store.check()
-    with store_clock(store) as now:
-        held = leased_sets(store, now)
-        if only is None:
-            _remove_copies(store)
-            _remove_drafts(store, now)
-        listed = {entry.set for entry in read_entries(store)[0]}
-        found = only if only is not None else set(store.names(SETS))
-        removed, waiting, freed = [], [], 0
-        for name in sorted(found - listed):
-            bytes_there = _remove_set(store, name, now) if name not in held else None
-            if bytes_there is None:
-                waiting.append(name)
-            else:
-                removed.append(name)
-                freed += bytes_there
-        if only is None:
-            refresh_index(store)
+    _unlist_copies(store)
+    with store_clock(store) as clock:
+        there = set(store.names(SETS))
+        _remove_leftovers(store, there, clock)
+        found = _remove_sets(store, there, days, clock)
+    refresh_index(store)
+    return found
+
+
+def _remove_sets(store: Store, names: set[str], days: float, clock: float | None) -> Collected:
+    notes, listed = store.names(UNLISTED), _listed(store)
+    old: list[str] = []
+    waiting: list[str] = []
+    for name in sorted(names - listed):
+        files = [status for status in store.names(f"{SETS}/{name}").values() if status.kind != "folder"]
+        if not files:  # nothing, or a file server's own folders
+            store.remove_folder(f"{SETS}/{name}")
+            continue
+        # What was written last counts: the note, or a part by somebody who is pushing.
+        ages = [age(status, clock) for status in [*files, notes.get(note_name(name), files[0])]]
+        is_old = days <= 0 or all(one is not None and one >= days * _DAY for one in ages)
+        (old if is_old else waiting).append(name)
+    for name in old:
+        if note_name(name) not in notes:
+            note_unlisted(store, name)
+    # From here on nobody lists one of them; who did before is seen now.
+    again = _listed(store)
+    removed = [name for name in old if name not in again]
+    freed = sum(_remove_set(store, name) for name in removed)
     return Collected(sets=tuple(removed), waiting=tuple(waiting), freed=freed)
 
 
-def _remove_set(store: Store, name: str, now: float | None) -> int | None:
-    """Remove a set and return its bytes, or None if somebody has come to need it."""
-    folder = f"{SETS}/{name}"
-    # A mark of one's own: another collector that gives up must not take it away.
-    mark = f"{folder}/{CONDEMNED}.{secrets.token_hex(8)}"
-    store.write(mark, b"{}")
-    # From here on nobody begins to use it; who did before has a lease or an entry by now.
-    if name in leased_sets(store, now) or name in {entry.set for entry in read_entries(store)[0]}:
-        store.remove(mark)
-        return None
+def _listed(store: Store) -> set[str]:
+    return {entry.set for entry in read_entries(store)[0]}
+
+
+def _remove_set(store: Store, name: str) -> int:
+    """Remove a set and return its bytes."""
     freed = 0
-    for part, status in store.names(folder).items():
-        # Another collector's mark, or the draft of one, is that collector's to remove.
-        if not part.lstrip(".").startswith(CONDEMNED) or is_stale(status, now):
-            store.remove(f"{folder}/{part}")
+    for part, status in store.names(f"{SETS}/{name}").items():
+        if status.kind != "folder":
+            store.remove(f"{SETS}/{name}/{part}")
             freed += status.bytes
-    store.remove(mark)
-    store.remove_folder(folder)
+    store.remove_folder(f"{SETS}/{name}")
     return freed
 
 
-def _remove_copies(store: Store) -> None:
+def _unlist(store: Store, entry: Entry) -> None:
+    store.remove(f"{ENTRIES}/{entry.name}")
+    note_unlisted(store, entry.set)
+
+
+def _unlist_copies(store: Store) -> None:
     """Withdraw what was published a second time by somebody who pushed at the same moment."""
-    seen: set[tuple[str, str, str]] = set()
-    for entry in read_entries(store)[0]:
-        if entry.content in seen:
-            store.remove(f"{ENTRIES}/{entry.name}")
-        seen.add(entry.content)
+    entries = read_entries(store)[0]
+    first = {id(entry) for entry in distinct(entries)}
+    for entry in entries:
+        if id(entry) not in first:
+            _unlist(store, entry)
 
 
-def _remove_drafts(store: Store, now: float | None) -> None:
-    """Remove what was being written when a process was killed."""
-    for folder in ("", ENTRIES, LEASES):
+def _remove_leftovers(store: Store, sets: set[str], clock: float | None) -> None:
+    """Remove what was being written or said when a process was killed, and notes on sets that went long ago."""
+    for folder in ("", ENTRIES, UNLISTED, COMPUTING):
         for name, status in store.names(folder).items():
-            if is_stale(status, now) and status.kind == "file" and name.startswith(".") and name.endswith(".draft"):
+            seconds = age(status, clock)
+            if status.kind != "file" or seconds is None:
+                continue
+            is_draft = (name.startswith(".") and name.endswith(".draft")) or folder == COMPUTING
+            is_note = folder == UNLISTED and name.removesuffix(".json") not in sets
+            if (is_draft and seconds > _DRAFT_SECONDS) or (is_note and seconds > _FORGOTTEN_SECONDS):
                 store.remove(f"{folder}/{name}".lstrip("/"))
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..drafts import write_file
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..format.digest import cache_id, canonical_json
 from ..format.forms import form_of
@@ -22,11 +23,10 @@ from ..format.manifest import MAX_BYTES, Manifest, parse_manifest
 from ..format.seal import Seal
 from ..making.life import holds_others, refuse_others
 from ..making.lock import locked
-from ..making.writer import beside, put_back, remove, write_cache, write_file
+from ..making.writer import beside, put_back, remove, write_cache
 from ..progress import Progress, Tell
 from ..reader import Cache, open_cache
 from ..verify import verify
-from .leases import Lease, Withdrawn
 from .place.entries import read_entries
 from .place.layout import (
     LISTING,
@@ -137,8 +137,6 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: T
     form_of(target)
     try:
         return _fetch(store, entry, target, progress, trust)
-    except Withdrawn:
-        pass
     except CacheNotFound:
         if store.can_list and entry.name in {other.name for other in read_entries(store)[0]}:
             raise CacheCorrupt(
@@ -160,11 +158,10 @@ def _folder(target: Path) -> Path:
 
 
 def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: Trust | None) -> Cache:
-    with Lease(store, entry.set):
-        signature = _check_trust(store, entry, None, trust)
-        wanted = _describe(store, entry)
-        folder = _folder(target)
-        files = _fetch_parts(store, wanted, folder, progress)
+    signature = _check_trust(store, entry, None, trust)
+    wanted = _describe(store, entry)
+    folder = _folder(target)
+    files = _fetch_parts(store, wanted, folder, progress)
     sizes = [size for _, size in wanted.listing.parts]
     try:
         cache = write_cache(target, PartFiles(files, sizes, wanted.manifest.arrays).arrays(), wanted.raw)
@@ -202,10 +199,9 @@ class _StoreParts(PartFiles):
 
 def read_keys(store: Store, entry: Entry) -> dict[str, npt.NDArray[np.uint8]]:
     """Return the content keys (N, 16) uint8 of each split, and fetch no more than the parts that they are in."""
-    with Lease(store, entry.set):
-        wanted = _describe(store, entry)
-        arrays = _StoreParts(store, wanted).arrays()
-        return {split: arrays[f"{split}/key"][0:rows] for split, rows in wanted.manifest.rows.items()}
+    wanted = _describe(store, entry)
+    arrays = _StoreParts(store, wanted).arrays()
+    return {split: arrays[f"{split}/key"][0:rows] for split, rows in wanted.manifest.rows.items()}
 
 
 def choose_signed(store: Store, entries: Sequence[Entry], trust: Trust | None) -> Entry:

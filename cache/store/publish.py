@@ -6,20 +6,19 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import count
 from typing import Literal
 
+from ..drafts import write_file
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..format.digest import cache_id, canonical_json
 from ..format.manifest import MAX_BYTES, Manifest
 from ..home import home_folder
-from ..making.writer import write_file
 from ..progress import Progress
 from ..reader import Cache
 from ..verify import verify
-from .leases import Lease, Withdrawn, has_condemned
 from .place.entries import read_entries, refresh_index
 from .place.layout import (
     ENTRIES,
@@ -28,6 +27,7 @@ from .place.layout import (
     SETS,
     SIGNATURE,
     SIGNATURES,
+    UNLISTED,
     Entry,
     Listing,
     parse_listing,
@@ -39,14 +39,19 @@ from .place.layout import (
 from .place.parts import array_bytes, cut_parts
 from .place.store import Store
 from .privacy import check_private, check_text
+from .unlisted import is_unlisted, note_name
 
 __all__ = ["Pushed", "push"]
 
 _THREADS = 4
-# A set is removed under a push only if this process slept for a quarter of an hour.
-_TRIES = 3
+# A set goes from under a push only where somebody removes what they need at once.
+_TRIES = 10
 # Other signers come in between at most a few times.
 _TRIES_TO_LIST = 20
+
+
+class _Removed(Exception):
+    """The set goes, or is gone, from under the push."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +120,7 @@ def push(
             confirmed = True
         try:
             return _push(store, cache, entries, progress, by, signature)
-        except Withdrawn:
+        except _Removed:
             continue
     raise CacheError(
         f"Store '{store.url}' removed what was pushed while it was pushed, {_TRIES} times; run the same command again."
@@ -152,28 +157,8 @@ def _is_served(entries: Iterable[Entry], entry: Entry) -> bool:
 def _push(
     store: Store, cache: Cache, entries: list[Entry], progress: Progress, by: str | None, signature: bytes | None
 ) -> Pushed:
-    token = _token(cache)
-    try:
-        with Lease(store, f"{cache.content_digest}.{token}") as lease:
-            return _fill(store, cache, lease, token, entries, progress, by, signature)
-    except Withdrawn:
-        # What an earlier try left there is being removed.
-        token = secrets.token_hex(8)
-        with Lease(store, f"{cache.content_digest}.{token}") as lease:
-            return _fill(store, cache, lease, token, entries, progress, by, signature)
-
-
-def _fill(
-    store: Store,
-    cache: Cache,
-    lease: Lease,
-    token: str,
-    entries: list[Entry],
-    progress: Progress,
-    by: str | None,
-    signature: bytes | None,
-) -> Pushed:
-    folder = f"{SETS}/{lease.set}"
+    token = _free_token(store, cache)
+    folder = f"{SETS}/{cache.content_digest}.{token}"
     there = {name: status.bytes for name, status in store.names(folder).items() if status.kind == "file"}
     listing, sent = _send_parts(store, cache, folder, there, progress)
     listing_bytes = listing.to_bytes()
@@ -195,9 +180,10 @@ def _fill(
         summary=summarize(cache.manifest),
     )
     store.write(f"{ENTRIES}/{entry.name}", entry.to_bytes())
-    if not _is_whole(store, folder, listing):
+    # After the entry, not before: see `unlisted`.
+    if not _is_whole(store, entry, listing):
         store.remove(f"{ENTRIES}/{entry.name}")
-        raise Withdrawn(f"Store '{store.url}' removed parts while they were pushed.")
+        raise _Removed
     refresh_index(store)
     return Pushed(
         entry=entry, action="pushed", served=_is_served([*entries, entry], entry), sent=sent, kept=listing.size - sent
@@ -207,8 +193,7 @@ def _fill(
 def _add_signature(store: Store, entry: Entry, signature: bytes | None) -> None:
     """Sign what is published already; an SSH signature of the same key is the same, or stands beside the others."""
     if signature is not None:
-        with Lease(store, entry.set):
-            _write_signature(store, f"{SETS}/{entry.set}", signature)
+        _write_signature(store, f"{SETS}/{entry.set}", signature)
 
 
 def _write_signature(store: Store, folder: str, signature: bytes) -> None:
@@ -223,19 +208,19 @@ def _write_signature(store: Store, folder: str, signature: bytes) -> None:
         listed = there
 
 
-def _is_whole(store: Store, folder: str, listing: Listing) -> bool:
-    names = store.names(folder)
+def _is_whole(store: Store, entry: Entry, listing: Listing) -> bool:
+    """Tell whether all parts of an entry are there, and nobody removes them."""
+    names = store.names(f"{SETS}/{entry.set}")
     parts = {f"{digest}.part": size for digest, size in listing.parts}
     whole = all(name in names and names[name].bytes == size for name, size in parts.items())
-    return whole and {MANIFEST, LISTING} <= set(names) and not has_condemned(names)
+    return whole and {MANIFEST, LISTING} <= set(names) and not is_unlisted(store, entry.set)
 
 
 def _is_sound(store: Store, entry: Entry) -> bool:
     """Tell whether all that an entry vouches for is there, of its length."""
-    folder = f"{SETS}/{entry.set}"
     try:
-        data = store.read_checked(f"{folder}/{LISTING}", entry.listing_sha256, MAX_BYTES)
-        return _is_whole(store, folder, parse_listing(data, "listing"))
+        data = store.read_checked(f"{SETS}/{entry.set}/{LISTING}", entry.listing_sha256, MAX_BYTES)
+        return _is_whole(store, entry, parse_listing(data, "listing"))
     except (CacheNotFound, CacheCorrupt):
         return False
 
@@ -276,18 +261,23 @@ def _send(store: Store, name: str, data: bytes) -> int:
     return len(data)
 
 
-def _token(cache: Cache) -> str:
-    """Return the same token for the same cache and home folder, so that a push that was killed can go on."""
+def _free_token(store: Store, cache: Cache) -> str:
+    """Return the token of a set that nobody removes: the same again, so that a push that was killed can go on."""
+    noted = store.names(UNLISTED)
+    identity = _identity()
+    tokens = (
+        blake2b(cache.seal.to_bytes() + b"%d" % turn, key=identity, digest_size=8).hexdigest() for turn in count()
+    )
+    return next(token for token in tokens if note_name(f"{cache.content_digest}.{token}") not in noted)
+
+
+def _identity() -> bytes:
+    """Return what tells this home folder's sets from other people's."""
     try:
         file = home_folder() / "identity"
-        with suppress(FileNotFoundError):
-            return _mix(file.read_bytes(), cache)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, secrets.token_bytes(16))
-        return _mix(file.read_bytes(), cache)
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_file(file, secrets.token_bytes(16))
+        return file.read_bytes()[:64]
     except (OSError, RuntimeError):  # RuntimeError: there is no home to be found
-        return secrets.token_hex(8)
-
-
-def _mix(identity: bytes, cache: Cache) -> str:
-    return blake2b(cache.seal.to_bytes(), key=identity[:64], digest_size=8).hexdigest()
+        return secrets.token_bytes(16)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
+from ...cache.errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound, StoreUnusable
 from ...cache.format.manifest import Manifest
 from ...cache.join import image_members
 from ...cache.keys import KEY_BYTES
@@ -127,18 +127,14 @@ class StageOneStore:
         return None
 
     def obtain(self, asked: Plan, tell: Tell) -> Cache | None:
-        """Pull what is asked for to its target, whose lock is held, if the store has it or comes to have it."""
-        entry = self.find(asked.cache_id, tell)
-        if entry is None:
-            entry = self._await(asked.cache_id, tell)
-        return None if entry is None else fetch(self.store, entry, asked.target, self.progress, self.trust)
+        """Pull what is asked for to its target, whose lock is held, if the store has it or comes to have it.
 
-    def _await(self, cache_id: str, tell: Tell) -> Entry | None:
+        A store that cannot be used has nothing, and that is told.
+        """
         try:
-            return self.await_others(cache_id, tell)
-        except CacheCorrupt:
-            raise
-        except CacheError as error:
+            entry = self.find(asked.cache_id, tell) or self.await_others(asked.cache_id, tell)
+            return None if entry is None else fetch(self.store, entry, asked.target, self.progress, self.trust)
+        except StoreUnusable as error:
             tell(f"warning: {error} Going on without it.")
             return None
 
@@ -225,6 +221,7 @@ class StageOneStore:
             yield progress
             return
         # Whether it can be published is known before the work, and not after.
+        self.store.require_writable()
         self.store.begin()
         with Announcement(self.store, cache_id, total, self.by) as announcement:
 

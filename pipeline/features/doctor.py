@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...cache.errors import MedalError, TeacherError
+from ...cache.errors import MedalError, StoreUnusable, TeacherError
 from ...cache.home import home_folder
 from ..datasets.columns.dataset import DatasetOptions
 from ..datasets.opening import open_dataset
@@ -154,14 +154,22 @@ def _check_home(report: Report) -> None:
 
 
 def _reach(report: Report, url: str) -> None:
-    """See that a store can be read, and whether it can be written as far as its kind says; nothing is written there."""
+    """See that a store can be read, and whether it can be written as far as that can be told; nothing is written."""
+    from ...cache.store.place.entries import read_entries
     from ...cache.store.place.store import open_store
 
     report.store = {"url": url, "access": None, "why_not": None}
     try:
         store = open_store(url)
         store.check()
-        report.store["access"] = "can be read" if store.read_only else "can be read, and pushed to if it lets you"
+        read_entries(store)
+        report.store["access"] = "can be read"
+        if not store.read_only:
+            try:
+                store.require_writable()
+                report.store["access"] = "can be read, and pushed to if it lets you"
+            except StoreUnusable as error:
+                report.store["access"] = f"can be read, not pushed to: {error}"
     except MedalError as error:
         report.store["why_not"] = str(error)
         report.problems.append(str(error))

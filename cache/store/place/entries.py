@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from difflib import get_close_matches
 
 from ...errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from .layout import ENTRIES, INDEX, Entry, marker_bytes, parse_entry, parse_entry_name
@@ -25,11 +26,11 @@ def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
 
     Names are listed, a thousand a request; what they say stands in the index, but for the newest.
     """
-    entries, problems, _ = _read(store)
+    entries, problems, _ = _read_with_index(store)
     return entries, problems
 
 
-def _read(store: Store) -> tuple[list[Entry], list[str], set[str]]:
+def _read_with_index(store: Store) -> tuple[list[Entry], list[str], set[str]]:
     """Return entries, problems and the names that the index has."""
     indexed = _read_index(store)
     if not store.can_list:
@@ -100,7 +101,7 @@ def refresh_index(store: Store) -> None:
     Without a lock: each writer looks again after it wrote, so that the last one to write has seen all entries.
     """
     for _ in range(_TRIES):
-        entries, _problems, indexed = _read(store)
+        entries, _problems, indexed = _read_with_index(store)
         if {entry.name for entry in entries} == indexed and (indexed or not store.can_list):
             return
         # A first line that is no entry: some drivers cannot read an empty object.
@@ -137,7 +138,12 @@ def find_entries(store: Store, asked: str) -> list[Entry]:
     by_name = [entry for entry in entries if entry.summary.get("dataset") == asked]
     found = by_id or by_content or by_name
     if not found:
-        raise CacheNotFound(f"Store '{store.url}' has no cache '{asked}'; see what it has: medal list {store.url}")
+        names = {str(entry.summary.get("dataset")) for entry in entries}
+        near = [f"'{name}'" for name in get_close_matches(asked, sorted(names))]
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+        raise CacheNotFound(
+            f"Store '{store.url}' has no cache '{asked}'{hint}; see what it has: medal list {store.url}"
+        )
     ids: Mapping[str, Entry] = {entry.cache_id: entry for entry in reversed(found)}
     if len(ids) > 1:
         raise CacheError(

@@ -16,9 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from ...drafts import drafted
 from ...errors import CacheCorrupt
-from ...format.forms import sync_folder
 from ...format.plain_files import read_plain
+from .permission import FOLDER_BITS, mode_for_new, require_writable, share
 
 __all__ = ["Files", "Folder", "Objects", "Server", "Stat"]
 
@@ -35,7 +36,7 @@ class Stat(NamedTuple):
 
 
 class Files(Protocol):
-    """The five things that a store needs. Names are relative, with slashes, and made by `layout` alone."""
+    """What a store needs. Names are relative, with slashes, and made by `layout` alone."""
 
     read_only: bool
     can_list: bool
@@ -58,6 +59,10 @@ class Files(Protocol):
 
     def remove_folder(self, name: str) -> None:
         """Remove an empty folder, where there are folders at all."""
+        ...
+
+    def require_writable(self, folders: tuple[str, ...]) -> None:
+        """Raise PermissionError where it can be told without writing that these folders may not be written."""
         ...
 
 
@@ -91,24 +96,31 @@ class Folder:
 
     def write(self, name: str, data: bytes) -> None:
         path, draft = self._inside(name), self._inside(_draft(name))
-        try:
-            with self._create(draft) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_folder(path.parent)
+        mode = mode_for_new(self.root)
+        with drafted(path, draft), self._create(draft, mode) as file:
+            share(draft, mode, self.root.stat().st_gid)
+            file.write(data)
 
-    @staticmethod
-    def _create(draft: Path) -> BinaryIO:
+    def _create(self, draft: Path, mode: int | None) -> BinaryIO:
         for _ in range(_TRIES):
-            draft.parent.mkdir(parents=True, exist_ok=True)
+            self._make(draft.parent, mode)
             # A collector may just have removed the folder, as it was empty.
             with suppress(FileNotFoundError):
                 return draft.open("xb")
         return draft.open("xb")
+
+    def _make(self, folder: Path, mode: int | None) -> None:
+        """Make a folder of the store, and the store's own, with the bits that let its group in."""
+        if folder.is_dir():
+            return
+        group = self.root.stat().st_gid if folder != self.root and self.root.exists() else None
+        if folder == self.root:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make(folder.parent, mode)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            share(folder, mode, folder.stat().st_gid if group is None else group)
 
     def remove(self, name: str) -> None:
         path = self._inside(name)
@@ -118,6 +130,9 @@ class Folder:
         # Somebody may have written into it meanwhile, or removed it too.
         with suppress(OSError):
             self._inside(name).rmdir()
+
+    def require_writable(self, folders: tuple[str, ...]) -> None:
+        require_writable(self.root, folders)
 
     def _inside(self, name: str) -> Path:
         """Return a name's path; a folder on the way that is a link could lead anywhere."""
@@ -175,6 +190,9 @@ class Objects:
     def remove_folder(self, name: str) -> None:
         """Do nothing: folders of objects are their names."""
 
+    def require_writable(self, folders: tuple[str, ...]) -> None:
+        """Do nothing: what keys allow is told by trying."""
+
 
 class Server:
     """Files on a server that renames: SFTP, SMB. Each thread has a connection of its own."""
@@ -211,21 +229,34 @@ class Server:
     def write(self, name: str, data: bytes) -> None:
         fs, path, draft = self._fs(), f"{self._root}/{name}", f"{self._root}/{_draft(name)}"
         folder = path.rpartition("/")[0]
-        if folder not in self._made:
-            with suppress(OSError):  # another process has just made it; if not, writing says why
-                fs.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
+        self._make(fs, folder)
         try:
             try:
                 self._put(fs, draft, data)
-            except FileNotFoundError:
-                fs.makedirs(folder, exist_ok=True)
+            except FileNotFoundError:  # a collector has just removed the folder, as it was empty
+                self._made.discard(folder)
+                self._make(fs, folder)
                 self._put(fs, draft, data)
+            with suppress(OSError):
+                fs.ftp.chmod(draft, fs.ftp.stat(self._root).st_mode & 0o666)
             fs.mv(draft, path)
         except BaseException:
             with suppress(Exception):
                 fs.rm_file(draft)
             raise
+
+    def _make(self, fs: Any, folder: str) -> None:
+        """Make a folder of the store with the mode bits of the store's own, as `Folder` does."""
+        if folder in self._made:
+            return
+        with suppress(OSError):  # it is there, or writing says why not
+            if folder == self._root:
+                fs.makedirs(folder, exist_ok=True)
+            else:
+                self._make(fs, folder.rpartition("/")[0])
+                fs.ftp.mkdir(folder)
+                fs.ftp.chmod(folder, fs.ftp.stat(self._root).st_mode & FOLDER_BITS)
+        self._made.add(folder)
 
     @staticmethod
     def _put(fs: Any, path: str, data: bytes) -> None:
@@ -242,6 +273,9 @@ class Server:
         self._made.discard(f"{self._root}/{name}")
         with suppress(OSError):
             self._fs().rmdir(f"{self._root}/{name}")
+
+    def require_writable(self, folders: tuple[str, ...]) -> None:
+        """Do nothing: what the server allows is told by trying."""
 
 
 def _listed(item: Mapping[str, Any]) -> Stat:

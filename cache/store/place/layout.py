@@ -5,7 +5,7 @@ STORE/medal-store.json                             says that the folder is a sto
       entries/CACHE_ID.CONTENT.TOKEN.json          one published cache; written last, never changed
       sets/CONTENT.TOKEN/{manifest,listing}.json   what the entry vouches for
       sets/CONTENT.TOKEN/SHA256.part               its arrays' bytes, cut into parts
-      leases/CONTENT.TOKEN.HOLDER.json             somebody reads or writes this set now
+      unlisted/CONTENT.TOKEN.json                  no entry has named this set since then; none will again
       computing/CACHE_ID.HOLDER.json               somebody computes this cache now
 """
 
@@ -23,10 +23,8 @@ from ...format.manifest import Manifest, parse_json
 
 __all__ = [
     "COMPUTING",
-    "CONDEMNED",
     "ENTRIES",
     "INDEX",
-    "LEASES",
     "LISTING",
     "MANIFEST",
     "MARKER",
@@ -34,6 +32,7 @@ __all__ = [
     "SETS",
     "SIGNATURE",
     "SIGNATURES",
+    "UNLISTED",
     "VERSION",
     "Entry",
     "Listing",
@@ -45,7 +44,6 @@ __all__ = [
     "parse_marker",
     "parse_signatures",
     "rows_address",
-    "set_of_lease",
     "sha256_hex",
     "signature_name",
     "signatures_bytes",
@@ -57,7 +55,7 @@ MARKER = "medal-store.json"
 INDEX = "index.jsonl"
 ENTRIES = "entries"
 SETS = "sets"
-LEASES = "leases"
+UNLISTED = "unlisted"
 COMPUTING = "computing"
 MANIFEST = "manifest.json"
 LISTING = "listing.json"
@@ -65,14 +63,11 @@ LISTING = "listing.json"
 SIGNATURE = re.compile(r"seal\.[0-9a-f]{16}\.sig")
 # Their names, for who cannot list.
 SIGNATURES = "signatures.json"
-# Stands in a set that is about to be removed, and goes last.
-CONDEMNED = "condemned"
 # Small enough that a few fit into memory at once, large enough that the way there does not count.
 PART_BYTES = 1 << 24
 _MOST_PARTS = 1 << 15
 _MOST_BYTES = 1 << 63
 _ENTRY_NAME = re.compile(r"([0-9a-f]{32})\.([0-9a-f]{64})\.([0-9a-f]{16})\.json")
-_LEASE_NAME = re.compile(r"([0-9a-f]{64}\.[0-9a-f]{16})\.[0-9a-f]{16}\.json")
 _HEX = {length: re.compile(f"[0-9a-f]{{{length}}}") for length in (16, 32, 64)}
 _FIELDS = {
     "medal_store",
@@ -163,12 +158,6 @@ def parse_entry_name(name: str) -> tuple[str, str, str] | None:
     """Return cache_id, content digest and token that a file's name stands for; None if it is no entry's."""
     match = _ENTRY_NAME.fullmatch(name)
     return (match[1], match[2], match[3]) if match else None
-
-
-def set_of_lease(name: str) -> str | None:
-    """Return the set that a lease is on by its name."""
-    match = _LEASE_NAME.fullmatch(name)
-    return match[1] if match else None
 
 
 @dataclass(frozen=True, kw_only=True)

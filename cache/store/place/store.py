@@ -9,9 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ...errors import CacheCorrupt, CacheError, CacheNotFound, MedalError
+from ...errors import CacheCorrupt, CacheError, CacheNotFound, MedalError, StoreUnusable
+from ...system_files import is_system_file, is_system_folder
 from .files import Files, Folder, Objects, Server, Stat
-from .layout import MARKER, marker_bytes, parse_marker
+from .layout import COMPUTING, ENTRIES, MARKER, SETS, UNLISTED, marker_bytes, parse_marker
+from .permission import is_denied, why_denied
 
 __all__ = ["Store", "open_store"]
 
@@ -42,7 +44,7 @@ class Store:
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be written, and so nothing be leased or removed."""
+        """Whether nothing can ever be written or removed there."""
         return self._files.read_only
 
     @property
@@ -92,14 +94,21 @@ class Store:
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object in one step."""
-        self.require_writable()
         with self._speaking(name):
             self._files.write(name, data)
 
     def require_writable(self) -> None:
-        """Refuse to change what can only be read."""
+        """Refuse to change what can only be read, as far as that can be told without writing.
+
+        Raises
+        ------
+        StoreUnusable
+            It may not be written, and why.
+        """
         if self.read_only:
-            raise CacheError(f"Store '{self.url}' is read only; give the address at which it can be written.")
+            raise StoreUnusable(f"Store '{self.url}' is read only; give the address at which it can be written.")
+        with self._speaking(""):
+            self._files.require_writable((ENTRIES, SETS, UNLISTED, COMPUTING))
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""
@@ -141,7 +150,11 @@ class Store:
             self.check()
         except CacheNotFound:
             names = self.names("")
-            others = sorted(name for name in names if not name.startswith("."))
+            others = sorted(
+                name
+                for name in names
+                if not name.startswith(".") and not is_system_file(name) and not is_system_folder(name)
+            )
             if MARKER in names:  # somebody else has just begun it
                 self.check()
             elif others:
@@ -162,12 +175,11 @@ class Store:
             raise
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CacheNotFound(f"Store '{self.url}' has no object '{name}'.") from error
-        except PermissionError as error:
-            raise CacheError(
-                f"Store '{self.url}' does not let you at '{name}' ({_sentence(error)}); ask whoever keeps it for "
-                "access."
-            ) from error
         except Exception as error:
+            if is_denied(error):
+                raise StoreUnusable(
+                    f"Store '{self.url}' does not let you at '{name or 'its folder'}'{why_denied(error)}."
+                ) from error
             raise _unreachable(self.url, error) from error
 
 
@@ -176,8 +188,8 @@ def _sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-def _unreachable(url: str, error: BaseException) -> CacheError:
-    return CacheError(
+def _unreachable(url: str, error: BaseException) -> StoreUnusable:
+    return StoreUnusable(
         f"Store '{url}' could not be used ({_sentence(error)}); nothing half done is left visible. Check address, "
         "network and credentials, then run the same command again."
     )

@@ -1,0 +1,100 @@
+"""Who may do what in a store's folder: what new files are to let others do, and what to say where somebody may not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["FOLDER_BITS", "is_denied", "mode_for_new", "require_writable", "share", "why_denied"]
+
+# Not the sticky bit: in a folder that has it nobody can replace the index that somebody else wrote.
+FOLDER_BITS = 0o777 | stat.S_ISGID
+
+
+def mode_for_new(root: Path) -> int | None:
+    """Return the mode bits that folders of a store take, whatever the umask; None = those that the umask leaves.
+
+    They are those of the store's own folder. One that is yet to be made takes its parent's, if that is set up for a
+    group: for whoever is of the group may be as far as from one store to the next.
+    """
+    status = (root if root.exists() else _nearest(root.parent)).stat()
+    if not root.exists() and not status.st_mode & stat.S_ISGID:
+        return None
+    return status.st_mode & FOLDER_BITS
+
+
+def share(path: Path, mode: int | None, group: int) -> None:
+    """Give a new file or folder of this process the mode bits and the group of a store."""
+    if mode is None:
+        return
+    # Some mounts have no modes, and who is not of the group cannot give to it; what follows from that is told later.
+    with suppress(OSError):
+        if path.stat().st_gid != group:
+            os.chown(path, -1, group)
+    with suppress(OSError):
+        path.chmod(mode if path.is_dir() else mode & 0o666)
+
+
+def require_writable(root: Path, folders: tuple[str, ...]) -> None:
+    """Raise PermissionError if this process may not write into a store's folder or one of those in it."""
+    for folder in (_nearest(root), *(root / name for name in folders)):
+        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
+            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY if hasattr(os, "statvfs") else 0
+            code = errno.EROFS if read_only else errno.EACCES
+            raise OSError(code, os.strerror(code), str(folder))
+
+
+def is_denied(error: BaseException) -> bool:
+    """Tell whether an error says that somebody may not do something."""
+    return isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
+
+
+def why_denied(error: BaseException) -> str:
+    """Say what keeps this user from something, and what its owner can run: after "does not let you at …"."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str) or not hasattr(os, "geteuid"):
+        return f" ({type(error).__name__}: {error}); ask whoever keeps it for access"
+    path = _nearest(Path(error.filename))
+    if error.errno == errno.EROFS:
+        return (
+            f": '{path}' is mounted read only here; it can be listed and pulled from, and changed where it is mounted "
+            "for writing"
+        )
+    status = path.stat()
+    owner, group = _user_name(status.st_uid), _group_name(status.st_gid)
+    quoted = shlex.quote(str(path))
+    says = f": '{path}' belongs to '{owner}' and group '{group}' with mode {stat.filemode(status.st_mode)}, and you are"
+    if status.st_gid not in (os.getegid(), *os.getgroups()):
+        return f"{says} '{_user_name(os.geteuid())}', who is not of that group; ask to be added to it"
+    remedy = f"chmod g+rwxs {quoted}" if path.is_dir() else f"chmod g+rw {quoted}"
+    return f"{says} '{_user_name(os.geteuid())}'; ask '{owner}' to run: {remedy}"
+
+
+def _nearest(path: Path) -> Path:
+    """Return a path, or the folder nearest to it that is there and can be looked at."""
+    for one in (path, *path.absolute().parents):
+        with suppress(OSError):
+            one.stat()
+            return one
+    return Path(path.anchor)
+
+
+def _user_name(number: int) -> str:
+    try:
+        import pwd
+
+        return pwd.getpwuid(number).pw_name
+    except (ImportError, KeyError):  # Windows; or the server's users are not known here
+        return str(number)
+
+
+def _group_name(number: int) -> str:
+    try:
+        import grp
+
+        return grp.getgrgid(number).gr_name
+    except (ImportError, KeyError):
+        return str(number)
