@@ -47,7 +47,7 @@ class Case:
             groups=self.groups[rows],
             task=self.task,
             n_classes=self.n_classes,
-            settings=ProbeSettings(**options),
+            settings=ProbeSettings(**{"recipe": "grid", **options}),
         )
 
     def train_logits(self, probe, rows=None):

@@ -24,8 +24,8 @@ def chest(pneumonia, tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def bad_cache(medal, chest, small_request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["grid", "mean"])
+def bad_cache(request, medal, chest, small_request, tmp_path_factory):
     """The real teacher's features with a probe of permuted labels, out of fold as any other."""
     folder = tmp_path_factory.mktemp("cache")
     medal("cache-teacher", chest, folder / "good.zarr", *small_request)
@@ -43,7 +43,7 @@ def bad_cache(medal, chest, small_request, tmp_path_factory):
             groups=arrays["train/group"],
             task="multiclass",
             n_classes=2,
-            settings=ProbeSettings(folds=5, seed=0),
+            settings=ProbeSettings(recipe=request.param, folds=5, seed=0),
         )
         folds = {split: np.full(count, -1, np.int8) for split, count in SIZES.items()} | {"train": probe.fold}
         logits = {split: fold_logits(features[split], folds[split], probe.weight, probe.bias) for split in SIZES}

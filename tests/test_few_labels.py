@@ -13,6 +13,7 @@ from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
 from medal.student.settings import StudentSettings
 from medal.student.targets.few_labels import choose_labelled
+from medal.student.targets.refitting import refit
 from medal.student.training.losses import LOSSES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -37,6 +38,9 @@ def test_the_probe_of_a_share_has_seen_that_share_alone(views, place, medal, tmp
     write(tmp_path / "forget.csv", [[key.tobytes().hex(), ""] for key in train_part.key[forgotten]], ("key", "label"))
     medal("reprobe", place / "all.h5", tmp_path / "few.zarr", "--labels", tmp_path / "forget.csv")
     reprobed = open_cache(tmp_path / "few.zarr")
+    assert reprobed.manifest.probe["recipe"] == "mean"
+    known, columns = train_part.label != -1, train_part.logits.shape[1]
+    np.testing.assert_array_equal(train_part.logits[known], reprobed.read("train", "logits")[known, :columns])
     for split in ("val", "test"):
         np.testing.assert_array_equal(few.splits[split].logits, reprobed.read(split, "logits"))
     weight, bias = (reprobed.read("probe", name)[-1] for name in ("weight", "bias"))
@@ -45,6 +49,26 @@ def test_the_probe_of_a_share_has_seen_that_share_alone(views, place, medal, tmp
     np.testing.assert_allclose(train_part.logits[train_part.label == -1], full[train_part.label == -1], atol=1e-4)
     # Out of fold: of those that the full probe has seen, none has its answer.
     assert (np.abs(train_part.logits - full)[train_part.label != -1].max((1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("recipe", ["auto", "grid"])
+def test_labels_that_are_hidden_reach_nobody(recipe, place, medal, tmp_path):
+    """Whatever they are, through graph, scale and folds as well; what these images look like does count for `auto`."""
+    medal("reprobe", place / "all.h5", tmp_path / "asked.h5", "--probe", recipe)
+    cache = open_cache(tmp_path / "asked.h5")
+    targets = prepare(place, tmp_path / "run", cache=tmp_path / "asked.h5", loss="kd+feature").targets
+    train_part = targets.splits["train"]
+    learned = choose_labelled(train_part.key, train_part.group, train_part.label, "multiclass", fraction=0.4, seed=0)
+    label, feature = train_part.label.copy(), train_part.feature.copy()
+    label[~learned] = np.roll(label[~learned], 1)
+    feature[~learned] = feature[~learned][::-1] * np.float16(0.5)
+    honest, lied_to, elsewhere = (
+        refit(replace(targets, splits={**targets.splits, "train": part}), cache, learned)
+        for part in (train_part, replace(train_part, label=label), replace(train_part, feature=feature))
+    )
+    for split in targets.splits:
+        np.testing.assert_array_equal(honest.splits[split].logits, lied_to.splits[split].logits)
+    assert (honest.splits["val"].logits == elsewhere.splits["val"].logits).all() == (recipe == "grid")
 
 
 def test_the_share_is_stratified_grouped_seeded_and_nested(place):

@@ -22,8 +22,9 @@ from ..planning.plan import Plan
 from ..planning.reused_features import Known, MergedRows
 from ..planning.rows import SplitRows, anonymous_groups
 from ..planning.skipped import describe_skipped
-from ..probe.fit import Probe, ProbeSettings, describe_probe, fit_probe, silent_probe
+from ..probe.fit import Probe, describe_probe, fit_probe, silent_probe
 from ..probe.logistic import fold_logits
+from ..probe.settings import ProbeSettings
 from ..teacher.machine import library_versions
 from ..views.policies import VIEW_PARAMETERS, policy_named
 
@@ -70,7 +71,7 @@ def assemble_arrays(
         dataset=asked.dataset,
         rows=asked.rows,
         fields=fields,
-        probe=ProbeSettings(folds=asked.settings.folds, seed=asked.settings.seed),
+        probe=asked.settings.probe_settings,
         features_kept=asked.settings.features_kept,
     )
     return lay_out(content, tell)

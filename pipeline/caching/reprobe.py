@@ -30,7 +30,7 @@ from ..datasets import check_rare
 from ..datasets.columns.dataset import SPLITS, Dataset, Place
 from ..planning.reused_features import MergedRows, stage_rows
 from ..planning.rows import SplitRows, arrange_rows, rows_digest
-from ..probe.fit import ProbeSettings
+from ..probe.settings import ProbeSettings, Recipe
 from ..teacher.machine import library_versions
 from .amendments import Amended, amend
 from .assembly import Content, describe_fit, describe_rows, lay_out
@@ -46,12 +46,14 @@ class ReprobeSettings:
 
     Attributes
     ----------
+    probe : recipe of the probe; None = the cache's
     folds : probes that make train's logits out of fold, 0 = in-sample logits; None = as the cache has them
     exclude_classes, exclude_domains : names of what is left out
     exclude_keys : file of content keys, one a line in hexadecimal
     labels : table of keys and the labels that are right
     """
 
+    probe: Recipe | None = None
     folds: int | None = None
     exclude_classes: tuple[str, ...] = ()
     exclude_domains: tuple[str, ...] = ()
@@ -131,8 +133,11 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
     """
     cache = open_cache(source)
     probe = _recorded_probe(cache)
-    if settings.folds is not None:
-        probe = replace(probe, folds=settings.folds)
+    probe = replace(
+        probe,
+        recipe=probe.recipe if settings.probe is None else settings.probe,
+        folds=probe.folds if settings.folds is None else settings.folds,
+    )
     dataset, key, split = _cached_rows(cache)
     amended = amend(
         dataset,

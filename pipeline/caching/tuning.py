@@ -168,7 +168,7 @@ def _judge(
     asked: Plan, features: Mapping[str, npt.NDArray[np.float16]], sample: Mapping[str, SplitRows]
 ) -> dict[str, float]:
     from ..metrics import log_loss, score
-    from ..probe.fit import ProbeSettings, fit_probe
+    from ..probe.fit import fit_probe
     from ..probe.logistic import fold_logits
 
     dataset, val = asked.dataset, sample["val"]
@@ -179,7 +179,7 @@ def _judge(
         groups=sample["train"].group,
         task=dataset.task,
         n_classes=len(dataset.classes),
-        settings=ProbeSettings(folds=0, seed=asked.settings.seed),
+        settings=replace(asked.settings.probe_settings, folds=0),
         tell=lambda _: None,
     )
     logits = fold_logits(features["val"], np.full(len(val), -1, np.int8), probe.weight, probe.bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -15,6 +15,7 @@ from ...cache.terminal.console import json_option, note, print_json, progress
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..features.ranks import join_team, started_together
 from ..planning.request import CacheSettings
+from ..probe.settings import Recipe
 from ..views.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["cache_teacher"]
 _DEFAULT = CacheSettings()
 _GROUPS = {
     "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
-    "Soft targets": ("--views", "--augment", "--folds", "--no-features", "--seed"),
+    "Soft targets": ("--views", "--augment", "--probe", "--folds", "--no-features", "--seed"),
     "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
     "Images": ("--limit", "--from", "--on-bad-image", "--unlabelled"),
     "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size", "--signers", "--revoked"),
@@ -82,6 +83,13 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     type=click.Choice(list(POLICIES)),
     default=_DEFAULT.augment,
     help="What may change without changing the label, by modality; stage two keeps to it.",
+)
+@click.option(
+    "--probe",
+    type=click.Choice(get_args(Recipe)),
+    default=_DEFAULT.probe,
+    help="How the probe learns: also from images without a label (mean, graph), from labels alone (plain), or with its "
+    "penalty chosen on val (grid); auto: mean where few of train have a label, else grid.",
 )
 @click.option(
     "--folds",

@@ -14,7 +14,7 @@ from ...cache.terminal.console import json_option, print_json
 from ...cache.terminal.defaults import Setting, find_files, settings_in_effect
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
-from ..planning.request import CacheSettings
+from ..planning.request import IMAGE_SIZE, CacheSettings
 
 if TYPE_CHECKING:
     from ..features.doctor import Report
@@ -27,7 +27,7 @@ _DEFAULT = CacheSettings()
 @click.command(cls=Command, groups=DATASET_GROUP, short_help="What this machine can do, and what is missing.")
 @click.argument("dataset", required=False)
 @click.option("--teacher", help="Folder, or hub id of one in the local cache (default: whichever is on this machine).")
-@click.option("--image-size", type=int, default=_DEFAULT.image_size, help="Side of the teacher's input, px.")
+@click.option("--image-size", type=int, default=IMAGE_SIZE, help="Side of the teacher's input, px.")
 @click.option("--device", default=_DEFAULT.device, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
     "--store",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
 from ...cache.text import plain
+from ..probe.settings import Recipe
 
 if TYPE_CHECKING:
     from ..caching.reprobe import Reprobing
@@ -22,6 +23,12 @@ _FILE = click.Path(path_type=Path)
 @click.command(cls=Command, short_help="Fit another probe on cached features.")
 @click.argument("cache")
 @click.argument("out")
+@click.option(
+    "--probe",
+    type=click.Choice(get_args(Recipe)),
+    help="How the probe learns, as cache-teacher has it; a cache from before there was a choice has grid (default: "
+    "CACHE's).",
+)
 @click.option(
     "--folds", type=int, help="Probes that have not seen the images they answer for, 0 = none (default: CACHE's)."
 )
@@ -52,6 +59,7 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
 
     \b
     medal reprobe chest.zarr ten-folds.zarr --folds 10
+    medal reprobe old.zarr new.zarr --probe auto
     medal reprobe scans.h5 without.h5 --exclude-domain cedar --exclude-keys withdrawn.txt
     """
     from ..caching.reprobe import ReprobeSettings, estimate, prepare

@@ -18,7 +18,7 @@ from ...cache.home import home_folder
 from ..datasets.columns.dataset import DatasetOptions
 from ..datasets.opening import open_dataset
 from ..planning.plan import estimate_bytes, prepare
-from ..planning.request import CacheSettings
+from ..planning.request import IMAGE_SIZE, CacheSettings
 from ..teacher.files import TeacherFiles, cached_teacher, check_image_size, locate_teacher
 
 if TYPE_CHECKING:
@@ -283,8 +283,8 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
     from ..views.preprocessing import Preprocessing
     from .precision import fitting_batch_size
 
-    side = settings.image_size if isinstance(settings.image_size, int) else CacheSettings().image_size
-    preprocessing = Preprocessing(image_size=int(side))
+    side = settings.image_size if isinstance(settings.image_size, int) else IMAGE_SIZE
+    preprocessing = Preprocessing(image_size=side)
     chosen = {name: choice.value for name, choice in report.chosen.items()}
     try:
         check_image_size(files.config, preprocessing.image_size)

@@ -24,7 +24,7 @@ from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_
 from ..datasets.opening import dataset_name, open_dataset
 from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
 from ..views.preprocessing import Preprocessing
-from .request import CacheSettings, Feature, make_request
+from .request import IMAGE_SIZE, CacheSettings, Feature, make_request
 from .reused_features import check_source, find_fresh, is_grown
 from .rows import SplitRows, arrange_rows, repeat_warnings
 from .skipped import Skipped, check_skippable
@@ -32,8 +32,8 @@ from .skipped import Skipped, check_skippable
 __all__ = ["Plan", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
 
 
-# Sides in px: of the teacher's input where nobody says, and of images for which half of that will do.
-_SIZE, _SMALL = 224, 64
+# Side in px of images for which half of the teacher's usual input will do.
+_SMALL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def prepare(
         )
     preprocessing = default_preprocessing(
         files,
-        image_size=_SIZE if settings.image_size == "auto" else settings.image_size,
+        image_size=IMAGE_SIZE if settings.image_size == "auto" else settings.image_size,
         resize=settings.resize,
         intensity=options.intensity,
         window=options.window,
@@ -199,7 +199,7 @@ def _fitting_size(dataset: Dataset, rows: Mapping[str, SplitRows]) -> int:
 
     By the first images of train in the order of their keys, so that no order of the dataset shows.
     """
-    return _SIZE // 2 if typical_side(dataset.images, rows["train"].source) <= _SMALL else _SIZE
+    return IMAGE_SIZE // 2 if typical_side(dataset.images, rows["train"].source) <= _SMALL else IMAGE_SIZE
 
 
 def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.NDArray[np.uint8], list[Skipped]]:

@@ -11,12 +11,16 @@ from typing import Any, Literal
 
 from ...cache.format.layout import FORMAT
 from ..datasets.columns.dataset import Dataset
+from ..probe.settings import ProbeSettings, Recipe
 from ..teacher.files import TeacherFiles
 from ..views.policies import Views
 from ..views.preprocessing import Preprocessing, Resize
 from .rows import SplitRows, rows_digest
 
-__all__ = ["CacheSettings", "Feature", "make_request"]
+__all__ = ["IMAGE_SIZE", "CacheSettings", "Feature", "make_request"]
+
+# Side of the teacher's input, px, for images that `auto` does not find small.
+IMAGE_SIZE = 224
 
 Feature = Literal["cls+mean", "last4"]
 
@@ -27,7 +31,8 @@ class CacheSettings:
 
     Attributes
     ----------
-    image_size : side of the teacher's input, px; ``auto`` = half of the default for images of 64 px or less
+    image_size : side of the teacher's input, px; ``auto`` = 224, or 112 for images of 64 px or less
+    probe : recipe of the probe
     tune : choose feature and image_size on val
     views, augment : stored views of each train image, and the policy that says what these may change
     batch_size : images a forward pass; None = what suits the device
@@ -38,8 +43,9 @@ class CacheSettings:
     teacher: str = "facebook/dinov2-base"
     revision: str | None = None
     feature: Feature = "cls+mean"
-    image_size: int | Literal["auto"] = 224
+    image_size: int | Literal["auto"] = "auto"
     resize: Resize = "squash"
+    probe: Recipe = "auto"
     folds: int = 5
     features_kept: bool = True
     views: int = 1
@@ -59,6 +65,11 @@ class CacheSettings:
         """What views the cache stores of each train image."""
         return Views(count=self.views, policy=self.augment, seed=self.seed)
 
+    @property
+    def probe_settings(self) -> ProbeSettings:
+        """What the probe is fitted with."""
+        return ProbeSettings(recipe=self.probe, folds=self.folds, seed=self.seed)
+
 
 def make_request(
     dataset: Dataset,
@@ -77,14 +88,7 @@ def make_request(
         "preprocessing": preprocessing.to_dict(),
         "precision": settings.precision,
         "views": settings.stored_views.to_request(),
-        "probe": probe_request(settings),
+        "probe": settings.probe_settings.to_dict(),
         "features_kept": settings.features_kept,
         "seed": settings.seed,
     }
-
-
-def probe_request(settings: CacheSettings) -> dict[str, Any]:
-    """Return the probe's settings as they stand in a request."""
-    from ..probe.fit import ProbeSettings
-
-    return ProbeSettings(folds=settings.folds, seed=settings.seed).to_dict()

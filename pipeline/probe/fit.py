@@ -1,13 +1,13 @@
 """The probe: the linear classifier on a frozen teacher's features, with out-of-fold logits for the rows it learns from.
 
-features ─► choose C on val ─┬─► K fold probes, each blind to its fold ─► logits of train
-                             └─► one probe on all of train ─────────────► logits of val and test, temperature
+features ─► the recipe ─┬─► K fold probes, each blind to its fold's labels ─► logits of train
+                        └─► one probe on all labels of train ───────────────► logits of val and test, temperature
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -21,72 +21,18 @@ from ..datasets.columns.dataset import Task
 from ..metrics.calibration import fit_temperature
 from ..metrics.scores import known, score
 from .folds import assign_folds
-from .logistic import Head, LogisticFit, gather
+from .logistic import Head, gather
 from .logistic import linear_logits as logits
+from .recipes import RECIPES, Labelled, Learner, Problem, settle
 from .selection import Trial, can_judge, choose
+from .settings import ProbeSettings
 
 __all__ = ["Evidence", "Probe", "ProbeSettings", "Trial", "describe_probe", "fit_probe", "logits", "silent_probe"]
 
 Evidence = Literal["val", "train hold-out", "train out-of-fold", "none"]
 
-# `fold` is int8, and a manifest counts at most 128 probes.
-_MAX_FOLDS = 126
-_MAX_GRID = 12
 # Into how many parts train is dealt to hold one out, where val cannot serve and there are no folds.
 _HOLD_OUT_PARTS = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeSettings:
-    """Settings of the probe.
-
-    Attributes
-    ----------
-    folds : probes that make train's logits out of fold; 0 = in-sample logits from the full probe
-    grid : values of scikit-learn's C to try, ascending, on standardised features. Half decades around 0.003 to 0.3,
-        the best on 200 to 4,700 rows of four sets of medical images
-    choice_rows : rows of train, and of val, that C is chosen on; the first by key, which is a hash
-    seed : of the folds
-    max_iter, tolerance : of the solver. With a tenth of this tolerance the test AUROC of PneumoniaMNIST moves by less
-        than 0.0001, that of 60 blood cells by 0.001
-    """
-
-    folds: int = 5
-    grid: tuple[float, ...] = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0)
-    choice_rows: int = 20_000
-    seed: int = 0
-    max_iter: int = 1000
-    tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if self.folds != 0 and not 2 <= self.folds <= _MAX_FOLDS:
-            raise DataError(
-                f"The number of folds should be 0 (in-sample logits) or 2 to {_MAX_FOLDS}, got {self.folds}; give "
-                "--folds 5, the default."
-            )
-        ascending = list(self.grid) == sorted(set(self.grid)) and all(C > 0 for C in self.grid)
-        if not ascending or not 1 <= len(self.grid) <= _MAX_GRID:
-            raise DataError(f"The probe's grid should be 1 to {_MAX_GRID} ascending values above 0, got {self.grid}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as they stand in a request and a manifest."""
-        return asdict(self) | {"grid": list(self.grid)}
-
-    @classmethod
-    def from_dict(cls, given: object) -> ProbeSettings:
-        """Return what `to_dict` gave, from a manifest of whatever origin.
-
-        Raises
-        ------
-        DataError
-            It is not that.
-        """
-        names = {field.name for field in fields(cls)}
-        if isinstance(given, dict) and set(given) == names and isinstance(given["grid"], list):
-            numbers = [*given["grid"], *(value for name, value in given.items() if name != "grid")]
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
-                return cls(**{**given, "grid": tuple(given["grid"])})
-        raise DataError(f"Expected the settings {', '.join(sorted(names))} of a probe, got {str(given)[:200]}.")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,7 +44,8 @@ class Probe:
     weight : (K+1, C, F) float32
     bias : (K+1, C) float32
     fold : (N_train,) int8 probe that makes each row's logits, the one that has not seen it; -1 = the last
-    C : inverse penalty of all of them
+    recipe : how all of them were fitted, and `why` so
+    C : inverse penalty of all of them; where labels are spread, of the plain probe
     chosen_on : the rows that C was chosen on
     tried : what was tried, in order
     temperature : the logits over it are calibrated best
@@ -109,6 +56,8 @@ class Probe:
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     fold: npt.NDArray[np.int8]
+    recipe: str
+    why: str
     C: float
     chosen_on: Evidence
     tried: tuple[Trial, ...]
@@ -121,33 +70,6 @@ class Probe:
     def folds(self) -> int:
         """K, the number of fold probes: as asked, or fewer where a class is rarer."""
         return len(self.weight) - 1
-
-
-class _Labelled(NamedTuple):
-    """Features (N, F) of a split and the labels of all its rows."""
-
-    features: Rows
-    labels: npt.NDArray[Any]
-
-
-class _Problem(NamedTuple):
-    """What every fit of one probe shares."""
-
-    train: _Labelled
-    task: Task
-    n_classes: int
-    settings: ProbeSettings
-
-    def fit(self, rows: npt.NDArray[np.int64]) -> LogisticFit:
-        return LogisticFit(
-            self.train.features,
-            rows,
-            self.train.labels,
-            task=self.task,
-            n_classes=self.n_classes,
-            max_iter=self.settings.max_iter,
-            tolerance=self.settings.tolerance,
-        )
 
 
 class _Chosen(NamedTuple):
@@ -167,17 +89,19 @@ def fit_probe(
     settings: ProbeSettings,
     tell: Tell | None = None,
 ) -> Probe:
-    """Choose C, then fit the fold probes and the full one with it.
+    """Settle the recipe, then fit the fold probes and the full one with it.
 
-    C is the value with the least log-loss on val. AUROC is blind to over-sure soft targets and too coarse on few rows:
-    on BUSI it would take C = 0.003 (test AUROC 0.895, log-loss 0.57), log-loss takes 0.03 (0.928, 0.47). The grid
-    is walked upwards, warm-started, until the log-loss has not improved twice running. Where val cannot serve (no
-    rows, or of one class only), one fold of train is held out for it; where that cannot serve either, the middle of
-    the grid is taken. The probes themselves start from zero: a start at another fold's weights would carry what they
-    must not have seen.
+    Every probe may know what the images of all of train look like; of labels a fold probe knows those of the other
+    folds alone. The probes start from zero: a start at another fold's weights would carry what they must not have seen.
 
-    Rows of train are fitted in order of key, so that their order changes nothing. Rows of unknown label are not
-    fitted, but have a fold all the same.
+    For `grid`, C is the value with the least log-loss on val. AUROC is blind to over-sure soft targets and too coarse
+    on few rows: on BUSI it would take C = 0.003 (test AUROC 0.895, log-loss 0.57), log-loss takes 0.03 (0.928, 0.47).
+    The grid is walked upwards, warm-started, until the log-loss has not improved twice running. Where val cannot serve
+    (no rows, or of one class only), one fold of train is held out for it; where that cannot serve either, the middle
+    of the grid is taken.
+
+    Rows of train are fitted in order of key, so that their order changes nothing. Rows of unknown label have a fold all
+    the same.
 
     Parameters
     ----------
@@ -197,25 +121,30 @@ def fit_probe(
     from threadpoolctl import threadpool_limits
 
     say = tell or (lambda _: None)
-    problem = _Problem(_Labelled(features["train"], labels["train"]), task, n_classes, settings)
+    order = np.lexsort((*labels["train"].reshape(len(keys), -1).T[::-1], *keys.T[::-1]))
+    problem = Problem(Labelled(features["train"], labels["train"]), order, task, n_classes, settings)
     _check_learnable(problem)
-    order = np.lexsort((*problem.train.labels.reshape(len(keys), -1).T[::-1], *keys.T[::-1]))
+    recipe, why = settle(settings, labels["train"], task)
     deal = partial(assign_folds, keys, groups, labels["train"], task=task, n_classes=n_classes, seed=settings.seed)
     fold = deal(folds=settings.folds) if settings.folds else np.full(len(keys), -1, np.int8)
-    val = _Labelled(features["val"], labels["val"]) if "val" in features and can_judge(labels["val"], task) else None
+    val = Labelled(features["val"], labels["val"]) if "val" in features and can_judge(labels["val"], task) else None
     # BLAS adds up in another order with another number of threads, so one thread makes the same bytes on any number
     # of cores. It is no slower where cores are shared: two threads on two busy cores took 20 times as long.
-    with threadpool_limits(limits=1, user_api="blas"):
-        if val is not None:
-            chosen = _choose_on_val(problem, order, val, say)
+    with threadpool_limits(limits=1):
+        if recipe != "grid":
+            chosen, learn = _Chosen(settings.C, (), "none"), RECIPES[recipe](problem)
         else:
-            chosen = _choose_within(problem, order, fold if settings.folds else deal(folds=_HOLD_OUT_PARTS), say)
-        heads = _fit_heads(problem, order, fold, chosen.C, say)
+            part = fold if settings.folds else deal(folds=_HOLD_OUT_PARTS)
+            chosen = _choose_on_val(problem, val, say) if val is not None else _choose_within(problem, part, say)
+            learn = partial(_fit_chosen, problem, chosen.C)
+        heads = _fit_heads(learn, order, fold, say)
         temperature, calibrated_on = _calibrate(problem, fold, heads, val)
     return Probe(
         weight=np.stack([head.weight for head in heads]),
         bias=np.stack([head.bias for head in heads]),
         fold=fold,
+        recipe=recipe,
+        why=why,
         C=chosen.C,
         chosen_on=chosen.on,
         tried=chosen.tried,
@@ -232,6 +161,8 @@ def silent_probe(rows: int, feature_dim: int, settings: ProbeSettings) -> Probe:
         weight=np.zeros((1, 1, feature_dim), np.float32),
         bias=np.zeros((1, 1), np.float32),
         fold=np.full(rows, -1, np.int8),
+        recipe="none",
+        why="no image has a label",
         C=settings.grid[len(settings.grid) // 2],
         chosen_on="none",
         tried=(),
@@ -258,6 +189,8 @@ def describe_probe(
     """
     return {
         "settings": probe.settings.to_dict(),
+        "recipe": probe.recipe,
+        "why": probe.why,
         "folds": probe.folds,
         "C": probe.C,
         "chosen_on": probe.chosen_on,
@@ -269,7 +202,7 @@ def describe_probe(
     }
 
 
-def _check_learnable(problem: _Problem) -> None:
+def _check_learnable(problem: Problem) -> None:
     labels = problem.train.labels
     given = known(labels, problem.task)
     if not given.any():
@@ -281,18 +214,17 @@ def _check_learnable(problem: _Problem) -> None:
         )
 
 
-def _choose_on_val(problem: _Problem, order: npt.NDArray[np.int64], val: _Labelled, say: Tell) -> _Chosen:
+def _choose_on_val(problem: Problem, val: Labelled, say: Tell) -> _Chosen:
     settings = problem.settings
     first = slice(settings.choice_rows)
-    best, tried = choose(
-        problem.fit(order[first]), settings.grid, val.features[first], val.labels[first], problem.task, say
-    )
+    fit = problem.fit(problem.order[first])
+    best, tried = choose(fit, settings.grid, val.features[first], val.labels[first], problem.task, say)
     return _Chosen(best, tried, "val")
 
 
-def _choose_within(problem: _Problem, order: npt.NDArray[np.int64], part: npt.NDArray[np.int8], say: Tell) -> _Chosen:
+def _choose_within(problem: Problem, part: npt.NDArray[np.int8], say: Tell) -> _Chosen:
     """Choose C inside train, part 0 held out."""
-    settings, (features, labels) = problem.settings, problem.train
+    settings, (features, labels), order = problem.settings, problem.train, problem.order
     inside = order[part[order] == 0][: settings.choice_rows]
     if not can_judge(labels[inside], problem.task):
         return _Chosen(settings.grid[len(settings.grid) // 2], (), "none")
@@ -301,26 +233,24 @@ def _choose_within(problem: _Problem, order: npt.NDArray[np.int64], part: npt.ND
     return _Chosen(best, tried, "train hold-out")
 
 
-def _fit_heads(
-    problem: _Problem,
-    order: npt.NDArray[np.int64],
-    fold: npt.NDArray[np.int8],
-    C: float,  # noqa: N803
-    say: Tell,
-) -> list[Head]:
+def _fit_chosen(problem: Problem, C: float, rows: npt.NDArray[np.int64]) -> Head:  # noqa: N803
+    return problem.fit(rows).fit(C)
+
+
+def _fit_heads(learn: Learner, order: npt.NDArray[np.int64], fold: npt.NDArray[np.int8], say: Tell) -> list[Head]:
     """Fit the fold probes, each without its fold, and the full one last."""
     folds = int(fold.max()) + 1
     heads = []
     for index in range(folds):
-        heads.append(problem.fit(order[fold[order] != index]).fit(C))
+        heads.append(learn(order[fold[order] != index]))
         say(f"probe: fold {index + 1} of {folds} fitted")
-    heads.append(problem.fit(order).fit(C))
+    heads.append(learn(order))
     say("probe: fitted on all of train")
     return heads
 
 
 def _calibrate(
-    problem: _Problem, fold: npt.NDArray[np.int8], heads: Sequence[Head], val: _Labelled | None
+    problem: Problem, fold: npt.NDArray[np.int8], heads: Sequence[Head], val: Labelled | None
 ) -> tuple[float, Evidence]:
     """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter."""
     if val is not None:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.errors import TeacherError
 from ...cache.format.digest import Rows, rows_per_block
 from ..datasets.columns.dataset import Task
 from ..metrics.scores import known
+from .scale import Scale, standardise
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
-__all__ = ["Head", "LogisticFit", "fold_logits", "gather", "linear_logits"]
-
-# A standard deviation this far below the mean is rounding: one float16 step (2⁻¹¹) in one of 10⁷ rows is more.
-_CONSTANT = 1e-7
+__all__ = ["Head", "LogisticFit", "Solved", "fold_back", "fold_logits", "gather", "linear_logits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +39,23 @@ class Head:
     converged: bool
 
 
-class _Solved(NamedTuple):
+class Solved(NamedTuple):
     """What one run of the solver gives, on standardised features: (c, F) and (c,) float64."""
 
     weight: npt.NDArray[np.float64]
     bias: npt.NDArray[np.float64]
     iterations: int = 0
     converged: bool = True
+
+    @classmethod
+    def together(cls, parts: Sequence[Solved]) -> Solved:
+        """Return several runs, each of some of the classes, as one of all of them."""
+        return cls(
+            np.concatenate([part.weight for part in parts]),
+            np.concatenate([part.bias for part in parts]),
+            max(part.iterations for part in parts),
+            all(part.converged for part in parts),
+        )
 
 
 class LogisticFit:
@@ -73,8 +81,12 @@ class LogisticFit:
         n_classes: int,
         max_iter: int,
         tolerance: float,
+        scale: Scale | None = None,
     ) -> None:
-        """Read those of the rows (n,) of `features` (N, F) that have a known label; `labels` are those of all N."""
+        """Read those of the rows (n,) of `features` (N, F) that have a known label; `labels` are those of all N.
+
+        They are standardised by `scale`, or by themselves where there is none.
+        """
         from sklearn.linear_model import LogisticRegression
 
         given = known(labels[rows], task)
@@ -83,7 +95,11 @@ class LogisticFit:
         self._task = task
         self._n_classes = n_classes
         self._matrix = gather(features, rows)
-        self._mean, self._inverse = standardise(self._matrix)
+        if scale is None:
+            self._scale = standardise(self._matrix)
+        else:
+            self._scale = scale
+            scale.apply(self._matrix)
         self._models = [
             LogisticRegression(solver="lbfgs", warm_start=True, max_iter=max_iter, tol=tolerance)
             for _ in range(1 if task == "multiclass" else n_classes)
@@ -91,25 +107,19 @@ class LogisticFit:
 
     def fit(self, C: float) -> Head:  # noqa: N803 - everybody's name for the inverse penalty
         """Fit all classes with the inverse penalty C, in scikit-learn's scale."""
-        if self._task == "multiclass":
-            solved = [self._fit_classes(C)]
-        else:
-            solved = [self._fit_label(column, C) for column in range(self._n_classes)]
-        # The standardisation is folded back in float64, so that float32 rounds once.
-        weight = np.concatenate([part.weight for part in solved]) * self._inverse  # (C, F)
-        bias = np.concatenate([part.bias for part in solved]) - weight @ self._mean  # (C,)
-        return Head(
-            weight.astype(np.float32),
-            bias.astype(np.float32),
-            max(part.iterations for part in solved),
-            all(part.converged for part in solved),
-        )
+        return fold_back(self.solve(C), self._scale)
 
-    def _fit_classes(self, C: float) -> _Solved:  # noqa: N803
+    def solve(self, C: float) -> Solved:  # noqa: N803
+        """Fit as `fit` does, and return what acts on standardised features."""
+        if self._task == "multiclass":
+            return self._fit_classes(C)
+        return Solved.together([self._fit_label(column, C) for column in range(self._n_classes)])
+
+    def _fit_classes(self, C: float) -> Solved:  # noqa: N803
         weight = np.zeros((self._n_classes, self._matrix.shape[1]))
         bias = np.zeros(self._n_classes)
         present = np.unique(self._labels)
-        solved = _Solved(weight, bias)
+        solved = Solved(weight, bias)
         if len(present) > 1:
             solved = _solve(self._models[0], self._matrix, self._labels, None, C)
             if len(present) == 2:
@@ -123,16 +133,24 @@ class LogisticFit:
         bias[absent] = np.log(0.5 / max(1, len(self._labels)))
         return solved._replace(weight=weight - weight.mean(0), bias=bias - bias.mean())
 
-    def _fit_label(self, column: int, C: float) -> _Solved:  # noqa: N803
+    def _fit_label(self, column: int, C: float) -> Solved:  # noqa: N803
         given = self._labels[:, column] <= 1
         positive = self._labels[:, column] == 1
         n_positive, n_given = int(positive.sum()), int(given.sum())
         if n_positive in (0, n_given):
             odds = np.log((n_positive + 0.5) / (n_given - n_positive + 0.5))
-            return _Solved(np.zeros((1, self._matrix.shape[1])), np.array([odds]))
+            return Solved(np.zeros((1, self._matrix.shape[1])), np.array([odds]))
         # Unknown rows weigh nothing: the same as leaving them out, without another copy of the matrix.
         weights = None if given.all() else given.astype(np.float32)
         return _solve(self._models[column], self._matrix, positive.astype(np.int8), weights, C)
+
+
+def fold_back(solved: Solved, scale: Scale) -> Head:
+    """Return the head on features as they are stored, the standardisation a part of it."""
+    # In float64, so that float32 rounds once.
+    weight = solved.weight * scale.inverse  # (C, F)
+    bias = solved.bias - weight @ scale.mean  # (C,)
+    return Head(weight.astype(np.float32), bias.astype(np.float32), solved.iterations, solved.converged)
 
 
 def linear_logits(
@@ -152,7 +170,7 @@ def _solve(
     labels: npt.NDArray[Any],
     sample_weight: npt.NDArray[np.float32] | None,
     C: float,  # noqa: N803
-) -> _Solved:
+) -> Solved:
     """Run scikit-learn's solver on from where the model stands."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -167,7 +185,7 @@ def _solve(
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     weight, bias = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
-    return _Solved(weight, bias, int(model.n_iter_.max()), converged)
+    return Solved(weight, bias, int(model.n_iter_.max()), converged)
 
 
 def gather(features: Rows, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -182,30 +200,6 @@ def gather(features: Rows, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float3
         if wanted.any():
             matrix[here[wanted]] = features[start : start + step][wanted]
     return matrix
-
-
-def standardise(matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Standardise (n, F) in place and return the mean and the inverse standard deviation, (F,) float64 each.
-
-    A feature that is constant here says nothing: its inverse is 0, so that its weight on the feature is 0 as well.
-    """
-    n_rows = max(1, len(matrix))
-    blocks = [matrix[start : start + 4096] for start in range(0, len(matrix), 4096)]
-    zero = np.zeros(matrix.shape[1])
-    mean = sum((block.sum(0, dtype=np.float64) for block in blocks), zero) / n_rows
-    if not np.isfinite(mean).all():
-        raise TeacherError(
-            f"{int((~np.isfinite(mean)).sum())} of {len(mean)} features hold values that are not finite; "
-            "compute them with --precision fp32, and check the teacher's weights."
-        )
-    # Two passes: the difference of squares would lose every digit of a feature that hardly varies.
-    variance = sum((np.square(block - mean).sum(0) for block in blocks), zero) / n_rows
-    deviation = np.sqrt(variance)
-    varies = deviation > _CONSTANT * np.abs(mean)
-    inverse = np.divide(1.0, deviation, out=zero.copy(), where=varies)
-    for block in blocks:
-        block[:] = (block - mean) * inverse
-    return mean, inverse
 
 
 def fold_logits(

@@ -14,7 +14,7 @@ from ...pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Tas
 from ...pipeline.datasets.columns.units import find_units
 from ..settings import StudentSettings
 from .load import Targets
-from .refitting import refit
+from .refitting import hide_labels, refit
 
 __all__ = ["choose_labelled", "forget_labels"]
 
@@ -23,11 +23,11 @@ _FEWEST = 2
 
 
 def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> Targets:
-    """Keep a share of train's labels and fit the probe anew on these alone, from the cached features.
+    """Keep a share of train's labels and fit the probe anew on these alone, from the cached features of all.
 
     Labelled rows get out-of-fold logits of that probe, K folds within the share; all others those of the probe fitted
-    on the whole share, which has not seen them. Labels of val, which choose C, temperature and epoch, stay known, as do
-    those of test, which only measure.
+    on the whole share, which has not seen their labels. Labels of val, which choose temperature and epoch, stay known,
+    as do those of test, which only measure.
 
     Parameters
     ----------
@@ -43,9 +43,7 @@ def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> 
         train.key, train.group, train.label, targets.task, fraction=settings.label_fraction, seed=settings.seed
     )
     targets = refit(targets, cache, labelled)
-    unknown = UNKNOWN_CLASS if targets.task == "multiclass" else UNKNOWN_BIT
-    label = np.where(labelled.reshape(-1, *[1] * (train.label.ndim - 1)), train.label, unknown)
-    blind = replace(targets.splits["train"], label=label.astype(train.label.dtype))
+    blind = replace(targets.splits["train"], label=hide_labels(train.label, ~labelled, targets.task))
     fit = {**targets.fit, "labelled": int(labelled.sum())}
     return replace(targets, splits={**targets.splits, "train": blind}, fit=fit)
 

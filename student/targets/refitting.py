@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ...cache.reader import Cache
-from ...pipeline.probe.fit import Probe, ProbeSettings, fit_probe
+from ...pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Task
+from ...pipeline.probe.fit import Probe, fit_probe
 from ...pipeline.probe.logistic import fold_logits
+from ...pipeline.probe.settings import ProbeSettings
 from .load import ProbeHead, SplitTargets, Targets
 
-__all__ = ["head_logits", "refit"]
+__all__ = ["head_logits", "hide_labels", "refit"]
 
 
 def refit(targets: Targets, cache: Cache, learned: npt.NDArray[np.bool_]) -> Targets:
-    """Return the targets with the logits of a probe that has seen some rows of train alone, with the cache's settings.
+    """Return the targets with the logits of a probe that knows the labels of some rows of train, by the cache's recipe.
 
     These rows get out-of-fold logits, from probes fitted on the others of them; all other rows those of the probe that
-    is fitted on all of these, which has not seen them. val chooses C and the temperature.
+    is fitted on all of these, which has not seen their labels. Their features it may have seen: a graph of neighbours
+    and the scale are of all rows of train.
 
     Parameters
     ----------
@@ -35,12 +39,18 @@ def refit(targets: Targets, cache: Cache, learned: npt.NDArray[np.bool_]) -> Tar
     train = targets.splits["train"]
     probe = _fit(targets, learned, _probe_settings(cache))
     fold = np.full(len(train), -1, np.int8)
-    fold[learned] = probe.fold
+    fold[learned] = probe.fold if len(probe.fold) < len(fold) else probe.fold[learned]
     splits = {
         name: replace(part, logits=_logits(part, fold if name == "train" else np.full(len(part), -1, np.int8), probe))
         for name, part in targets.splits.items()
     }
     return replace(targets, splits=splits, head=ProbeHead(probe.weight[-1], probe.bias[-1]))
+
+
+def hide_labels(label: npt.NDArray[Any], hidden: npt.NDArray[np.bool_], task: Task) -> npt.NDArray[Any]:
+    """Return labels (N,) or (N, L) with those of some rows unknown."""
+    unknown = UNKNOWN_CLASS if task == "multiclass" else UNKNOWN_BIT
+    return np.where(hidden.reshape(-1, *[1] * (label.ndim - 1)), unknown, label).astype(label.dtype)
 
 
 def head_logits(feature: npt.NDArray[np.float16], head: ProbeHead) -> npt.NDArray[np.float32]:
@@ -57,14 +67,16 @@ def _probe_settings(cache: Cache) -> ProbeSettings:
 
 
 def _fit(targets: Targets, learned: npt.NDArray[np.bool_], settings: ProbeSettings) -> Probe:
-    kept = {name: part for name, part in targets.splits.items() if name != "test"}
-    chosen = {name: learned if name == "train" else np.ones(len(part), np.bool_) for name, part in kept.items()}
     train = targets.splits["train"]
+    # `grid` looks at labelled rows alone, and is given no others: its folds stay what they always were.
+    rows = learned if settings.recipe == "grid" else np.ones(len(train), np.bool_)
+    taught = replace(train, label=hide_labels(train.label, ~learned, targets.task)).take(rows)
+    parts = {**{name: part for name, part in targets.splits.items() if name == "val"}, "train": taught}
     return fit_probe(
-        {name: _features(part)[:, 0][chosen[name]] for name, part in kept.items()},
-        {name: part.label[chosen[name]] for name, part in kept.items()},
-        keys=train.key[learned],
-        groups=train.group[learned],
+        {name: _features(part)[:, 0] for name, part in parts.items()},
+        {name: part.label for name, part in parts.items()},
+        keys=taught.key,
+        groups=taught.group,
         task=targets.task,
         n_classes=len(targets.classes),
         settings=settings,
