@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .errors import CacheMismatch, DataError
 
-__all__ = ["KEY_BYTES", "KeySecret", "array_key", "file_key", "match_secret"]
+__all__ = ["KEY_BYTES", "KeySecret", "array_key", "file_key", "match_secret", "page_key"]
 
 KEY_BYTES = 16
 # Whoever holds a cache can try secrets against it, so that none may be short enough to be found by trying.
@@ -23,11 +23,22 @@ _CHECKED, _CHECK_BYTES = b"medal:key-check", 16
 # One prefix a kind, so that a file and an array of the same bytes never share a key.
 _FILE = b"medal:file\0"
 _ARRAY = b"medal:array\0"
+_PAGE = b"medal:page\0"
 
 
 def file_key(content: bytes) -> bytes:
     """Return the key of an image file: BLAKE2b-128 of its bytes."""
     return blake2b(_FILE + content, digest_size=KEY_BYTES).digest()
+
+
+def page_key(file: bytes, page: int) -> bytes:
+    """Return the key of a page of an image file of several, but for the first, which has the key of the file.
+
+    Parameters
+    ----------
+    page : counted from 0
+    """
+    return blake2b(_PAGE + file + page.to_bytes(8, "little"), digest_size=KEY_BYTES).digest()
 
 
 def array_key(array: npt.NDArray[Any]) -> bytes:

@@ -75,7 +75,7 @@ def test_npz_classes_of_a_cache(npz):
     assert (named.classes, named.label.tolist()) == (("clear", "nodule", "mass"), [0, 1, 2, 1])
     with pytest.raises(DataError, match=r"has the classes '0', '1', '2', and none of those of the cache, 'a', 'b'"):
         open_dataset(path, classes=("a", "b"))
-    bits = npz(train_images=images(2), train_labels=[[0, 1], [1, 0]])
+    bits = npz(train_images=images(2), train_labels=[[0, 1], [1, 1]])
     assert open_dataset(bits, classes=("edema", "mass")).classes == ("edema", "mass")
     with pytest.raises(DataError, match="has the labels '0', '1'; expected 'a', 'b', 'c'"):
         open_dataset(bits, classes=("a", "b", "c"))
@@ -114,7 +114,10 @@ def test_npz_booleans_and_minmax(npz):
         ({"train_images": images(3)}, "lacks 'train_labels'"),
         ({"train_images": images(3), "train_labels": [0, 1]}, "3 images but 2 labels in 'train'"),
         ({"train_images": images(3, 8, 8, 8, 3), "train_labels": [0, 1, 0]}, r"shape \(3, 8, 8, 8, 3\); .*Volumes"),
-        ({"train_images": images(3, 3, 8, 8), "train_labels": [0, 1, 0]}, r"expected \(N, H, W\) or \(N, H, W, 3\)"),
+        ({"train_images": images(3, 5, 8, 8), "train_labels": [0, 1, 0]}, r"expected \(N, H, W\), \(N, H, W, 3\) or"),
+        ({"train_images": images(3, 8, 8, 4), "train_labels": [0, 1, 0]}, "fourth channel is no opaque alpha"),
+        ({"x_train": images(3)}, "lacks 'y_train'"),
+        ({"x_val": images(2), "y_val": [0, 1], "x_valid": images(2), "y_valid": [0, 1]}, "all of them val"),
         ({"train_images": images(3), "train_labels": [0, 1, -2]}, "labels from -2 to 1"),
         ({"train_images": images(3), "train_labels": [0, 1, 0.5]}, "not whole numbers"),
         ({"train_images": images(3), "train_labels": ["a", "b", "a"]}, "not whole numbers"),

@@ -58,7 +58,8 @@ def test_what_the_user_says_goes_first(place):
     asked = DatasetOptions(label_column="label", exclude_classes=("rare",), intensity="minmax", group_column="patient")
     assert recorded(place, "finding", asked) == replace(asked, known_classes=("mass", "none", "rare"))
     asked = DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("cyst",))
-    assert recorded(place, "several", asked) == replace(asked, known_classes=("edema", "mass", "cyst"))
+    as_recorded = {"known_classes": ("edema", "mass", "cyst"), "intensity": "declared", "several_labels": True}
+    assert recorded(place, "several", asked) == replace(asked, **as_recorded)
 
 
 def test_a_class_that_neither_cache_nor_dataset_has_is_said(place):

@@ -185,13 +185,14 @@ def test_window_option():
 
 def test_a_window_is_never_unheard(wards, tmp_path):
     options = DatasetOptions(window=(40.0, 400.0))
-    for kind in ("phantom", "x.npz", "medmnist:chestmnist"):
-        with pytest.raises(DataError, match=r"has no DICOM files? for --window; leave that option out"):
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((2, 4, 4), np.uint8), train_labels=[0, 1])
+    for kind in ("phantom", str(tmp_path / "x.npz"), "medmnist:chestmnist"):
+        with pytest.raises(DataError, match=r"has no image of more than 8 bits for --window.*; leave that option out"):
             open_dataset(kind, options)
     for name in "ab":
         (tmp_path / "pictures" / name).mkdir(parents=True)
         Image.fromarray(RAMP).save(tmp_path / "pictures" / name / "x.png")
-    with pytest.raises(DataError, match=r"has no DICOM files? for --window"):
+    with pytest.raises(DataError, match=r"has no DICOM file and no image of more than 8 bits for --window"):
         open_dataset(tmp_path / "pictures", options)
     with pytest.raises(DataError, match="--window and --intensity minmax were both given; expected one"):
         open_dataset(wards, DatasetOptions(window=(40.0, 400.0), intensity="minmax"))

@@ -128,7 +128,9 @@ def test_the_teachers_own_normalisation_is_used(tmp_path, processor, mean, std):
 
 
 def test_a_nonsensical_normalisation_is_refused(tmp_path):
-    folder = make_teacher(tmp_path / "t", model__safetensors=WEIGHTS, preprocessor_config__json=b'{"image_std": [0]}')
+    folder = make_teacher(
+        tmp_path / "t", model__safetensors=WEIGHTS, preprocessor_config__json=b'{"image_std": [0, 0]}'
+    )
     with pytest.raises(TeacherError, match=r"Teacher 't': .*'std' must be three numbers"):
         default_preprocessing(locate_teacher(str(folder)))
 

@@ -47,6 +47,7 @@ _ALLOWED: dict[str, Any] = {
         "skipped": _ANY,
         "key_check": _ANY,
         "reading": _NAMES,
+        "contrast": _ANY,
     },
     "teacher": {
         "name": _NAME,

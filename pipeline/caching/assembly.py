@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,6 +17,7 @@ from ...cache.making.work import ChunkedRows, work_path
 from ...cache.progress import Tell
 from ...cache.verify import count_repeats
 from ..datasets import Dataset, exclude_flags, rarest_class
+from ..features.contrast import LOOKED_AT
 from ..features.extract import Computed
 from ..planning.plan import Plan
 from ..planning.reused_features import Known, MergedRows
@@ -29,6 +30,9 @@ from ..teacher.machine import library_versions
 from ..views.policies import VIEW_PARAMETERS, policy_named
 
 __all__ = ["Content", "assemble_arrays", "describe_cache", "describe_fit", "describe_rows", "lay_out"]
+
+
+Look = Callable[[npt.NDArray[np.uint8], npt.NDArray[Any]], dict[str, Any] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +55,14 @@ class Content:
 
 
 def assemble_arrays(
-    asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Tell
-) -> tuple[dict[str, Rows], Probe]:
-    """Bring together what was taken over and what was computed, and lay out the cache."""
+    asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Tell, look: Look = lambda _key, _feature: None
+) -> tuple[dict[str, Rows], Probe, dict[str, Any] | None]:
+    """Bring together what was taken over and what was computed, and lay out the cache.
+
+    Parameters
+    ----------
+    look : called with keys and features of the first rows of train; what it returns is returned as well
+    """
     index = {split: known[split].find(part.key) for split, part in asked.rows.items()}
     fields = {
         name: {
@@ -74,7 +83,8 @@ def assemble_arrays(
         probe=asked.settings.probe_settings,
         features_kept=asked.settings.features_kept,
     )
-    return lay_out(content, tell)
+    alike = look(fields["key"]["train"][0:LOOKED_AT], fields["feature"]["train"][0:LOOKED_AT][:, 0])
+    return *lay_out(content, tell), alike
 
 
 def lay_out(content: Content, tell: Tell) -> tuple[dict[str, Rows], Probe]:
@@ -159,8 +169,15 @@ def _precision_used(asked: Plan, how: Mapping[str, Any]) -> str:
     return str(used.pop()) if len(used) == 1 else "mixed"
 
 
-def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the manifest but for its table of arrays."""
+def describe_cache(
+    asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: Mapping[str, Any], contrast: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the manifest but for its table of arrays.
+
+    Parameters
+    ----------
+    contrast : figures of images without contrast, empty where they have it
+    """
     return {
         "format": FORMAT,
         "medal": version("medalmighty"),
@@ -171,6 +188,7 @@ def describe_cache(asked: Plan, arrays: Mapping[str, Rows], probe: Probe, how: M
             "splits": "drawn" if asked.splits_drawn else "given",
             "limit": asked.settings.limit,
             "skipped": describe_skipped(asked.skipped),
+            **({"contrast": dict(contrast)} if contrast else {}),
         },
         "teacher": {
             "name": asked.files.name,

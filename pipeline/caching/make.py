@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ...cache.errors import CacheIncomplete, TeacherError
+from ...cache.errors import CacheIncomplete, DataError, TeacherError
 from ...cache.making.life import Action
 from ...cache.making.lock import Lock, locked
 from ...cache.making.work import WorkDirectory, work_path
@@ -17,6 +17,7 @@ from ...cache.reader import Cache
 from ...cache.store.publish import Pushed
 from ..datasets.columns.dataset import DatasetOptions
 from ..features.ranks import ALONE, Team
+from ..planning.contrast import LOW_CONTRAST, check_views
 from ..planning.plan import Plan, count_kept, decide_again, prepare
 from ..planning.request import CacheSettings
 from ..planning.skipped import list_path, reason_counts, refuse_bad, without_bad, write_list
@@ -192,6 +193,8 @@ def _is_left(asked: Plan) -> bool:
 def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, again: str) -> Made:
     # Torch and scikit-learn come in here, and not for a cache that is there already.
     from ..features.compute import compute
+    from ..features.contrast import FeatureCheck
+    from ..features.engine import capable_precision, load_teacher
     from .assembly import assemble_arrays, describe_cache
 
     start_engine: StartEngine | None = None
@@ -200,13 +203,24 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
 
     work = WorkDirectory(work_path(asked.target))
     try:
-        computed, known, how = compute(asked, work, lock, team, progress, tell, start_engine=start_engine)
+        contrast = check_views(asked) or {}
+        check = FeatureCheck(asked, lambda: load_teacher(asked, capable_precision(asked)))
+        computed, known, how = compute(
+            asked, work, lock, team, progress, tell, start_engine=start_engine, look=check.early
+        )
         asked = _without_bad(asked, computed, work, tell)
-        arrays, probe = assemble_arrays(asked, computed, known, tell)
+        arrays, probe, alike = assemble_arrays(asked, computed, known, tell, check.look)
+        contrast |= alike or {}
+        if contrast:
+            tell(_low_contrast(contrast))
         lock.check()
-        cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how))
+        cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how, contrast))
         write_list(asked.target, asked.skipped)
         work.remove()
+    except DataError as error:
+        if error.reason == LOW_CONTRAST:
+            work.remove()  # with black and white chosen otherwise it is another cache, and begins anew
+        raise
     except TeacherError:
         # Where nothing is durable yet, there is nothing that another try could go on from.
         if not _count_kept(asked):
@@ -225,6 +239,11 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
         images_per_second=computed.images / computed.seconds if computed.images else None,
         seconds=0.0,
     )
+
+
+def _low_contrast(contrast: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in contrast.items())
+    return f"warning: the images come out nearly as one grey ({told}); the cache says so"
 
 
 def _cause(error: BaseException) -> str:

@@ -32,6 +32,7 @@ from ..planning.reused_features import MergedRows, stage_rows
 from ..planning.rows import SplitRows, arrange_rows, rows_digest
 from ..probe.settings import ProbeSettings, Recipe
 from ..teacher.machine import library_versions
+from ..views.preprocessing import Intensity
 from .amendments import Amended, amend
 from .assembly import Content, describe_fit, describe_rows, lay_out
 
@@ -110,6 +111,12 @@ class _KeysAlone:
 
     def read(self, row: int) -> NoReturn:
         raise CacheMismatch(f"Cache '{self.path}' holds no pixels, so image {self.key(row).hex()} cannot be read.")
+
+    def deep(self, row: int) -> NoReturn:
+        self.read(row)
+
+    def with_intensity(self, _: Intensity) -> _KeysAlone:
+        return self
 
     def describe(self, row: int) -> str:
         return f"image {self.key(row).hex()}"

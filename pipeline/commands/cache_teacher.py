@@ -30,7 +30,7 @@ _GROUPS = {
     "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
     "Soft targets": ("--views", "--augment", "--probe", "--folds", "--no-features", "--seed"),
     "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
-    "Images": ("--limit", "--from", "--on-bad-image", "--unlabelled"),
+    "Images": ("--limit", "--from", "--on-bad-image", "--allow-low-contrast", "--unlabelled"),
     "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size", "--signers", "--revoked"),
     **DATASET_GROUP,
 }
@@ -144,6 +144,11 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     type=click.Choice(["fail", "skip"]),
     default=_DEFAULT.on_bad_image,
     help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
+)
+@click.option(
+    "--allow-low-contrast",
+    is_flag=True,
+    help="Go on where most images come out nearly as one grey, and say so in the cache; else that is refused.",
 )
 @click.option(
     "--overwrite",

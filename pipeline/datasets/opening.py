@@ -178,17 +178,18 @@ def _check_patterns(options: DatasetOptions) -> None:
 
 
 def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
-    """Refuse a window that would go unheard; folders and tables look for DICOM files themselves."""
+    """Refuse a window that would go unheard; files and arrays look for images of more than 8 bits themselves."""
     if options.window is None:
         return
-    if options.intensity == "minmax":
+    if options.intensity not in ("auto", "declared"):
         raise DataError(
-            "--window and --intensity minmax were both given; expected one: the same window for all images, or each by "
-            "its own minimum and maximum."
+            f"--window and --intensity {options.intensity} were both given; expected one: the same window for all "
+            "images, their own minimum and maximum for each, or the values that are black and white."
         )
-    if kind not in ("table", "folder"):
+    if kind not in ("table", "folder", "npz"):
         raise DataError(
-            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no DICOM files for --window; leave that option out."
+            f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no image of more than 8 bits for --window; leave "
+            "that option out."
         )
 
 

@@ -11,7 +11,7 @@ import click
 from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
 from ...cache.terminal.command import OTHERS
-from ..views.preprocessing import parse_window
+from ..views.preprocessing import parse_intensity, parse_window
 from .columns.dataset import SPLITS, DatasetOptions, Window
 
 __all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
@@ -27,6 +27,18 @@ def _read_window(_context: click.Context, _option: click.Parameter, words: str |
     except (ValueError, TeacherError) as exc:
         raise click.BadParameter(
             f"'{words}' is not the centre and width of a window; expected two numbers, the second from 1, as in 40,400."
+        ) from exc
+
+
+def _read_intensity(_context: click.Context, _option: click.Parameter, words: str) -> str:
+    if words == DatasetOptions.intensity:
+        return words
+    try:
+        return parse_intensity(words)
+    except TeacherError as exc:
+        raise click.BadParameter(
+            f"'{words}' is no way to scale images; expected auto, declared, minmax, or the values of black and white, "
+            "the smaller first, as in 0,4095."
         ) from exc
 
 
@@ -188,17 +200,20 @@ _OPTIONS = (
     ),
     click.option(
         "--intensity",
-        type=click.Choice(["declared", "minmax"]),
+        metavar="auto|declared|minmax|LOW,HIGH",
+        callback=_read_intensity,
         default=DatasetOptions.intensity,
-        help="declared: images of more than 8 bits by the bits that they declare; minmax: every image from its own "
-        "minimum to its maximum, also with a CACHE that was made so.",
+        help="How images of more than 8 bits become greys. declared: by the bits that they declare; LOW,HIGH: from the "
+        "value that is black to the one that is white, e.g. 0,4095; minmax: every image from its own minimum to its "
+        "maximum; auto: as declared, unless a sample of the images shows next to nothing so; with a CACHE, as it was "
+        "made.",
     ),
     click.option(
         "--window",
         metavar="C,W",
         callback=_read_window,
-        help="Centre and width of one window for all grey DICOM images, e.g. 40,400 for soft tissue in CT (default: "
-        "the first of each file's own; with a CACHE, the one it was made with).",
+        help="Centre and width of one window for all grey DICOM images, and all others of more than 8 bits, e.g. "
+        "40,400 for soft tissue in CT (default: the first of each file's own; with a CACHE, the one it was made with).",
     ),
     click.option(
         "--key-secret",

@@ -42,14 +42,15 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     elif dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     options = with_reading(options, manifest.dataset.get("reading", {}), dataset_kind(spec))
+    options = replace(options, several_labels=manifest.task == "multilabel")
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
     # The dataset may have classes that the cache never knew, and may lack some that it knows: either can be left out.
     options = replace(options, known_classes=known)
     if not options.exclude_classes:
         options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
     if options.intensity == DatasetOptions.intensity and options.window is None:
-        options = replace(options, intensity=manifest.preprocessing.get("intensity", options.intensity))
-        if dataset_kind(spec) in ("table", "folder"):
+        options = replace(options, intensity=manifest.preprocessing.get("intensity", "declared"))
+        if dataset_kind(spec) in ("table", "folder", "npz"):
             options = replace(options, window=parse_window(manifest.preprocessing.get("window")))
     return options
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...cache.errors import CacheMismatch, DataError
 from ...cache.making.lock import Lock
@@ -40,12 +41,14 @@ def compute(
     tell: Tell,
     *,
     start_engine: StartEngine | None = None,
+    look: Callable[[npt.NDArray[Any]], None] = lambda _: None,
 ) -> tuple[Computed, dict[str, Known], Mapping[str, Any]]:
     """Bring every feature to disk and return what is new, what was taken over, and how the new came about.
 
     Parameters
     ----------
     start_engine : starts another engine than this process; it is closed when all is computed
+    look : called with the records of every chunk; it may raise what ends the run
     """
     fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
     images = int(sum(rows.sum() for rows in fresh.values()))
@@ -74,7 +77,7 @@ def compute(
                 advance(count)
 
             halved = partial(_note_halved, work, how, tell)
-            computed = compute_features(lambda plans: engine.run(plans, durable), mine, work, tell, halved)
+            computed = compute_features(lambda plans: engine.run(plans, durable), mine, work, tell, halved, look)
     if team.others:
         _gather(computed, team, work, halved)
     computed.chunks |= chunks

@@ -76,6 +76,7 @@ def compute_features(
     work: WorkDirectory,
     tell: Tell = lambda _: None,
     halved: Callable[[int], None] = lambda _: None,
+    look: Callable[[npt.NDArray[Any]], None] = lambda _: None,
 ) -> Computed:
     """Have chunks computed and make each durable, while the next is being computed.
 
@@ -85,6 +86,7 @@ def compute_features(
     tell : called with a sentence on each of the first few images that cannot be used
     halved : called, before the chunk is durable, with how many images at once a chunk was forwarded in that ran out of
         memory with more, where that is fewer than ever
+    look : called with the records of every chunk before it is durable; it may raise what ends the run
     """
     result = Computed(chunks={})
     begun = time.monotonic()
@@ -97,6 +99,7 @@ def compute_features(
                     tell(f"warning: {error}")
                 result.bad[plan.split, row] = error
             result.images += len(done.records)
+            look(done.records)
             if done.forwarded is not None and done.forwarded < min(result.halved or plan.batch_size, plan.batch_size):
                 result.halved = done.forwarded
                 halved(done.forwarded)

@@ -22,8 +22,9 @@ from ...cache.text import plain
 from ..datasets import check_filled, check_rare, describe_drawing, draw_splits, sample_rows
 from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from ..datasets.opening import dataset_name, open_dataset
+from ..datasets.pixels.contrast import settle_intensity
 from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
-from ..views.preprocessing import Preprocessing
+from ..views.preprocessing import Intensity, Preprocessing
 from .request import IMAGE_SIZE, CacheSettings, Feature, make_request
 from .reused_features import check_source, find_fresh, is_grown
 from .rows import SplitRows, arrange_rows, repeat_warnings
@@ -108,11 +109,10 @@ def prepare(
         files,
         image_size=IMAGE_SIZE if settings.image_size == "auto" else settings.image_size,
         resize=settings.resize,
-        intensity=options.intensity,
         window=options.window,
     )
-    arranged = _arrange(dataset, settings)
-    preprocessing = replace(preprocessing, image_size=arranged.image_size)
+    arranged = _arrange(dataset, settings, options)
+    preprocessing = replace(preprocessing, image_size=arranged.image_size, intensity=arranged.intensity)
     dataset, rows = arranged.dataset, arranged.rows
     request = make_request(dataset, rows, files, preprocessing, settings)
     target = Path(out) if out else Path("caches") / f"{dataset_name(spec)}-{files.name.rsplit('/', 1)[-1]}.zarr"
@@ -143,19 +143,21 @@ class _Arranged:
     Attributes
     ----------
     image_size : side of the teacher's input, settled if it was left open
+    intensity : how images of more than 8 bits become 0…255, settled if it was left open
     drawn : whether splits were drawn, and `drawing` how
     """
 
     dataset: Dataset
     rows: Mapping[str, SplitRows]
     image_size: int
+    intensity: Intensity
     drawn: bool
     drawing: str | None
     warnings: tuple[str, ...]
     skipped: tuple[Skipped, ...]
 
 
-def _arrange(dataset: Dataset, settings: CacheSettings) -> _Arranged:
+def _arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) -> _Arranged:
     dataset, key, skipped = _readable(dataset, settings)
     split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
     check_filled(dataset, split)
@@ -164,6 +166,8 @@ def _arrange(dataset: Dataset, settings: CacheSettings) -> _Arranged:
     else:
         dataset, key, split, warnings = _limited(dataset, key, split, settings.limit)
     rows = arrange_rows(dataset, key, split)
+    # By the order of the keys, so that no order of the dataset shows.
+    dataset, found = settle_intensity(dataset, rows["train"].source, options)
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     if dataset.unlabelled:
         drawn, drawing = False, None
@@ -173,7 +177,8 @@ def _arrange(dataset: Dataset, settings: CacheSettings) -> _Arranged:
         image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,
         drawn=drawn,
         drawing=drawing,
-        warnings=(*dataset.notes, *warnings),
+        intensity=found.intensity,
+        warnings=(*dataset.notes, *warnings, *([found.note] if found.note else [])),
         skipped=tuple(skipped),
     )
 

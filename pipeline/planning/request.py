@@ -36,6 +36,7 @@ class CacheSettings:
     tune : choose feature and image_size on val
     views, augment : stored views of each train image, and the policy that says what these may change
     batch_size : images a forward pass; None = what suits the device
+    allow_low_contrast : go on where the images come out nearly as one grey
     engine : ``local``, this process (or the ranks that torchrun started); ``ray``, the workers of a Ray cluster
     address : HOST:PORT of the Ray cluster, or ``auto``; None = RAY_ADDRESS, else an instance on this machine alone
     """
@@ -57,6 +58,7 @@ class CacheSettings:
     address: str | None = None
     limit: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
+    allow_low_contrast: bool = False
     tune: bool = False
     seed: int = 0
 
@@ -85,7 +87,7 @@ def make_request(
         "classes": len(dataset.classes),
         "rows": rows_digest(rows),
         "teacher": {"weights_sha256": files.weights_sha256, "feature": settings.feature},
-        "preprocessing": preprocessing.to_dict(),
+        "preprocessing": preprocessing.to_request(),
         "precision": settings.precision,
         "views": settings.stored_views.to_request(),
         "probe": settings.probe_settings.to_dict(),

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.errors import TeacherError
-from ..views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Intensity, Preprocessing, Resize
+from ..views.preprocessing import Intensity, Preprocessing, Resize
 from .hub import cached_snapshot, fetch_from_hub, is_known_absent
+from .processor import check_channels, has_processor, read_normalisation
 from .weights import CONFIG, PROCESSOR, read_json, weight_files, weights_sha256
 
 __all__ = [
@@ -142,6 +143,7 @@ def _check_family(config: Mapping[str, Any], teacher: str) -> None:
             f"Teacher '{teacher}' is of model_type {family!r}, expected {' or '.join(map(repr, FAMILIES))}; "
             "choose a model of the DINOv2 family, such as facebook/dinov2-base."
         )
+    check_channels(config, teacher)
     for name in ("hidden_size", "num_hidden_layers", "patch_size"):
         value = config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -182,11 +184,11 @@ def default_preprocessing(
 ) -> Preprocessing:
     """Return the teacher's own normalisation with the size and resizing asked for.
 
-    Mean and std come from preprocessor_config.json, and are ImageNet's where there is none. Its resizing is not
+    Mean and std come from its image processor's file, and are ImageNet's where there is none. Its resizing is not
     taken over: a centre crop after enlarging throws a quarter of an already cropped medical image away.
     """
     check_image_size(files.config, image_size)
-    mean, std = _normalisation(files)
+    mean, std = read_normalisation(files.folder, files.name)
     try:
         return Preprocessing(
             image_size=image_size, resize=resize, intensity=intensity, mean=mean, std=std, window=window
@@ -197,19 +199,9 @@ def default_preprocessing(
 
 def assumptions(files: TeacherFiles) -> list[str]:
     """Return a warning where a teacher's files do not say what its features depend on."""
-    if (files.folder / PROCESSOR).is_file() or is_known_absent(files.folder, PROCESSOR):
+    if has_processor(files.folder) or is_known_absent(files.folder, PROCESSOR):
         return []
     return [
         f"teacher '{files.name}' has no {PROCESSOR} in '{files.folder}': ImageNet's mean and standard deviation are "
         "assumed, as DINOv2 itself was trained with"
     ]
-
-
-def _normalisation(files: TeacherFiles) -> tuple[Any, Any]:
-    path = files.folder / PROCESSOR
-    if not path.is_file():
-        return IMAGENET_MEAN, IMAGENET_STD
-    processor = read_json(path, files.name)
-    if processor.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return processor.get("image_mean", IMAGENET_MEAN), processor.get("image_std", IMAGENET_STD)

@@ -9,7 +9,8 @@ from typing import Any
 
 from ...cache.errors import MedalError, TeacherError
 from ..hub import TIMEOUT_SECONDS, ask_hub
-from .weights import CONFIG, INDEX, PROCESSOR, WEIGHTS, shard_names, weight_files
+from .processor import has_processor
+from .weights import CONFIG, INDEX, PROCESSOR, PROCESSOR_OF_ALL, WEIGHTS, shard_names, weight_files
 
 __all__ = ["cached_snapshot", "fetch_from_hub", "is_known_absent"]
 
@@ -25,11 +26,11 @@ def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[P
     """
     cached = cached_snapshot(teacher, revision)
     if cached is not None:
-        if not (cached / PROCESSOR).is_file() and not is_known_absent(cached, PROCESSOR):
+        if not has_processor(cached) and not is_known_absent(cached, PROCESSOR):
             # A snapshot of some files only. Where the hub cannot be reached the caller warns of what is assumed.
             with suppress(Exception):
                 ask_hub(teacher, CONFIG, cached.name, seconds=TIMEOUT_SECONDS)
-                _fetch(teacher, PROCESSOR, cached.name)
+                _fetch_processor(teacher, cached.name)
         return cached
     try:
         return _download(teacher, revision, check_config)
@@ -55,11 +56,16 @@ def _download(teacher: str, revision: str | None, check_config: Callable[[Path, 
     folder = config.parent
 
     # Of the very commit that the configuration is from.
-    _fetch(teacher, PROCESSOR, folder.name)
+    _fetch_processor(teacher, folder.name)
     if not _fetch(teacher, WEIGHTS, folder.name) and _fetch(teacher, INDEX, folder.name):
         for name in shard_names(folder, teacher):
             _fetch(teacher, name, folder.name)
     return folder
+
+
+def _fetch_processor(teacher: str, commit: str) -> None:
+    if not _fetch(teacher, PROCESSOR, commit):
+        _fetch(teacher, PROCESSOR_OF_ALL, commit)
 
 
 def _fetch(teacher: str, name: str, commit: str) -> bool:

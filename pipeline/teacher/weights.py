@@ -9,10 +9,21 @@ from typing import Any
 
 from ...cache.errors import TeacherError
 
-__all__ = ["CONFIG", "INDEX", "PROCESSOR", "WEIGHTS", "read_json", "shard_names", "weight_files", "weights_sha256"]
+__all__ = [
+    "CONFIG",
+    "INDEX",
+    "PROCESSOR",
+    "PROCESSOR_OF_ALL",
+    "WEIGHTS",
+    "read_json",
+    "shard_names",
+    "weight_files",
+    "weights_sha256",
+]
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+PROCESSOR_OF_ALL = "processor_config.json"  # newer transformers, which put what prepares text there as well
 # The only names that transformers loads.
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

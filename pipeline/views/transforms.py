@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from ...cache.errors import DataError
 from .policies import POLICIES, VIEW_PARAMETERS, Policy, choose_views, draw_views, policy_named
-from .preprocessing import Preprocessing, Resize
+from .preprocessing import Intensity, Preprocessing, Resize
 
 __all__ = [
     "POLICIES",
     "VIEW_PARAMETERS",
+    "Intensity",
     "Policy",
     "Preprocessing",
     "apply_views",

@@ -18,9 +18,18 @@ from ...cache.errors import CacheMismatch
 from ...cache.join import find_keys, image_members
 from ...cache.keys import KeySecret
 from ...cache.reader import Cache, open_cache
-from ...pipeline.datasets.columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions, Images, Place
+from ...pipeline.datasets.columns.dataset import (
+    UNKNOWN_BIT,
+    UNKNOWN_CLASS,
+    Dataset,
+    DatasetOptions,
+    Deep,
+    Images,
+    Place,
+)
 from ...pipeline.datasets.opening import open_dataset
 from ...pipeline.datasets.recorded import recorded_options
+from ...pipeline.views.preprocessing import Intensity
 from .load import ProbeHead, SplitTargets, Targets
 from .refitting import head_logits
 
@@ -205,6 +214,13 @@ class Together:
     def read(self, row: int) -> npt.NDArray[Any]:
         images, own = self._of(row)
         return images.read(own)
+
+    def deep(self, row: int) -> Deep | None:
+        images, own = self._of(row)
+        return images.deep(own)
+
+    def with_intensity(self, intensity: Intensity) -> Together:
+        return replace(self, first=self.first.with_intensity(intensity), second=self.second.with_intensity(intensity))
 
     def describe(self, row: int) -> str:
         images, own = self._of(row)

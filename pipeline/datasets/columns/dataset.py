@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import KeySecret
+from ...views.preprocessing import Intensity
 from .account import Account
 
 Task = Literal["multiclass", "multilabel"]
-Intensity = Literal["declared", "minmax"]
 Window = tuple[float, float]  # centre and width
 Repeated = Literal["first", "any", "majority", "refuse"]
 SPLITS = ("train", "val", "test")
@@ -48,6 +48,21 @@ class Place(NamedTuple):
     row: int | None = None
 
 
+class Deep(NamedTuple):
+    """The values of an image of more than 8 bits, for which nobody has chosen black and white.
+
+    Attributes
+    ----------
+    values : of any shape; those that pad an image are left out
+    declared : what is black and white by what the file says; None where its values fit nothing that it could mean
+    dicom : whether it is a DICOM image without a window
+    """
+
+    values: npt.NDArray[Any]
+    declared: tuple[float, float] | None
+    dicom: bool = False
+
+
 class Images(Protocol):
     """Images by row number. Opening one is cheap; nothing is decoded before `read`."""
 
@@ -71,6 +86,17 @@ class Images(Protocol):
         """
         ...
 
+    def deep(self, row: int) -> Deep | None:
+        """Return the values of an image of more than 8 bits before they are scaled.
+
+        None where it has no more, or where the file or the user has chosen which are black and white.
+        """
+        ...
+
+    def with_intensity(self, intensity: Intensity) -> Images:
+        """Return the same images, scaled otherwise."""
+        ...
+
     def describe(self, row: int) -> str:
         """Name an image for a message, for instance ``file 'a/b.png'``."""
         ...
@@ -88,6 +114,8 @@ class DatasetOptions:
     ----------
     key_secret : the lab's secret by which keys are keyed, None = plain keys
     unlabelled : as images alone: whatever labels and splits there are do not count, and all rows are of train
+    intensity : ``auto`` = ``declared``, unless a sample says better; see `preprocessing.Intensity`
+    several_labels : rows of 0/1 are several labels, even where each has exactly one 1
     known_classes : classes that the cache beside it was made of, left out or not: `exclude_classes` may name one
         that no image here has
     file_column : of a table, the column of files; None = ``file``, or the only one whose cells are files
@@ -114,10 +142,11 @@ class DatasetOptions:
     domain_column: str | None = None
     group_column: str | None = None
     exclude_classes: tuple[str, ...] = ()
-    intensity: Intensity = "declared"
+    intensity: Intensity = "auto"
     window: Window | None = None
     key_secret: KeySecret | None = None
     unlabelled: bool = False
+    several_labels: bool = False
     known_classes: tuple[str, ...] = ()
     file_column: str | None = None
     image_folders: tuple[str, ...] = ()
@@ -273,6 +302,12 @@ class Selection:
 
     def read(self, row: int) -> npt.NDArray[Any]:
         return self.images.read(int(self.rows[row]))
+
+    def deep(self, row: int) -> Deep | None:
+        return self.images.deep(int(self.rows[row]))
+
+    def with_intensity(self, intensity: Intensity) -> Selection:
+        return replace(self, images=self.images.with_intensity(intensity))
 
     def describe(self, row: int) -> str:
         return self.images.describe(int(self.rows[row]))

@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from multiprocessing.context import get_spawning_popen
@@ -19,10 +19,11 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import array_key
-from ..columns.dataset import Intensity, Place
-from ..pixels.intensity import REMEDY, float_range, scale, stretch
+from ...views.preprocessing import Intensity, levels_of, window_levels
+from ..columns.dataset import DatasetOptions, Deep, Place
+from ..pixels.intensity import REMEDY, float_range, float_scale, scale, stretch, type_range
 
-__all__ = ["ArrayImages", "value_range"]
+__all__ = ["ArrayImages", "choose_levels"]
 
 Pixels = npt.NDArray[Any]
 
@@ -38,12 +39,14 @@ class ArrayImages:
     stacks : name → (N, H, W) or (N, H, W, 1 or 3)
     levels : values that are black and white in all of them; None = uint8 already
     what : the dataset, for messages
+    declared : what they would be by the type and the values alone, as far as nobody has chosen them
     """
 
     stacks: dict[str, Pixels]
     what: str
     levels: tuple[float, float] | None = None
     intensity: Intensity = "declared"
+    declared: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.stacks.values()))
@@ -65,6 +68,16 @@ class ArrayImages:
         if self.levels is None:
             return np.array(image, np.uint8)  # a copy: nobody can change the stack
         return scale(image, *self.levels)
+
+    def deep(self, row: int) -> Deep | None:
+        if self.levels is None:
+            return None
+        name, index = self._place(row)
+        return Deep(self.stacks[name][index], self.declared)
+
+    def with_intensity(self, intensity: Intensity) -> ArrayImages:
+        told = None if self.levels is None else levels_of(intensity)
+        return replace(self, intensity=intensity, levels=told or self.levels)
 
     def describe(self, row: int) -> str:
         name, index = self._place(row)
@@ -127,37 +140,64 @@ def _map_stacks(duplicate: Any, places: Mapping[str, tuple[int, str, tuple[int, 
     return {name: np.ndarray(shape, dtype, content, offset) for name, (offset, dtype, shape) in places.items()}
 
 
-def value_range(stacks: Sequence[Pixels], what: str) -> tuple[float, float] | None:
-    """Return the values that are black and white in stacks of one dtype, None where they are 0…255 in integers.
+def choose_levels(
+    stacks: Sequence[Pixels], options: DatasetOptions, what: str
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """Return the values that are black and white in stacks of one type, and those that type and values declare.
 
-    uint16 is scaled by its full range. Whole numbers of other types must be 8-bit values; floating-point ones are taken
-    as 0…1 or as 0…255, the same for all images.
+    Both are None where the stacks are 0…255 in whole numbers. A window or two values named go before what is declared.
+
+    Raises
+    ------
+    DataError
+        The stacks are of several types or of none that holds images, or their values have no range that could be known;
+        or there is a window, and they have no more than 8 bits.
+    """
+    dtypes = {stack.dtype for stack in stacks}
+    if len({dtype.newbyteorder("=") for dtype in dtypes}) != 1:
+        raise DataError(f"{what} has images of several types ({', '.join(sorted(map(str, dtypes)))}); expected one.")
+    dtype = next(iter(dtypes))
+    if dtype.kind not in "biuf":
+        raise DataError(f"{what} has images of type {dtype}; expected uint8, uint16 or floating point.")
+    if options.window is not None and dtype.itemsize == 1:
+        raise DataError(f"{what} has no image of more than 8 bits for --window ({dtype}); leave that option out.")
+    told = levels_of(options.intensity) if options.window is None else window_levels(options.window)
+    if told is not None and dtype.itemsize > 1:
+        return told, None
+    filled = [stack for stack in stacks if stack.size]
+    if dtype.kind == "f" and options.intensity == "auto" and filled:
+        within = all(stack.min() >= 0 and stack.max() <= 1 for stack in filled)
+        return (0.0, float_scale(filled, what)), (0.0, 1.0 if within else 255.0)
+    levels = value_range(filled, dtype, what)
+    return levels, levels
+
+
+def value_range(stacks: Sequence[Pixels], dtype: np.dtype[Any], what: str) -> tuple[float, float] | None:
+    """Return the values that are black and white in stacks of a type, None where they are 0…255 in whole numbers.
+
+    Whole numbers of 16 bits and more, and signed ones of 8, span their type, unless none is beyond 255; floating-point
+    ones are taken as 0…1 or as 0…255, the same for all images.
 
     Raises
     ------
     DataError
         The values have no range that could be known.
     """
-    dtypes = {stack.dtype for stack in stacks}
-    if len({dtype.newbyteorder("=") for dtype in dtypes}) != 1:
-        raise DataError(f"{what} has images of several types ({', '.join(sorted(map(str, dtypes)))}); expected one.")
-    dtype = next(iter(dtypes))
     if dtype == np.uint8:
         return None
     if dtype.kind == "b":
         return 0.0, 1.0
     if dtype.kind == "u" and dtype.itemsize == 2:
         return 0.0, 65535.0
-    if dtype.kind not in "iuf":
-        raise DataError(f"{what} has images of type {dtype}; expected uint8, uint16 or floating point.")
-    filled = [stack for stack in stacks if stack.size]
-    low = min((float(stack.min()) for stack in filled), default=0.0)
-    high = max((float(stack.max()) for stack in filled), default=0.0)
+    low = min((float(stack.min()) for stack in stacks), default=0.0)
+    high = max((float(stack.max()) for stack in stacks), default=0.0)
     if dtype.kind == "f":
         return float_range(low, high, what)
-    if low < 0 or high > 255:
+    if low >= 0 and high <= 255:
+        return None
+    if low < 0 and dtype.itemsize > 1:
         raise DataError(
             f"{what} has {dtype} pixels from {low:g} to {high:g}, whose range cannot be known; expected 0…255 or "
-            f"uint16: convert them, or {REMEDY}."
+            f"uint16: convert them, {REMEDY}."
         )
-    return None
+    return type_range(dtype)

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ..columns.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions
-from ..columns.labels import Labels, label_bits, label_classes, others_beside, quoted
-from .arrays import ArrayImages, value_range
+from ..columns.labels import Labels, label_bits, label_classes, others_beside
+from .array_layout import Pair, channels_last, find_pairs, single_labels
+from .arrays import ArrayImages, choose_levels
 
 __all__ = ["open_npz"]
-
-_ARRAYS = tuple(f"{split}_{kind}" for split in SPLITS for kind in ("images", "labels"))
 
 Array = npt.NDArray[Any]
 
@@ -30,10 +29,11 @@ def open_npz(
     classes: Sequence[str] | None = None,
     label_names: Sequence[str] = (),
 ) -> Dataset:
-    """Open a file in the MedMNIST layout; its images are held in memory.
+    """Open a file in the MedMNIST layout, or one that is much like it; its images are held in memory.
 
     Images are (N, H, W) or (N, H, W, 1 or 3); labels are (N,) or (N, 1) class indices, -1 unknown, or (N, L) of 0/1,
-    255 or -1 unknown. Any of the splits may be absent.
+    255 or -1 unknown. Any of the splits may be absent, and all of them. Channels may come first; labels that are
+    one-hot are one each, unless `options` say that they are several.
 
     Parameters
     ----------
@@ -47,24 +47,26 @@ def open_npz(
     """
     what = f"file '{path}'"
     arrays = _load(path, what)
-    splits = [split for split in SPLITS if f"{split}_images" in arrays]
-    stacks = {f"{split}_images": arrays[f"{split}_images"] for split in splits}
-    for split in splits:
-        _check_shapes(arrays[f"{split}_images"], arrays[f"{split}_labels"], split, what)
-    minmax = options.intensity == "minmax"
-    levels = None if minmax and _numeric(stacks) else value_range(list(stacks.values()), what)
-    values = _joined_labels([arrays[f"{split}_labels"] for split in splits], what)
+    pairs = find_pairs(list(arrays), what)
+    stacks = {pair.images: channels_last(arrays[pair.images], pair.images, what) for pair in pairs}
+    for pair in pairs:
+        _check_labels(stacks[pair.images], arrays[pair.labels], pair, what)
+    minmax = options.intensity == "minmax" and _numeric(stacks)
+    levels, declared = (None, None) if minmax else choose_levels(list(stacks.values()), options, what)
+    values = _joined_labels([arrays[pair.labels] for pair in pairs], what)
+    if values.ndim == 2 and not options.several_labels:
+        values = single_labels(values, what)
     multilabel = values.ndim == 2
     read = _read_bits if multilabel else _read_classes
     labels = read(values, label_names, options, classes, what)
-    images = ArrayImages(stacks, what, levels, options.intensity)
+    images = ArrayImages(stacks, what, levels, options.intensity, declared)
     dataset = Dataset(
         name=name,
         task="multilabel" if multilabel else "multiclass",
         classes=labels.classes,
         images=images,
         label=np.zeros((len(images), *labels.label.shape[1:]), labels.label.dtype),
-        split=np.concatenate([np.full(len(stacks[f"{name}_images"]), SPLITS.index(name), np.int8) for name in splits]),
+        split=_splits(pairs, stacks),
         domain=np.full(len(images), -1, np.int16),
         group=np.full(len(images), -1, np.int64),
         excluded=options.exclude_classes,
@@ -95,22 +97,8 @@ def _members(loaded: Any, what: str) -> dict[str, Array]:
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise DataError(f"{what} holds a single array; expected an .npz with arrays such as 'train_images'.")
     with loaded:
-        return {array: _member(loaded, array, what) for array in _present(loaded.files, what)}
-
-
-def _present(names: Sequence[str], what: str) -> list[str]:
-    """Return which arrays of the layout there are."""
-    present = [array for array in _ARRAYS if array in names]
-    if not any(array.endswith("_images") for array in present):
-        raise DataError(
-            f"{what} has the arrays {quoted(names)}; expected the MedMNIST layout: 'train_images', 'train_labels' "
-            "and so on."
-        )
-    for split in SPLITS:
-        missing = {f"{split}_images", f"{split}_labels"} - set(present)
-        if len(missing) == 1:
-            raise DataError(f"{what} lacks '{missing.pop()}'; expected images and labels of each split it has.")
-    return present
+        wanted = {name for pair in find_pairs(loaded.files, what) for name in (pair.images, pair.labels)}
+        return {name: _member(loaded, name, what) for name in loaded.files if name in wanted}
 
 
 def _member(loaded: Any, array: str, what: str) -> Array:
@@ -126,19 +114,20 @@ def _member(loaded: Any, array: str, what: str) -> Array:
     return member
 
 
-def _check_shapes(images: Array, labels: Array, split: str, what: str) -> None:
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape[1:]:
-        volume = " Volumes are not read." if images.ndim in {4, 5} else ""
-        raise DataError(
-            f"'{split}_images' in {what} has the shape {images.shape}; expected (N, H, W) or (N, H, W, 3).{volume}"
-        )
+def _check_labels(images: Array, labels: Array, pair: Pair, what: str) -> None:
     if labels.ndim not in (1, 2) or 0 in labels.shape[1:]:
-        raise DataError(f"'{split}_labels' in {what} has the shape {labels.shape}; expected (N,), (N, 1) or (N, L).")
+        raise DataError(f"'{pair.labels}' in {what} has the shape {labels.shape}; expected (N,), (N, 1) or (N, L).")
     if len(images) != len(labels):
         raise DataError(
-            f"{what} has {len(images)} images but {len(labels)} labels in '{split}'; expected as many of one as "
-            "of the other."
+            f"{what} has {len(images)} images but {len(labels)} labels in '{pair.split or pair.labels}'; expected as "
+            "many of one as of the other."
         )
+
+
+def _splits(pairs: Sequence[Pair], stacks: Mapping[str, Array]) -> npt.NDArray[np.int8] | None:
+    if pairs[0].split is None:
+        return None
+    return np.concatenate([np.full(len(stacks[pair.images]), SPLITS.index(str(pair.split)), np.int8) for pair in pairs])
 
 
 def _numeric(stacks: Mapping[str, Array]) -> bool:

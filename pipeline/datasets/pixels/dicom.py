@@ -10,16 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import (
-    apply_color_lut,
-    apply_modality_lut,
-    apply_voi,
-    apply_windowing,
-    convert_color_space,
-)
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -37,12 +29,15 @@ from pydicom.uid import (
 
 from ....cache.format.digest import canonical_json
 from ....cache.keys import KEY_BYTES
-from ..columns.dataset import Intensity, Window
+from ...views.preprocessing import Intensity
+from ..columns.dataset import Deep, Window
 from .dicom_facts import read_facts
-from .dicom_header import Header, Lut, Palette, Shown, Unusable, named, read_header, read_whole
-from .intensity import float_range, scale, stretch
+from .dicom_header import Header, Shown, named, read_header, read_whole
+from .dicom_shown import GREY, YBR, apply_modality, declared_ends, show_colour, show_grey
+from .dicom_tables import Lut, Unusable
+from .intensity import float_range
 
-__all__ = ["decode_dicom", "dicom_key", "read_facts"]
+__all__ = ["decode_dicom", "deep_dicom", "dicom_key", "read_facts"]
 
 Pixels = npt.NDArray[Any]
 
@@ -62,8 +57,6 @@ _PLUGINS = {
     ),
 }
 _GPL = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless)
-_GREY = ("MONOCHROME1", "MONOCHROME2")
-_YBR = ("YBR_FULL", "YBR_FULL_422")
 
 
 def dicom_key(path: Path, what: str, frame: int) -> bytes:
@@ -107,7 +100,8 @@ def decode_dicom(path: Path, what: str, frame: int, intensity: Intensity, window
     ----------
     what : the image's name, for messages
     frame : counted from 0
-    intensity : ``minmax`` maps the image's own minimum…maximum, after rescale or modality LUT, to 0…255 instead
+    intensity : ``minmax`` maps the image's own minimum…maximum, after rescale or modality LUT, to 0…255 instead;
+        ``LOW,HIGH`` these two values, where more than 8 bits are stored and the file has no window or VOI LUT
 
     Returns
     -------
@@ -125,12 +119,38 @@ def decode_dicom(path: Path, what: str, frame: int, intensity: Intensity, window
     with named(what):
         header = read_header(path)
         values, interpretation = _decode(path, header, frame)
-        if interpretation in _GREY:
-            pixels = _show_grey(values, header, header.of_frame(frame), what, intensity, window)
+        if interpretation in GREY:
+            pixels = show_grey(values, header, header.of_frame(frame), what, intensity, window)
             pixels = (255 - pixels if interpretation == "MONOCHROME1" else pixels)[:, :, None]
         else:
-            pixels = _show_colour(values, header, interpretation, what, intensity)
+            pixels = show_colour(values, header, interpretation, what, intensity)
         return np.ascontiguousarray(pixels)
+
+
+def deep_dicom(path: Path, what: str, frame: int) -> Deep | None:
+    """Return the grey values of a frame of more than 8 bits without a window, after the rescale, but for its padding.
+
+    None where it has no more bits, or colours, or a window or VOI LUT. Only then is nothing decoded.
+
+    Raises
+    ------
+    DataError, OSError
+        As `decode_dicom`.
+    """
+    with named(what):
+        header = read_header(path)
+        shown = header.of_frame(frame)
+        if shown.voi is not None or shown.window is not None or header.options.get("bits_stored", 32) <= 8:
+            return None
+        values, interpretation = _decode(path, header, frame)
+        if interpretation not in GREY:
+            return None
+        modality = apply_modality(values, shown)
+        if values.dtype.kind != "f":
+            inside = values != header.padding if header.padding is not None else np.ones(values.shape, bool)
+            return Deep(modality[inside], declared_ends(header, shown), dicom=True)
+        low, high = float(modality.min()), float(modality.max())
+        return Deep(modality, float_range(low, high, what) if low >= 0 and high <= 255 else None, dicom=True)
 
 
 # ── Decoding ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,14 +168,14 @@ def _decode(path: Path, header: Header, frame: int) -> tuple[Pixels, str]:
         file.seek(header.place)
         values, found = decoder.as_array(file, index=frame, raw=True, decoding_plugin=plugin, **header.options)
         interpretation = str(found["photometric_interpretation"])
-        if plugin == "pillow" and interpretation in _YBR:
+        if plugin == "pillow" and interpretation in YBR:
             # Where Adobe's segment says how to, Pillow turns colours into RGB by itself, and pydicom does not notice.
             file.seek(header.place)
             code = get_frame(file, frame, number_of_frames=header.options["number_of_frames"])
             with Image.open(io.BytesIO(code)) as opened:
                 if opened.info.get("adobe_transform") == 1:
                     interpretation = "RGB"
-    return values, "YBR_FULL" if interpretation in _YBR else interpretation
+    return values, "YBR_FULL" if interpretation in YBR else interpretation
 
 
 def _check_layout(header: Header) -> None:
@@ -203,7 +223,7 @@ def _describe(header: Header, shown: Shown, interpretation: str) -> dict[str, An
         first, depth, colours = header.palette
         return {"colours": interpretation, "palette": [first, depth, _digest(colours.astype("<u2").tobytes())]}
     bits = header.options.get("bits_stored")
-    if interpretation not in _GREY:
+    if interpretation not in GREY:
         return {"colours": interpretation, "bits": bits}
     return {
         "grey": interpretation,
@@ -227,117 +247,3 @@ def _plain_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     if dtype.kind == "f":
         return dtype.newbyteorder("<")
     return np.dtype("<i4" if dtype.itemsize <= 2 else "<i8")
-
-
-# ── Showing ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _show_grey(
-    values: Pixels, header: Header, shown: Shown, what: str, intensity: Intensity, window: Window | None
-) -> Pixels:
-    """Return (H, W) uint8 or float32 of a frame, black 0 as in MONOCHROME2."""
-    modality = _apply_modality(values, shown)
-    if intensity == "minmax":
-        return stretch(modality, what)
-    if window is not None:
-        pixels = _apply_window(modality, (*window, "LINEAR"))
-    elif shown.voi is not None:
-        pixels = _apply_voi(modality, shown.voi)
-    elif shown.window is not None:
-        pixels = _apply_window(modality, shown.window)
-    elif values.dtype.kind == "f":
-        pixels = scale(modality, *float_range(float(modality.min()), float(modality.max()), what))
-    else:
-        pixels = _span_declared(modality, header, shown)
-    return np.rint(pixels).astype(np.uint8) if header.options.get("bits_stored", 32) <= 8 else pixels
-
-
-def _apply_modality(values: Pixels, shown: Shown) -> Pixels:
-    ds = Dataset()
-    if shown.modality is not None:
-        ds.ModalityLUTSequence = [_lut_item(shown.modality, ds)]
-        return np.asarray(apply_modality_lut(values.astype(np.int64), ds))
-    if shown.rescale == (1, 0):
-        return values
-    for keyword, number in zip(("RescaleSlope", "RescaleIntercept"), shown.rescale, strict=True):
-        ds.add_new(keyword, "FD", number)
-    return np.asarray(apply_modality_lut(values, ds))
-
-
-def _apply_voi(modality: Pixels, lut: Lut) -> npt.NDArray[np.float32]:
-    ds = Dataset()
-    ds.VOILUTSequence = [_lut_item(lut, ds)]
-    # A table counts in whole numbers; pydicom counts entries in 16 bits, where others would start anew.
-    counted = np.clip(np.rint(modality), lut.first, lut.first + lut.entries - 1).astype(np.int64)
-    return scale(apply_voi(counted, ds), 0, 2**lut.bits - 1)
-
-
-def _lut_item(lut: Lut, ds: Dataset) -> Dataset:
-    """Return a table for pydicom, which takes the bits for a type that it computes with: 16 have room for all."""
-    item = Dataset()
-    item.add_new("LUTDescriptor", "SL", [lut.entries, lut.first, 16])
-    item.add_new("LUTData", "OW", lut.words)
-    ds.set_original_encoding(False, True)
-    return item
-
-
-def _apply_window(modality: Pixels, window: tuple[float, float, str]) -> npt.NDArray[np.float32]:
-    centre, width, function = window
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise Unusable(f"has a window of the unknown function '{function}'; give one to all images with --window.")
-    if width < 1 and (function == "LINEAR" or width <= 0):
-        raise Unusable(f"has a window of width {width:g}, which shows nothing; give one to all images with --window.")
-    ds = Dataset()
-    # pydicom spreads a window over the range of the stored bits; with eight it comes out in 0…255.
-    ds.PhotometricInterpretation, ds.BitsStored, ds.PixelRepresentation = "MONOCHROME2", 8, 0
-    ds.VOILUTFunction = function
-    ds.add_new("WindowCenter", "FD", centre)
-    ds.add_new("WindowWidth", "FD", width)
-    return np.asarray(apply_windowing(modality, ds), np.float32)
-
-
-def _span_declared(modality: Pixels, header: Header, shown: Shown) -> npt.NDArray[np.float32]:
-    bits = header.options["bits_stored"]
-    if shown.modality is not None:
-        low, high = 0.0, 2.0**shown.modality.bits - 1
-    else:
-        signed = header.options["pixel_representation"]
-        ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
-        slope, intercept = shown.rescale
-        if slope == 0:
-            raise Unusable("has a rescale slope of 0, so that it would come out as one grey.")
-        low, high = sorted(end * slope + intercept for end in ends)
-    pixels = scale(modality, low, high)
-    if bits > 16 and np.ptp(modality) > 0 and np.ptp(pixels) < 1:
-        raise Unusable(
-            f"has {bits}-bit values from {modality.min():g} to {modality.max():g} and no window, so that it would come "
-            "out as one grey; give it one with --window, or use --intensity minmax."
-        )
-    return pixels
-
-
-def _show_colour(values: Pixels, header: Header, interpretation: str, what: str, intensity: Intensity) -> Pixels:
-    """Return (H, W, 3) uint8 or float32 of a frame."""
-    bits = header.options.get("bits_stored", 32)
-    if header.palette is not None:
-        values, bits = _apply_palette(values, header.palette), header.palette.bits
-    elif interpretation in _YBR and values.dtype == np.uint8:
-        values = convert_color_space(values, "YBR_FULL", "RGB")
-    elif interpretation != "RGB":
-        raise Unusable(
-            f"has the photometric interpretation '{interpretation}' with values of {bits} bits, which is not read; "
-            "convert it to RGB."
-        )
-    if intensity == "minmax":
-        return stretch(values, what)
-    pixels = scale(values, 0, 2**bits - 1)
-    return np.rint(pixels).astype(np.uint8) if bits <= 8 else pixels
-
-
-def _apply_palette(values: Pixels, palette: Palette) -> Pixels:
-    ds, entries = Dataset(), len(palette.colours)
-    ds.add_new("RedPaletteColorLookupTableDescriptor", "SL", [entries, palette.first, 16])
-    for name, table in zip(("Red", "Green", "Blue"), palette.colours.T, strict=True):
-        setattr(ds, f"{name}PaletteColorLookupTableData", table.tobytes())
-    counted = np.clip(values.astype(np.int64), palette.first, palette.first + entries - 1)
-    return np.asarray(apply_color_lut(counted, ds))

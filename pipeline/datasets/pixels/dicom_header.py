@@ -9,23 +9,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import as_pixel_options
 from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from ....cache.errors import DataError
+from .dicom_facts import PREAMBLE, has_magic
+from .dicom_tables import Lut, Palette, Unusable, read_lut, read_palette
 from .quiet import quiet_decoders
 
-__all__ = ["ELEMENTS", "Header", "Lut", "Palette", "Shown", "Unusable", "named", "read_header", "read_whole"]
+__all__ = ["ELEMENTS", "Header", "Shown", "named", "read_header", "read_whole"]
 
 # The elements that change how stored values are shown, and so what a key is of beside the values, and why. Not heeded,
 # though a viewer may: spacing and aspect, overlays, ICC profiles, presentation states, padding values.
@@ -60,22 +65,17 @@ _LAYOUT = (
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 )
+# Looked at where black and white are chosen for a whole set, and nowhere else.
+_PADDING = "PixelPaddingValue"
 _GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 _PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-_READ = [Tag(keyword) for keyword in (*ELEMENTS, *_LAYOUT, *_GROUPS, *_PIXELS.values())]
-_PREAMBLE, _UNDEFINED, _ITEM = 128, 0xFFFFFFFF, b"\xfe\xff\x00\xe0"
+_READ = [Tag(keyword) for keyword in (*ELEMENTS, *_LAYOUT, _PADDING, *_GROUPS, *_PIXELS.values())]
+_UNDEFINED, _ITEM = 0xFFFFFFFF, b"\xfe\xff\x00\xe0"
+_PIXEL_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 
 # Of enhanced CT and MR, a header of a thousand frames takes half a second, and each frame asks for it.
 _HEADERS_KEPT = 32
-
-
-class Unusable(Exception):
-    """What is wrong with an image, as the rest of a sentence; a `DataError` once the image's name begins it."""
-
-    def __init__(self, sentence: str, reason: str = "unusable values") -> None:
-        super().__init__(sentence)
-        self.reason = reason
 
 
 @contextmanager
@@ -90,30 +90,13 @@ def named(what: str) -> Iterator[None]:
         raise DataError(f"{what} {error}", error.reason) from None
     except InvalidDicomError:
         raise DataError(
-            f"{what} is not a DICOM file that can be read (no 'DICM' at byte {_PREAMBLE}).", "not an image"
+            f"{what} is not a DICOM file that can be read (no 'DICM' at byte {PREAMBLE}).", "not an image"
         ) from None
     except Exception as error:  # noqa: BLE001 - a damaged file makes pydicom raise nearly anything
         # In pydicom's words, which are left out here, there may be words of the file.
         raise DataError(
             f"{what} cannot be decoded, it is truncated or damaged ({type(error).__name__}).", "damaged"
         ) from None
-
-
-class Lut(NamedTuple):
-    """A lookup table: `entries` words of `bits` bits, the first of which is for the value `first` and all below."""
-
-    entries: int
-    first: int
-    bits: int
-    words: bytes  # (entries,) <u2
-
-
-class Palette(NamedTuple):
-    """Colours of the values from `first` on, (entries, 3) uint16 of 8 or 16 bits."""
-
-    first: int
-    bits: int
-    colours: npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +125,7 @@ class Header:
     place : where in the file the value of the pixel data begins; None where the whole file is deflated
     length : bytes of the pixel data, as declared; means nothing where they are compressed
     high_bit : of the stored values; None if it is not said
+    padding : the stored value of what is no part of the image; None if it is not said
     shown : one a frame, or one for all
     """
 
@@ -150,6 +134,7 @@ class Header:
     place: int | None
     length: int
     high_bit: int | None
+    padding: int | None
     shown: tuple[Shown, ...]
     palette: Palette | None
 
@@ -177,17 +162,28 @@ def read_whole(file: BinaryIO) -> Dataset:
 @lru_cache(_HEADERS_KEPT)
 def _read_header(path: Path, size: int, _modified: int) -> Header:
     with path.open("rb") as file:
-        ds = dcmread(file, stop_before_pixels=True, specific_tags=_READ)
+        bare = not has_magic(file)
+        ds = dcmread(file, stop_before_pixels=True, specific_tags=_READ, force=True)
+        if bare and not {"Rows", "Columns", "BitsAllocated"} <= set(ds.dir()):
+            # Whatever bytes there are can be read as elements of some kind.
+            raise InvalidDicomError
         syntax = ds.file_meta.get("TransferSyntaxUID")
-        _check_syntax(syntax)
+        if not bare:
+            _check_syntax(syntax)
         if "Rows" not in ds:
             raise _no_image()
         options = as_pixel_options(ds)
-        deflated = syntax == DeflatedExplicitVRLittleEndian
         place, length = None, 0
-        if not deflated:
-            options["pixel_keyword"], options["pixel_vr"], length = _find_pixels(file, syntax)
+        if syntax != DeflatedExplicitVRLittleEndian:
+            little = bool(ds.original_encoding[1])
+            options["pixel_keyword"], options["pixel_vr"], length, implicit = _find_pixels(file, little=little)
             place = file.tell()
+            if bare and length == _UNDEFINED:
+                _check_syntax(None)  # compressed, and nobody says how
+            if bare or not (syntax.is_compressed or syntax.is_implicit_VR == implicit):
+                # As pydicom goes by what it finds, whatever is declared.
+                native = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                syntax = ImplicitVRLittleEndian if implicit else native
             # Decoders fill up what is missing of a compressed image, and say nothing.
             if (_end_of_fragments(file) if length == _UNDEFINED else place + length) > size:
                 raise Unusable("is truncated: its pixels go on beyond the end of the file; copy it again.", "damaged")
@@ -200,8 +196,9 @@ def _read_header(path: Path, size: int, _modified: int) -> Header:
         place=place,
         length=length,
         high_bit=ds.get("HighBit"),
+        padding=ds.get(_PADDING),
         shown=_all_shown(ds, frames),
-        palette=_palette(ds) if ds.get("PhotometricInterpretation") == "PALETTE COLOR" else None,
+        palette=read_palette(ds) if ds.get("PhotometricInterpretation") == "PALETTE COLOR" else None,
     )
 
 
@@ -222,16 +219,19 @@ def _no_image() -> Unusable:
     return Unusable("is a DICOM file without an image, or cut short before it.", "not an image")
 
 
-def _find_pixels(file: BinaryIO, syntax: UID) -> tuple[str, str, int]:
-    """Go to where the pixel data's value begins; return its keyword, value representation and length."""
-    order = "<" if syntax.is_little_endian else ">"
-    start = file.read(8 if syntax.is_implicit_VR else 12)
-    if len(start) < (8 if syntax.is_implicit_VR else 12):
+def _find_pixels(file: BinaryIO, *, little: bool) -> tuple[str, str, int, bool]:
+    """Go to where the pixel data's value begins; return its keyword, VR, length, and whether the VR is implicit."""
+    order = "<" if little else ">"
+    start = file.read(8)
+    # Without a VR the length stands there, and is even; so is no VR that pixels can have.
+    implicit = start[4:6] not in _PIXEL_VRS
+    start += b"" if implicit else file.read(4)
+    if len(start) < (8 if implicit else 12):
         raise _no_image()
     group, element = struct.unpack_from(f"{order}HH", start)
     (length,) = struct.unpack_from(f"{order}L", start, len(start) - 4)
-    representation = "OW" if syntax.is_implicit_VR else start[4:6].decode("latin-1")
-    return _PIXELS[group << 16 | element], representation, length
+    representation = "OW" if implicit else start[4:6].decode("latin-1")
+    return _PIXELS[group << 16 | element], representation, length, implicit
 
 
 def _end_of_fragments(file: BinaryIO) -> int:
@@ -272,8 +272,8 @@ def _shown(elements: Dataset, ds: Dataset) -> Shown:
     function = str(elements.get("VOILUTFunction") or "LINEAR").strip().upper()
     return Shown(
         rescale=(1.0, 0.0) if slope is None or intercept is None else (slope, intercept),
-        modality=_lut(elements, "ModalityLUTSequence", big),
-        voi=_lut(elements, "VOILUTSequence", big),
+        modality=read_lut(elements, "ModalityLUTSequence", big),
+        voi=read_lut(elements, "VOILUTSequence", big),
         window=None if centre is None or width is None else (centre, width, function),
     )
 
@@ -289,41 +289,3 @@ def _number(elements: Dataset, keyword: str) -> float | None:
     if not math.isfinite(number):
         raise Unusable(f"has a {keyword} that is not finite.")
     return number
-
-
-def _lut(elements: Dataset, keyword: str, big: bool) -> Lut | None:
-    for item in (elements.get(keyword) or [])[:1]:
-        if item.get("LUTDescriptor") and item.get("LUTData") is not None:
-            entries, first, bits = (int(number) for number in item.LUTDescriptor)
-            words = _words(item.LUTData, entries or 1 << 16, big)
-            return Lut(len(words), first, bits, words.astype("<u2").tobytes())
-    return None
-
-
-def _words(table: Any, entries: int, big: bool) -> npt.NDArray[np.uint16]:
-    """Return the entries of a table as words; it has numbers, or bytes of one or two an entry."""
-    if not isinstance(table, bytes):
-        return np.array(table, np.uint16).reshape(-1)[:entries]
-    wide = len(table) >= 2 * entries
-    return np.frombuffer(table, (">u2" if big else "<u2") if wide else np.uint8, entries).astype(np.uint16)
-
-
-def _palette(ds: Dataset) -> Palette:
-    try:
-        entries, first, nominal = (int(number) for number in ds.RedPaletteColorLookupTableDescriptor)
-        entries = entries or 1 << 16
-        tables = [ds.get(f"{name}PaletteColorLookupTableData") for name in ("Red", "Green", "Blue")]
-        if tables[0] is not None:
-            # pydicom counts in the type of the entries, so that eight-bit ones would start anew after 256 of them.
-            colours = np.stack([_words(table, entries, not ds.original_encoding[1]) for table in tables], 1)
-            packed = len(tables[0]) < 2 * entries
-        elif nominal == 8 and entries > 256:
-            raise Unusable(f"has a segmented palette of {entries} colours of 8 bits, which pydicom cannot read.")
-        else:
-            colours = apply_color_lut(np.arange(first, first + entries), ds)[:, :3].astype(np.uint16)
-            packed = nominal == 8
-    except (AttributeError, IndexError, TypeError, ValueError, NotImplementedError, struct.error):
-        raise Unusable("has a palette that cannot be read.") from None
-    # Some say 16 bits where there are 8, others write eight-bit entries as words, and a few the other way round.
-    bits = 8 if packed or (nominal == 8 and int(colours.max()) < 256) else 16
-    return Palette(first, bits, colours)

@@ -10,7 +10,7 @@ __all__ = ["quiet_decoders"]
 
 _ROOM = re.escape(__name__.rpartition(".")[0])
 # Pillow warns of damaged tags, pydicom of padding and of what headers get wrong; some warnings count as their caller's.
-_MODULES = (r"PIL(\.|$)", r"pydicom(\.|$)", rf"{_ROOM}\.(picture|dicom)")
+_MODULES = (r"PIL(\.|$)", r"pydicom(\.|$)", r"tifffile(\.|$)", rf"{_ROOM}\.(picture|dicom|tiff)")
 
 
 class _QuietDecoders:
