@@ -35,6 +35,16 @@ _DEFAULT = CacheSettings()
     show_envvar=True,
     help="See whether it can be reached (default: the store of cache-teacher, where a medal.toml names one).",
 )
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.html",
+    help="Write what is understood of DATASET as a page: classes, splits, patients, files, intensities.",
+)
+@click.option(
+    "--with-images", is_flag=True, help="Put a few images of each class on the page of --html: they are patients'."
+)
 @click.option("--config", is_flag=True, help="Say which defaults of which command are set, to what, and where.")
 @json_option
 @dataset_options
@@ -44,6 +54,8 @@ def doctor(
     image_size: int,
     device: str,
     store: str | None,
+    page: Path | None,
+    with_images: bool,
     config: bool,
     as_json: bool,
     **chosen: Any,
@@ -51,12 +63,14 @@ def doctor(
     """Say what stage one would do on this machine and how fast, what DATASET needs, and what is missing.
 
     Versions, devices, and what would be chosen and why; the teacher's forward pass timed for a few seconds; disk and
-    memory beside DATASET's needs; missing extras, each with the command that mends it. Nothing is written, and no
-    network is used but to reach a store. Exit status 1 if something that is needed is broken.
+    memory beside DATASET's needs; missing extras, each with the command that mends it. Of DATASET, what medal reads:
+    classes by split, patients, files used and left out, intensities, and what it would ask. Nothing is written but
+    --html, and no network is used but to reach a store. Exit status 1 if something that is needed is broken.
 
     \b
     medal doctor
     medal doctor medmnist:pneumoniamnist --teacher facebook/dinov2-small
+    medal doctor scans/ --html scans.html
     medal doctor --store /mnt/lab/caches
     medal doctor --config
     """
@@ -72,7 +86,14 @@ def doctor(
     from ..features.doctor import examine
 
     settings = CacheSettings(image_size=image_size, device=device)
+    if page is not None and dataset is None:
+        raise click.UsageError("--html is about a DATASET; name one.")
     found = examine(dataset, take_dataset_options(chosen), settings, teacher, store)
+    if page is not None and found.understood is not None and found.opened is not None:
+        from ...cache.making.writer import write_file
+        from ..datasets.understanding import draw_page
+
+        write_file(page, draw_page(found.understood, found.opened, with_images=with_images).encode())
     if as_json:
         print_json(found.to_dict())
     else:
@@ -109,7 +130,7 @@ def _lines(found: Report) -> list[str]:
                 **found.teacher
             )
         )
-    lines += _needs(found)
+    lines += [*_understood(found), *_needs(found)]
     if found.store is not None:
         access = "could not be used" if found.store["why_not"] else found.store["access"]
         lines.append(f"store      '{found.store['url']}' {access}")
@@ -126,6 +147,19 @@ def _device(device: dict[str, Any]) -> str:
         f"{device['kind']} ({device['name']}), {what}, {device['available_bytes'] / 1e9:.1f} of "
         f"{device['memory_bytes'] / 1e9:.1f} GB of memory free"
     )
+
+
+def _understood(found: Report) -> list[str]:
+    if found.understood is None or found.opened is None:
+        return []
+    from ..datasets.understanding import describe
+
+    width = max(map(len, found.understood.classes))
+    table = [
+        f"class      {name:<{width}}  " + ", ".join(f"{split} {count}" for split, count in parts.items())
+        for name, parts in found.understood.classes.items()
+    ]
+    return [*table, *(f"reading    {line}" for line in describe(found.understood, found.opened))]
 
 
 def _needs(found: Report) -> list[str]:

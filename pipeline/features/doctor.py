@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import MedalError, StoreUnusable, TeacherError
 from ...cache.home import home_folder
-from ..datasets.columns.dataset import DatasetOptions
+from ..datasets.columns.dataset import Dataset, DatasetOptions
 from ..datasets.opening import open_dataset
+from ..datasets.understanding import Understood, understand
 from ..planning.plan import estimate_bytes, prepare
 from ..planning.request import IMAGE_SIZE, CacheSettings
 from ..teacher.files import TeacherFiles, cached_teacher, check_image_size, locate_teacher
@@ -53,6 +54,7 @@ class Report:
     chosen : device, precision, batch_size, threads and engine of stage one
     teacher : name, image_size, batch_size and images_per_second of a real forward pass; or why there is none
     dataset : images, bytes and free_bytes on disk, peak_bytes and available_bytes of memory, seconds of the teacher
+    understood : what medal reads of the dataset, which is `opened`; None = none asked, or it is refused
     store : url, access (what can be done there) and why_not (a sentence, None if it can be reached); None = none asked
     extras : of each optional extra, what is missing of it and the command that mends that
     problems : what is needed and broken, a sentence with its remedy each
@@ -63,13 +65,18 @@ class Report:
     chosen: dict[str, Choice] = field(default_factory=dict)
     teacher: dict[str, Any] = field(default_factory=dict)
     dataset: dict[str, Any] | None = None
+    understood: Understood | None = None
+    opened: Dataset | None = None
     store: dict[str, Any] | None = None
     extras: dict[str, dict[str, Any]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON knows it."""
-        return {"ok": not self.problems, **asdict(self)}
+        understood = None if self.understood is None else self.understood.to_dict()
+        found = asdict(replace(self, understood=None, opened=None)) | {"understood": understood}
+        del found["opened"]
+        return {"ok": not self.problems, **found}
 
 
 def examine(
@@ -316,9 +323,11 @@ def _weigh(
 
     free = shutil.disk_usage(_existing(Path("caches"))).free
     try:
-        if files is None:
-            images, size = len(open_dataset(spec, options)), None
-        else:
+        dataset = open_dataset(spec, options)
+        report.understood = understand(dataset)
+        report.opened = dataset
+        images, size = len(dataset), None
+        if files is not None:
             asked = prepare(spec, None, options, replace(settings, teacher=str(files.folder)))
             images, size = asked.images, _COPIES * estimate_bytes(asked)
     except (MedalError, OSError) as error:
