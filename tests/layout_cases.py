@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from PIL import Image
 
-from medal.pipeline.datasets import SPLITS, DatasetOptions
+from medal.pipeline.datasets import SPLITS, DatasetOptions, open_dataset
 from medal.pipeline.planning.plan import arrange
 from medal.pipeline.planning.request import CacheSettings
 
@@ -52,7 +52,8 @@ class Read:
 
     def __init__(self, spec, options=None, settings=None):
         options = options or {}
-        self.arranged = arrange(str(spec), DatasetOptions(**options), CacheSettings(**(settings or {})))
+        asked = DatasetOptions(**options)
+        self.arranged = arrange(open_dataset(spec, asked), CacheSettings(**(settings or {})), asked)
         self.dataset, self.rows = self.arranged.dataset, self.arranged.rows
 
     @property

@@ -30,7 +30,7 @@ from .reused_features import check_source, find_fresh, is_grown
 from .rows import SplitRows, arrange_rows, repeat_warnings
 from .skipped import Skipped, check_skippable
 
-__all__ = ["Plan", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
+__all__ = ["Arranged", "Plan", "arrange", "count_kept", "count_known", "decide_again", "estimate_bytes", "prepare"]
 
 
 # Side in px of images for which half of the teacher's usual input will do.
@@ -111,7 +111,7 @@ def prepare(
         resize=settings.resize,
         window=options.window,
     )
-    arranged = _arrange(dataset, settings, options)
+    arranged = arrange(dataset, settings, options)
     preprocessing = replace(preprocessing, image_size=arranged.image_size, intensity=arranged.intensity)
     dataset, rows = arranged.dataset, arranged.rows
     request = make_request(dataset, rows, files, preprocessing, settings)
@@ -137,7 +137,7 @@ def prepare(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arranged:
+class Arranged:
     """A dataset's rows as a cache will have them, whatever the teacher.
 
     Attributes
@@ -157,7 +157,18 @@ class _Arranged:
     skipped: tuple[Skipped, ...]
 
 
-def _arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) -> _Arranged:
+def arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) -> Arranged:
+    """Draw splits where a dataset has none, take a sample if one is asked for, and sort the rows.
+
+    Parameters
+    ----------
+    options : with which the dataset was opened
+
+    Raises
+    ------
+    DataError
+        Images cannot be read, or the dataset cannot be learned from.
+    """
     dataset, key, skipped = _readable(dataset, settings)
     split, drawing = draw_splits(dataset, key, settings.seed), describe_drawing(dataset.split, settings.seed)
     check_filled(dataset, split)
@@ -171,7 +182,7 @@ def _arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions)
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     if dataset.unlabelled:
         drawn, drawing = False, None
-    return _Arranged(
+    return Arranged(
         dataset=dataset,
         rows=rows,
         image_size=_fitting_size(dataset, rows) if settings.image_size == "auto" else settings.image_size,
