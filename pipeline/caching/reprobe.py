@@ -140,11 +140,9 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
     """
     cache = open_cache(source)
     probe = _recorded_probe(cache)
-    probe = replace(
-        probe,
-        recipe=probe.recipe if settings.probe is None else settings.probe,
-        folds=probe.folds if settings.folds is None else settings.folds,
-    )
+    probe = replace(probe, recipe=settings.probe or probe.recipe)
+    if settings.folds is not None:
+        probe = replace(probe, folds=settings.folds)
     dataset, key, split = _cached_rows(cache)
     amended = amend(
         dataset,
