@@ -15,7 +15,8 @@ from .quiet import quiet_decoders
 
 __all__ = ["PREAMBLE", "has_magic", "read_facts"]
 
-PREAMBLE, _MAGIC = 128, b"DICM"
+PREAMBLE = 128
+_MAGIC = b"DICM"
 _NO_PREAMBLE = "have no preamble ('DICM' at byte 128) and are read as their elements say"
 _OTHER_ENCODING = "are encoded otherwise than their transfer syntax says and are read as they are encoded"
 
