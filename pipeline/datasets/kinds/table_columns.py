@@ -23,7 +23,8 @@ from .table_text import FIRST_ROW, Columns, read_columns
 
 __all__ = ["FILE", "Found", "Named", "find_columns", "read_labels", "say_patient_columns"]
 
-FILE, _LABEL, _FRAME, _GROUP = "file", "label", "frame", "group"
+FILE = "file"
+_LABEL, _FRAME, _GROUP = "label", "frame", "group"
 USUAL = f"'{FILE}' and '{_LABEL}'"
 _LISTED = 8
 

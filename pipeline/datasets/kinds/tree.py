@@ -15,7 +15,10 @@ from ..pixels.file_kinds import FileKind, kind_of_content, kind_of_name, stem_of
 __all__ = ["MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "walk"]
 
 # Reasons for which a file is no image of a dataset.
-MASKS, NOWHERE, OTHERS, DOCUMENTS = "masks", "links to nothing", "other formats", "documents"
+MASKS = "masks"
+NOWHERE = "links to nothing"
+OTHERS = "other formats"
+DOCUMENTS = "documents"
 
 _WORDS = r"(?:masks?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|manual|superpixels?)"
 # What an outline of X is called beside X: X_mask, X_mask_1, X-seg, X_segmentation, X_label2.
