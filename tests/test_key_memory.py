@@ -46,7 +46,7 @@ def reads(monkeypatch):
         seen.append(path.name)
         return original(path, what, frame)
 
-    kept = {suffix: kind._replace(key=counted) for suffix, kind in module.FORMATS.items() if kind.frames is None}
+    kept = {suffix: kind._replace(key=counted) for suffix, kind in module.FORMATS.items() if kind.facts is None}
     for suffix, kind in kept.items():
         monkeypatch.setitem(module.FORMATS, suffix, kind)
     return seen

@@ -271,7 +271,7 @@ def test_other_classes_are_refused_and_absent_ones_named(squares, table, medal):
         medal("evaluate", squares / "run", strange)
     assert medal("evaluate", squares / "run", strange, "--exclude-class", "cyst")["images"] == 16
     bits = table.with_name("bits.csv")
-    bits.write_text("\n".join(["file,0,1,2", *(f"{row.split(',')[0]},0,1," for row in rows[1:])]))
+    bits.write_text("\n".join(["file,0,1,2", *(f"{row.split(',')[0]},0,1,0" for row in rows[1:])]))
     with pytest.raises(DataError, match=r"is multilabel and the run .* is multiclass"):
         medal("evaluate", squares / "run", bits, "--label-columns", "0,1,2")
 
