@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 from os import PathLike, fspath
 from pathlib import Path
@@ -13,9 +14,11 @@ from ..cache.errors import StudentError
 from ..cache.progress import Progress, Tell, silent
 from ..cache.reader import Cache
 from ..pipeline.datasets.columns.dataset import DatasetOptions
-from .distill import ask
-from .distill import train_student as train
+from .distill import distill
+from .members.plan import ask
+from .network.parallel import join_ranks
 from .settings import StudentSettings
+from .training.tracking import require_tracker
 
 __all__ = ["Trained", "train_student"]
 
@@ -76,7 +79,9 @@ def train_student(
     options: DatasetOptions | None = None,
     overwrite: bool = False,
     check_views: bool = False,
+    also: Sequence[tuple[str | PathLike[str], float]] = (),
     unlabelled: Sequence[tuple[str | PathLike[str], str | PathLike[str]]] = (),
+    track: str | None = None,
     progress: Progress = silent,
     tell: Tell = lambda _: None,
     **settings: Any,
@@ -88,7 +93,10 @@ def train_student(
     cache : open, or its path
     dataset : what the cache was made from
     out : folder of the run
+    check_views : check the replay of all stored views, not of a sample
+    also : further caches whose logits are averaged with the first one's, and their weights
     unlabelled : caches of images without labels that join train, each with its dataset
+    track : ``tensorboard``, ``mlflow``, ``wandb`` or ``trackio``, to which each epoch's figures are sent too
     progress : as `medal.cache.terminal.console.progress`, to see how far it is
     tell : given one sentence at a time: warnings, what was chosen, how each epoch went
     settings : fields of `StudentSettings`, for instance ``student="mobilenetv3_small_100", epochs=5``
@@ -100,19 +108,25 @@ def train_student(
     TypeError
         There is no setting of that name.
     """
-    place = cache.path if isinstance(cache, Cache) else cache
-    asked = ask(
-        fspath(place),
+    require_tracker(track)
+    chosen = StudentSettings(**settings)
+    asking = partial(
+        ask,
+        fspath(cache.path if isinstance(cache, Cache) else cache),
         fspath(dataset),
         options or DatasetOptions(),
-        StudentSettings(**settings),
+        chosen,
         Path(out),
         overwrite=overwrite,
+        also=[(fspath(one), weight) for one, weight in also],
         unlabelled=[(fspath(one), fspath(images)) for one, images in unlabelled],
+        check_views=check_views,
+        track=track,
     )
-    for warning in asked.warnings:
-        tell(f"warning: {warning}")
-    result = train(replace(asked, check_views=check_views), progress, tell)
+    with join_ranks(chosen.device) as ranks:
+        result = distill(asking, ranks, progress, tell)
+    if result is None:
+        raise StudentError(f"Rank {ranks.rank} stops, as rank 0 came to no result; see what that one said.")
     return Trained(
         run=Path(result["run"]),
         test=result["test"],

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..cache.progress import Progress, Tell
 from .members.choice import Choice, choose_weight
-from .members.plan import Asked, ask
+from .members.plan import Asked
+from .members.ranks import follow
+from .members.telling import describe_passes, describe_times, list_warnings
 from .members.train import (
     Member,
     copy_member,
@@ -37,7 +39,58 @@ from .run import folder
 from .targets.replay import check_replay
 from .training.loop import Recipe, TrainingData
 
-__all__ = ["Asked", "ask", "estimate", "train_student"]
+__all__ = ["Foreseen", "carry_out", "distill", "estimate", "foresee"]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a training would do: the same in a sentence, and as the command prints it for scripts."""
+
+    sentence: str
+    result: Mapping[str, Any]
+
+
+def distill(ask: Callable[[], Asked], ranks: Ranks, progress: Progress, tell: Tell) -> dict[str, Any] | None:
+    """Decide what is asked and do it, as rank 0; beside it, take part. All return its result, if it has any."""
+    return _lead(ask, ranks, tell, lambda asked: carry_out(asked, progress, tell, ranks))
+
+
+def foresee(ask: Callable[[], Asked], ranks: Ranks, tell: Tell) -> Foreseen | None:
+    """Decide what is asked, and say what would be done, without doing it."""
+    return _lead(ask, ranks, tell, _foresee)
+
+
+def _lead(ask: Callable[[], Asked], ranks: Ranks, tell: Tell, act: Callable[[Asked], Result]) -> Result | None:
+    if not ranks.leads:
+        followed: Result | None = follow(ranks, ask)
+        return followed
+    asked = ask()
+    for warning in list_warnings(asked):
+        tell(f"warning: {warning}")
+    result = act(asked)
+    ranks.say({"result": result})
+    return result
+
+
+def _foresee(asked: Asked) -> Foreseen:
+    size, seconds = estimate(asked)
+    result = {
+        "run": str(asked.run),
+        "action": asked.action,
+        "epochs": asked.epochs,
+        "image_size": asked.image_size,
+        "rows": asked.rows,
+        "bytes": size,
+        "seconds": seconds,
+        **({"domains": {one.name: dict(one.rows) for one in asked.held_out}} if asked.held_out else {}),
+    }
+    return Foreseen(
+        f"Would {asked.action} '{asked.run}': {describe_passes(asked)} at {asked.image_size} px, about "
+        f"{size / 1e6:.1f} MB and {seconds:.0f} s.",
+        result,
+    )
 
 
 def estimate(asked: Asked) -> tuple[int, float]:
@@ -55,7 +108,7 @@ def estimate(asked: Asked) -> tuple[int, float]:
     return members * times * size, trainings * asked.images / rate
 
 
-def train_student(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALONE) -> dict[str, Any]:
+def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALONE) -> dict[str, Any]:
     """Carry out a training, or what is left of it, and return its result as the command prints it.
 
     Parameters
@@ -242,17 +295,7 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         seconds = asked.images / wall_rate(model, plan, asked.image_size, asked.device)
         lasting = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
         report(
-            f"{settings.student} at {asked.image_size} px, {plan}: {asked.passes}, about {lasting}"
-            f"{_times(asked)} (--epochs to change)"
+            f"{settings.student} at {asked.image_size} px, {plan}: {describe_passes(asked)}, about {lasting}"
+            f"{describe_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
-
-
-def _times(asked: Asked) -> str:
-    settings = asked.settings
-    members = settings.seeds * (1 + settings.baseline)
-    return (
-        (f" each of {members} students" if members > 1 else "")
-        + (f", the {len(asked.held_out)} domains held out together" if asked.held_out else "")
-        + (", and once more for the choice of alpha" if settings.alpha == "auto" else "")
-    )

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from medal.pipeline.teacher.demo import tiny_teacher
-from medal.student.distill import ask, train_student
+from medal.student.distill import carry_out
+from medal.student.members.plan import ask
 from medal.student.settings import StudentSettings
 
 SQUARES = str(Path(__file__).parent / "student_squares.py")
@@ -65,4 +66,4 @@ def prepare(place, run, cache="all.h5", dataset="all.csv", overwrite=False, also
 
 
 def train(place, run, report=lambda _text: None, **changed):
-    return train_student(prepare(place, run, **changed), squares.silent, report)
+    return carry_out(prepare(place, run, **changed), squares.silent, report)

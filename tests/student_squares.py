@@ -18,7 +18,8 @@ from medal.pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOpti
 from medal.pipeline.planning.rows import arrange_rows
 from medal.pipeline.views.preprocessing import Preprocessing
 from medal.pipeline.views.transforms import VIEW_PARAMETERS
-from medal.student.distill import ask, train_student
+from medal.student.distill import carry_out
+from medal.student.members.plan import ask
 from medal.student.run.predictions import read_predictions
 from medal.student.settings import StudentSettings
 
@@ -136,7 +137,7 @@ def ask_for(place, run, dataset=None, cache="squares.zarr", overwrite=False, als
 
 
 def train(place, run, report=lambda _text: None, **asked):
-    return train_student(ask_for(place, run, **asked), silent, report)
+    return carry_out(ask_for(place, run, **asked), silent, report)
 
 
 def same_bits(one: Path, other: Path) -> bool:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from medal.pipeline.teacher.demo import tiny_teacher
-from medal.student.distill import ask
+from medal.student.members.plan import ask
 from medal.student.network.images import StudentImages, load_images
 from medal.student.network.model import build_model
 from medal.student.network.speed import Plan

@@ -20,6 +20,7 @@ from medal.cache.reader import open_cache
 from medal.cli import group
 from medal.pipeline.metrics import score
 from medal.student.api import Trained
+from medal.student.members.telling import list_warnings
 from medal.student.network.speed import threads_restored
 from medal.student.run.folder import _PART_FOLDER as RUN_PART
 from medal.student.run.folder import RUN_KIND
@@ -85,7 +86,7 @@ def test_python_loads_the_student_of_a_domain(sites):
 
 
 def test_what_is_left_out_is_said(place, tmp_path):
-    said = " ".join(prepare(place, tmp_path / "run").warnings)
+    said = " ".join(list_warnings(prepare(place, tmp_path / "run")))
     assert "without 'south/2', 2 images of its patients, or copies of its images, are left out as well" in said
     assert "2 images of no known domain are left out: they may be of the one that is held out" in said
 

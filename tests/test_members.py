@@ -18,6 +18,7 @@ from medal.student.figures.comparing import compare_runs
 from medal.student.figures.score import figures
 from medal.student.figures.temperature import calibrate
 from medal.student.members.choice import GRID, plan_rungs
+from medal.student.members.telling import list_warnings
 from medal.student.run.folder import RUN_KIND
 from medal.student.run.predictions import read_predictions
 from medal.student.training.checkpoint import Checkpoint
@@ -174,13 +175,14 @@ def test_an_option_that_would_not_be_heard_is_refused(place, medal, tmp_path, wo
 
 def test_classes_that_a_split_lacks_are_named_before_the_training(place, tmp_path):
     asked = ask_for(place, tmp_path / "run", **QUICK)
-    assert not any("known to be" in text for text in asked.warnings)
+    assert not any("known to be" in text for text in list_warnings(asked))
     names, splits = asked.targets.classes, dict(asked.targets.splits)
     splits["train"] = replace(splits["train"], label=np.where(splits["train"].label == 1, -1, splits["train"].label))
     splits["test"] = replace(splits["test"], label=np.zeros_like(splits["test"].label))
     poorer = replace(asked, targets=replace(asked.targets, splits=splits))
-    assert f"train has no image that is known to be '{names[1]}', which the student cannot learn" in poorer.warnings
-    assert any(text.startswith(f"test has no image that is known to be '{names[1]}'") for text in poorer.warnings)
+    said = list_warnings(poorer)
+    assert f"train has no image that is known to be '{names[1]}', which the student cannot learn" in said
+    assert any(text.startswith(f"test has no image that is known to be '{names[1]}'") for text in said)
 
 
 def test_files_of_ones_own_stop_the_adding(place, tmp_path):

@@ -13,7 +13,8 @@ import torch
 from student_squares import SETTINGS, ask_for, draw_arrays, same_bits, silent, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, DataError, StudentError
-from medal.student.distill import train_student
+from medal.student.distill import carry_out
+from medal.student.members.telling import list_warnings
 from medal.student.run.folder import working
 from medal.student.training.checkpoint import Checkpoint
 
@@ -61,7 +62,8 @@ def test_killed_equals_unkilled_to_the_bit(place, tmp_path):
         import medal.student.training.checkpoint as checkpoint
         checkpoint.Checkpoint.__init__.__defaults__ = (0.0,)
         from medal.pipeline.datasets.columns.dataset import DatasetOptions
-        from medal.student.distill import ask, train_student
+        from medal.student.distill import carry_out
+        from medal.student.members.plan import ask
         from medal.student.settings import StudentSettings
 
         @contextmanager
@@ -74,7 +76,7 @@ def test_killed_equals_unkilled_to_the_bit(place, tmp_path):
 
         asked = ask({str(place / "squares.zarr")!r}, {str(place / "squares.npz")!r}, DatasetOptions(),
                     StudentSettings(**{SETTINGS!r}), Path({str(tmp_path / "run")!r}), overwrite=False)
-        train_student(asked, silent, report)
+        carry_out(asked, silent, report)
         """
     )
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
@@ -184,9 +186,9 @@ def test_two_processes_do_not_train_one_run(place, tmp_path):
     def second(text):
         if text.startswith("epoch 1/"):
             with pytest.raises(StudentError, match=r"is being made by process .*; nothing was touched"):
-                train_student(asked, silent, lambda _: None)
+                carry_out(asked, silent, lambda _: None)
 
-    train_student(asked, silent, second)
+    carry_out(asked, silent, second)
 
 
 @pytest.fixture
@@ -204,7 +206,7 @@ def test_other_images_are_refused_with_the_count(place, tmp_path, altered):
         ask_for(place, tmp_path / "run", dataset=altered)
     asked = ask_for(place, tmp_path / "run", dataset=altered, on_missing="drop")
     assert asked.rows == {"train": 46, "val": 24, "test": 21}
-    assert len(asked.warnings) == 2
+    assert len(list_warnings(asked)) == 2
 
 
 def test_a_wholly_other_dataset_cannot_be_dropped(place, tmp_path):

@@ -78,9 +78,9 @@ tests = runpy.run_path({tests!r})
 def report(text):
     if text.startswith("epoch 2/"):
         os.kill(os.getpid(), signal.SIGKILL)
-from medal.student.distill import train_student
+from medal.student.distill import carry_out
 place = Path({place!r})
-train_student(tests["prepare"](place, Path({run!r}), loss="kd+feature", epochs=3, average={average}),
+carry_out(tests["prepare"](place, Path({run!r}), loss="kd+feature", epochs=3, average={average}),
               tests["squares"].silent, report)
 """
 
@@ -88,17 +88,17 @@ train_student(tests["prepare"](place, Path({run!r}), loss="kd+feature", epochs=3
 @pytest.mark.slow
 @pytest.mark.parametrize("average", [0.0, 0.1])
 def test_killed_with_a_projection_it_ends_with_the_same_bits(average, place, tmp_path):
-    from medal.student.distill import train_student
+    from medal.student.distill import carry_out
 
     asked = {"loss": "kd+feature", "epochs": 3, "average": average}
-    train_student(prepare(place, tmp_path / "whole", **asked), squares.silent, lambda _: None)
+    carry_out(prepare(place, tmp_path / "whole", **asked), squares.silent, lambda _: None)
     script = KILL.format(tests=teaching_cases.__file__, place=str(place), run=str(tmp_path / "run"), average=average)
     killed = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=120)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with safe_open(tmp_path / "run.unfinished/checkpoint.safetensors", "np") as file:
         assert {"projection.linear.weight", "projection.linear.bias"} <= set(file.keys())
     heard = []
-    train_student(prepare(place, tmp_path / "run", **asked), squares.silent, heard.append)
+    carry_out(prepare(place, tmp_path / "run", **asked), squares.silent, heard.append)
     assert "resuming after epoch 2 of 3" in heard
     assert squares.same_bits(tmp_path / "whole", tmp_path / "run")
 

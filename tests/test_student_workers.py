@@ -23,7 +23,8 @@ from medal.cache.errors import DataError, StudentError
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.pipeline.datasets.opening import open_dataset
-from medal.student.distill import ask, train_student
+from medal.student.distill import carry_out
+from medal.student.members.plan import ask
 from medal.student.network.images import ImageStream, StudentImages, load_images
 from medal.student.network.speed import Plan
 from medal.student.settings import StudentSettings
@@ -104,12 +105,12 @@ def test_a_run_is_resumed_with_another_number_of_workers(place, tmp_path, monkey
     def asked(run, workers):
         return _ask(place, tmp_path / run, settings=StudentSettings(**{**vars(SETTINGS), "workers": workers}))
 
-    train_student(asked("whole", None), _silent, lambda _: None)
+    carry_out(asked("whole", None), _silent, lambda _: None)
     with pytest.raises(KeyboardInterrupt):
-        train_student(asked("parts", 1), _silent, stop)
+        carry_out(asked("parts", 1), _silent, stop)
     assert not active_children()
     assert asked("parts", 0).action == "resume"
-    train_student(asked("parts", 0), _silent, lambda _: None)
+    carry_out(asked("parts", 0), _silent, lambda _: None)
     for name in ("model.safetensors", "predictions.csv"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -8,7 +8,7 @@ import pytest
 import student_squares
 
 from medal.cache.errors import StudentError
-from medal.student.distill import train_student
+from medal.student.distill import carry_out
 from medal.student.training.tracking import TRACKERS, require_tracker, tracking
 
 pytest.importorskip("tensorboard", reason="it is an extra of its own")
@@ -28,7 +28,7 @@ def test_tensorboard_gets_what_the_history_has(squares, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     asked = student_squares.ask_for(squares, tmp_path / "run", epochs=2)
-    train_student(replace(asked, track="tensorboard"), student_squares.silent, lambda _text: None)
+    carry_out(replace(asked, track="tensorboard"), student_squares.silent, lambda _text: None)
     with (tmp_path / "run/history.csv").open() as file:
         history = list(csv.DictReader(file))
     events = EventAccumulator(str(tmp_path / "tracking/run")).Reload()
@@ -42,7 +42,7 @@ def test_a_tracker_gets_the_epochs_in_which_alpha_was_chosen(squares, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     asked = student_squares.ask_for(squares, tmp_path / "run", epochs=4, alpha="auto")
-    train_student(replace(asked, track="tensorboard"), student_squares.silent, lambda _text: None)
+    carry_out(replace(asked, track="tensorboard"), student_squares.silent, lambda _text: None)
     events = EventAccumulator(str(tmp_path / "tracking/run")).Reload()
     assert [event.step for event in events.Scalars("train_loss")] == [1, 2, 3, 4]
 

@@ -13,7 +13,8 @@ from PIL import Image
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.teacher.demo import tiny_teacher
-from medal.student.distill import ask
+from medal.student.members.plan import ask
+from medal.student.members.telling import list_warnings
 from medal.student.settings import StudentSettings
 
 squares = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "student_squares.py")))
@@ -147,7 +148,7 @@ def test_they_join_train_with_the_first_cache_s_teacher(changed, place, tmp_path
 
 def test_what_stands_in_val_or_test_is_left_out_and_said(place, tmp_path):
     asked = prepare(place, tmp_path / "run")
-    said = " / ".join(asked.warnings)
+    said = " / ".join(list_warnings(asked))
     assert f"{LOOSE} unlabelled images join train, where they learn from the teacher alone" in said
     assert "3 unlabelled images are left out, as they stand in val or test too" in said
     assert "2 unlabelled images are left out, as they stand in train already" in said

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -23,10 +23,6 @@ from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_da
 from ...pipeline.views.policies import POLICIES
 from ..settings import StudentSettings
 from ..training.tracking import TRACKERS, require_tracker
-
-if TYPE_CHECKING:
-    from ..members.plan import Asked
-    from ..network.parallel import Ranks
 
 __all__ = ["train_student"]
 
@@ -275,73 +271,62 @@ def train_student(
         _refuse_beside("--alpha auto", {"temperature": "chooses T as well"})
     settings = StudentSettings(**chosen)
     require_tracker(track)
-    from ..distill import ask
-    from ..members.ranks import follow
+    from ..distill import distill, foresee
+    from ..members.plan import ask
     from ..network.parallel import join_ranks
 
     resolve = partial(resolve_cache, max_cache_size=max_cache_size, signers=signers, revoked=revoked)
-    cache = resolve(cache)
-    teachers = [(resolve(path), weight) for path, weight in map(_read_weight, also)]
-    others = [(resolve(path), images) for path, images in unlabelled]
-    ask_again = partial(
-        ask, cache, dataset, options, settings, out, overwrite=overwrite, also=teachers, unlabelled=others
+    asking = partial(
+        ask,
+        resolve(cache),
+        dataset,
+        options,
+        settings,
+        out,
+        overwrite=overwrite,
+        also=[(resolve(path), weight) for path, weight in map(_read_weight, also)],
+        unlabelled=[(resolve(path), images) for path, images in unlabelled],
+        check_views=check_views,
+        track=track,
     )
-    with join_ranks(settings.device) as ranks:
-        if ranks.leads:
-            asked = replace(ask_again(), check_views=check_views, track=track)
-            _lead(ranks, asked, dry_run=dry_run, as_json=as_json)
-        else:
-            follow(ranks, ask_again)
-
-
-def _lead(ranks: Ranks, asked: Asked, *, dry_run: bool, as_json: bool) -> None:
-    from ..distill import estimate
-    from ..distill import train_student as train
-
-    out = asked.run
-    for warning in asked.warnings:
-        note(f"warning: {warning}")
-    if dry_run:
-        size, seconds = estimate(asked)
-        foreseen = {
-            "run": str(out),
-            "action": asked.action,
-            "epochs": asked.epochs,
-            "image_size": asked.image_size,
-            "rows": asked.rows,
-            "bytes": size,
-            "seconds": seconds,
-            **({"domains": {one.name: dict(one.rows) for one in asked.held_out}} if asked.held_out else {}),
-        }
-        if as_json:
-            print_json(foreseen)
-        else:
-            click.echo(
-                plain(
-                    f"Would {asked.action} '{out}': {asked.passes} at {asked.image_size} px, about "
-                    f"{size / 1e6:.1f} MB and {seconds:.0f} s."
-                )
-            )
+    with join_ranks(settings.device) as ranks, _stopped_by_hand():
+        foreseen = foresee(asking, ranks, note) if dry_run else None
+        result = foreseen.result if foreseen else distill(asking, ranks, progress, note)
+    if result is None or not ranks.leads:
         return
+    if as_json:
+        print_json(dict(result))
+    else:
+        click.echo(plain(foreseen.sentence) if foreseen else _describe(result))
+
+
+@contextmanager
+def _stopped_by_hand() -> Iterator[None]:
+    """Say on Ctrl-C how to go on."""
     try:
-        result = train(asked, progress, note, ranks)
+        yield
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
         raise StudentError(
             f"Stopped by Ctrl-C; epochs up to the last checkpoint are kept. Go on with: {again}"
         ) from error
-    if as_json:
-        print_json(result)
-        return
+
+
+def _describe(result: Mapping[str, Any]) -> str:
     from ..figures.tables import show_result
 
+    out, domains = Path(result["run"]), result.get("domains")
     verb = {"create": "Trained", "resume": "Finished", "extend": "Added to"}[result["action"]]
-    best = "" if asked.held_out else f", best epoch {result['best_epoch']} of {result['epochs']}"
-    click.echo(f"{verb} '{out}': {result['seconds']:.0f} s{best}.")
-    click.echo(_plain_lines(show_result(result)))
-    click.echo(plain(result["verdict"]))
-    place = out / asked.held_out[0].folder if asked.held_out else out
-    click.echo(f'Use it: timm.create_model("local-dir:{place}", pretrained=True)')
+    best = "" if domains else f", best epoch {result['best_epoch']} of {result['epochs']}"
+    place = out / next(iter(domains.values()))["folder"] if domains else out
+    return "\n".join(
+        [
+            f"{verb} '{out}': {result['seconds']:.0f} s{best}.",
+            _plain_lines(show_result(result)),
+            plain(result["verdict"]),
+            f'Use it: timm.create_model("local-dir:{place}", pretrained=True)',
+        ]
+    )
 
 
 def _refuse_beside(option: str, unheard: Mapping[str, str]) -> None:

@@ -49,8 +49,8 @@ def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int |
     }
 
 
-def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
-    """Take part in whatever rank 0 trains, until it says that there is nothing more.
+def follow(ranks: Ranks, ask: Callable[[], Asked]) -> Any:
+    """Take part in whatever rank 0 trains, until it says that there is nothing more, and return what it came to.
 
     Parameters
     ----------
@@ -63,8 +63,12 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
     """
     whole: Asked | None = None
     part: tuple[Asked, TrainingData] | None = None
+    result = None
     with ExitStack() as opened:
         while (order := ranks.hear()) is not None:
+            if "result" in order:
+                result = order["result"]
+                continue
             whole = whole or ask()
             if whole.request["targets_sha256"] != order["targets_sha256"] or whole.image_size != order["image_size"]:
                 raise StudentError(
@@ -79,6 +83,7 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> None:
             with threads_restored():
                 torch.set_num_threads(order["threads"])
                 _take_part(ranks, *part, order)
+    return result
 
 
 def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:

@@ -16,7 +16,7 @@ from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
 from ...pipeline.datasets.columns.units import find_units
 
-__all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "load_targets"]
+__all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "lacks_labels", "load_targets"]
 
 _BY_VIEW = ("logits", "view", "view_check", "feature")
 
@@ -141,6 +141,16 @@ def labelled_rows(label: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.flatnonzero(label != UNKNOWN_CLASS if label.ndim == 1 else (label != UNKNOWN_BIT).any(1))
 
 
+def lacks_labels(label: npt.NDArray[Any], share: float) -> bool:
+    """Say whether some rows have a label, and fewer than a share of all.
+
+    Parameters
+    ----------
+    label : (N,) class indices or (N, C) bits
+    """
+    return 0 < len(labelled_rows(label)) < round(share * len(label))
+
+
 def load_targets(
     cache: Cache,
     dataset: Dataset,
@@ -171,13 +181,7 @@ def load_targets(
             f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {cache.manifest.task}; nothing was "
             "trained. Give the dataset, and the label columns, that the cache was made from."
         )
-    declared = cache.manifest.skipped
-    key, unreadable = dataset.find_keys()
-    if len(unreadable) > declared.without_key:
-        dataset.refuse(unreadable)
-    joined = join(cache, key, dataset.label, dataset.split)
-    skipped = image_members(key[joined.missing], declared.keys) | np.isin(joined.missing, list(unreadable))
-    joined = replace(joined, missing=joined.missing[~skipped])
+    joined, skipped = _join(cache, dataset)
     if len(joined.missing) and (on_missing == "refuse" or not joined.matched):
         raise CacheMismatch(_missing(cache, dataset, joined, spec))
     if labels is None and len(joined.disagree):
@@ -186,11 +190,8 @@ def load_targets(
             f"cache '{cache.path}', {dataset.images.describe(int(joined.disagree[0]))} for one; nothing was trained. "
             "Say whose labels count: --labels cache or --labels dataset."
         )
-    if features and not cache.manifest.size.features_kept:
-        raise CacheMismatch(
-            f"Cache '{cache.path}' was made with --no-features, and --loss feature, --label-fraction and "
-            "--leave-one-domain-out need them; make it anew without that option, or leave these out."
-        )
+    if features:
+        _require_features(cache)
     splits = {}
     for name in cache.splits:
         kept = np.flatnonzero(joined.rows[name] >= 0)
@@ -207,22 +208,45 @@ def load_targets(
             domain=cache.read(name, "domain")[kept],
             feature=cache.read(name, "feature")[kept, : None if stored else 1] if features else None,
         )
-    for name, fewest in (("train", 2), ("val", 1)):
-        if len(splits.get(name, ())) < fewest:
-            raise CacheMismatch(
-                f"Dataset '{spec}' has {len(splits.get(name, ()))} of the images that cache '{cache.path}' "
-                f"has in '{name}'; a student needs at least {fewest}. Give the dataset that the cache was made from."
-            )
+    _require_rows(splits, cache, spec)
     fit = {
         "matched": joined.matched,
         "missing": len(joined.missing),
-        "skipped": int(skipped.sum()),
+        "skipped": skipped,
         "extra": joined.extra,
         "disagree": len(joined.disagree),
         "moved": _count_moved(cache, dataset, joined),
     }
     kept_splits = {name: part for name, part in splits.items() if len(part)}
     return Targets(cache.manifest.task, cache.manifest.classes, kept_splits, fit, cache.manifest.domains)
+
+
+def _join(cache: Cache, dataset: Dataset) -> tuple[Join, int]:
+    """Join the two, images that the cache declares as skipped not being missed; return their number too."""
+    declared = cache.manifest.skipped
+    key, unreadable = dataset.find_keys()
+    if len(unreadable) > declared.without_key:
+        dataset.refuse(unreadable)
+    joined = join(cache, key, dataset.label, dataset.split)
+    skipped = image_members(key[joined.missing], declared.keys) | np.isin(joined.missing, list(unreadable))
+    return replace(joined, missing=joined.missing[~skipped]), int(skipped.sum())
+
+
+def _require_features(cache: Cache) -> None:
+    if not cache.manifest.size.features_kept:
+        raise CacheMismatch(
+            f"Cache '{cache.path}' was made with --no-features, and --loss feature, --label-fraction and "
+            "--leave-one-domain-out need them; make it anew without that option, or leave these out."
+        )
+
+
+def _require_rows(splits: Mapping[str, SplitTargets], cache: Cache, spec: str) -> None:
+    for name, fewest in (("train", 2), ("val", 1)):
+        if len(splits.get(name, ())) < fewest:
+            raise CacheMismatch(
+                f"Dataset '{spec}' has {len(splits.get(name, ()))} of the images that cache '{cache.path}' "
+                f"has in '{name}'; a student needs at least {fewest}. Give the dataset that the cache was made from."
+            )
 
 
 def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:

@@ -3,30 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import Dataset
 from ..settings import StudentSettings
+from .domains import leave_out
 from .few_labels import forget_labels
-from .load import Targets
+from .load import Targets, lacks_labels, load_targets
+from .per_class import require_out_of_fold, settle_per_class
+from .refitting import refit
+from .several_teachers import average_teachers
+from .sources import Sources
 from .unlabelled import Beside, add_unlabelled
 
+__all__ = ["Taught", "join_sources", "teach"]
 
-def _teach(
-    targets: Targets, cache: Cache, images: Dataset, settings: StudentSettings, beside: Sequence[Beside]
-) -> tuple[Targets, Dataset]:
-    """Return what train is taught, few labels forgotten and unlabelled images added, and the images of all of it."""
+
+class Taught(NamedTuple):
+    """What a student is taught: targets, the images of all of them, and settings that leave nothing of them open."""
+
+    targets: Targets
+    dataset: Dataset
+    settings: StudentSettings
+
+
+def join_sources(sources: Sources, settings: StudentSettings) -> Targets:
+    """Join the cache to its dataset, and average the logits of several teachers.
+
+    Raises
+    ------
+    CacheMismatch
+        They do not fit each other, or not what is asked of them.
+    """
+    cache, also = sources.cache, sources.also
+    targets = load_targets(
+        cache,
+        sources.dataset,
+        spec=sources.spec,
+        on_missing=settings.on_missing,
+        labels=settings.labels,
+        stored=settings.targets == "stored",
+        features=settings.compares_features or settings.label_fraction < 1 or settings.leave_one_domain_out,
+    )
+    if settings.alpha == "per-class":
+        require_out_of_fold((cache, *(other for other, _ in also)))
+    return average_teachers(targets, also, cache.manifest.key_check) if also else targets
+
+
+def teach(
+    targets: Targets,
+    cache: Cache,
+    dataset: Dataset,
+    settings: StudentSettings,
+    *,
+    beside: Sequence[Beside] = (),
+    without: int | None = None,
+) -> Taught:
+    """Leave a domain out, forget labels, fit the probe anew where either was done, add unlabelled images, settle alpha.
+
+    Parameters
+    ----------
+    targets : of `join_sources`
+    without : code of the domain that is left out
+
+    Raises
+    ------
+    CacheMismatch, DataError
+        Too little is left to learn from, or unlabelled images do not fit.
+    """
+    if without is not None:
+        targets = leave_out(targets, without)
     if settings.label_fraction < 1:
         targets = forget_labels(targets, cache, settings)
-        targets = targets if settings.compares_features else targets.without_features()
-    if not beside:
-        return targets, images
-    return add_unlabelled(
-        targets,
-        cache,
-        images,
-        beside,
-        on_missing=settings.on_missing,
-        stored=settings.targets == "stored",
-        features=settings.compares_features,
-    )
+    elif without is not None:
+        targets = refit(targets, cache, np.ones(len(targets.splits["train"]), np.bool_))
+    if not settings.compares_features:
+        targets = targets.without_features()
+    if beside:
+        targets, dataset = add_unlabelled(
+            targets,
+            cache,
+            dataset,
+            beside,
+            on_missing=settings.on_missing,
+            stored=settings.targets == "stored",
+            features=settings.compares_features,
+        )
+    settings = settle_per_class(settings, targets)
+    if not lacks_labels(targets.splits["train"].label, settings.labelled_share):
+        # Without effect, and so no part of the request.
+        settings = replace(settings, labelled_share=0.0)
+    return Taught(targets, dataset, settings)

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import math
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..settings import StudentSettings
-from ..targets.load import SplitTargets, labelled_rows
+from ..targets.load import SplitTargets, labelled_rows, lacks_labels
 from .imbalance import balanced_order
 
-__all__ = ["draw_epoch", "epoch_order", "lacks_labels", "learning_rate", "split_batches"]
+__all__ = ["draw_epoch", "epoch_order", "learning_rate", "split_batches"]
 
 Rows = npt.NDArray[np.int64]
-
-
-def lacks_labels(label: npt.NDArray[Any], share: float) -> bool:
-    """Say whether some rows have a label, and fewer than a share of all.
-
-    Parameters
-    ----------
-    label : (N,) class indices or (N, C) bits
-    """
-    return 0 < len(labelled_rows(label)) < round(share * len(label))
 
 
 def draw_epoch(part: SplitTargets, settings: StudentSettings, epoch: int) -> list[tuple[Rows, Rows]]:
