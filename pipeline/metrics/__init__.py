@@ -7,7 +7,7 @@ from .calibration import Reliability, fit_temperature, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
-from .scores import Scores, auroc, confusion_matrix, known, log_loss, or_none, probabilities, score
+from .scores import Scores, auroc, confusion_matrix, known, log_loss, one_against_rest, or_none, probabilities, score
 
 __all__ = [
     "STATISTICS",
@@ -34,6 +34,7 @@ __all__ = [
     "mcnemar",
     "mean_measures",
     "measure",
+    "one_against_rest",
     "or_none",
     "probabilities",
     "reliability",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..datasets.columns.dataset import Task
 from .bootstrap import count_units, decided_rows, draw_weights, percentile_interval, prepare, ratio, weighted_ranks
-from .scores import Ranking, known, probabilities
+from .scores import Ranking, known, one_against_rest, probabilities
 
 __all__ = ["GRID", "Band", "ClassCurves", "class_curves", "macro_curves"]
 
@@ -124,9 +124,9 @@ def _one_seed(
 ) -> dict[str, _Drawn]:
     usable = {}
     units: dict[str, tuple[int | None, ...]] = {}
-    for column, name in enumerate(classes):
-        ranking = _one_against_rest(probability, labels, task, column)
-        if ranking.positive.any() and ranking.negative.any():
+    rankings = one_against_rest(probability, labels, task)
+    for column, (name, ranking) in enumerate(zip(classes, rankings, strict=True)):
+        if ranking.defined:
             usable[name] = (column, _Steps.of(ranking), prepare(ranking))
             sides = (count_units(side, drawing[0]) for side in (ranking.positive, ranking.negative))
             units[name] = (None, None, *sides)
@@ -152,18 +152,9 @@ def _one_seed(
     }
 
 
-def _one_against_rest(probability: Floats, labels: npt.NDArray[Any], task: Task, column: int) -> Ranking:
-    given = known(labels, task)
-    if task == "multilabel":
-        positive, given = labels[:, column] == 1, given[:, column]
-    else:
-        positive = labels == column
-    return Ranking(probability[:, column], given & positive, given & ~positive)
-
-
 @dataclass(frozen=True, eq=False)
 class _Steps:
-    """One ranking from the highest value down.
+    """One ranking from the highest value down, for many resamples: `Ranking.roc` would sort each of them anew.
 
     Attributes
     ----------
@@ -178,7 +169,7 @@ class _Steps:
 
     @classmethod
     def of(cls, ranking: Ranking) -> _Steps:
-        rows = np.flatnonzero(ranking.positive | ranking.negative)
+        rows = np.flatnonzero(ranking.rows)
         order = rows[np.argsort(-ranking.value[rows], kind="stable")]
         falls = np.append(np.diff(ranking.value[order]) != 0, True)
         return cls(order, ranking.positive[order], np.flatnonzero(falls))

@@ -8,7 +8,7 @@ lack are left out of every mean and named. All of it is independent of the order
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..datasets.columns.dataset import Task
 from .calibration import reliability
-from .scores import confusion_matrix, defined_mean, known, log_loss, probabilities, score
+from .scores import confusion_matrix, defined_mean, known, log_loss, one_against_rest, probabilities, score
 
 __all__ = ["RARITY", "brier", "by_domain", "by_rarity", "class_counts", "mean_measures", "measure"]
 
@@ -193,27 +193,18 @@ def _rates(counts: npt.NDArray[np.int64], task: Task) -> dict[str, npt.NDArray[n
 
 def _curves(logits: Array, labels: Array, task: Task, at_sensitivity: float) -> dict[str, npt.NDArray[np.float64]]:
     """Return average precision, and specificity at a sensitivity, of each class against the rest, (C,) float64."""
-    from sklearn.metrics import average_precision_score, roc_curve
+    from sklearn.metrics import average_precision_score
 
     probability = probabilities(logits, task)
     found = np.full((2, probability.shape[1]), np.nan)
-    for column, positive, value in _one_against_rest(probability, labels, task):
-        if 0 < positive.sum() < len(positive):
-            fpr, tpr, _ = roc_curve(positive, value, drop_intermediate=False)
+    for column, ranking in enumerate(one_against_rest(probability, labels, task)):
+        if ranking.defined:
+            false, true = ranking.roc()
             # Sensitivities are whole counts over one number: the shortfall allowed is far below one of them.
-            reached = tpr >= at_sensitivity - 1e-12
-            found[:, column] = average_precision_score(positive, value), (1 - fpr[reached]).max()
+            reached = true >= at_sensitivity - 1e-12
+            precision = average_precision_score(ranking.positive[ranking.rows], ranking.value[ranking.rows])
+            found[:, column] = precision, (1 - false[reached]).max()
     return {"auprc": found[0], "specificity_at_sensitivity": found[1]}
-
-
-def _one_against_rest(
-    probability: npt.NDArray[np.float64], labels: Array, task: Task
-) -> Iterator[tuple[int, npt.NDArray[np.bool_], npt.NDArray[np.float64]]]:
-    given = known(labels, task)
-    for column in range(probability.shape[1]):
-        rows = given if task == "multiclass" else given[:, column]
-        truth = labels == column if task == "multiclass" else labels[:, column] == 1
-        yield column, truth[rows], probability[rows, column]
 
 
 def _defined(value: Any) -> Any:

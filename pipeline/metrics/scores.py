@@ -24,6 +24,7 @@ __all__ = [
     "confusion_matrix",
     "known",
     "log_loss",
+    "one_against_rest",
     "or_none",
     "probabilities",
     "rankings",
@@ -69,6 +70,23 @@ class Ranking:
     positive: npt.NDArray[np.bool_]
     negative: npt.NDArray[np.bool_]
 
+    @property
+    def defined(self) -> bool:
+        """Whether there are rows on either side."""
+        return bool(self.positive.any() and self.negative.any())
+
+    @property
+    def rows(self) -> npt.NDArray[np.bool_]:
+        """Which rows are ranked, (N,) bool."""
+        return self.positive | self.negative
+
+    def roc(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return false and true positive rates at every threshold, from none to all, ties taken together."""
+        from sklearn.metrics import roc_curve
+
+        false, true, _ = roc_curve(self.positive[self.rows], self.value[self.rows], drop_intermediate=False)
+        return false, true
+
 
 def probabilities(logits: npt.NDArray[Any], task: Task, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Return softmax, or one sigmoid a label, of logits (N, C) over the temperature; float64, the same shape."""
@@ -108,14 +126,15 @@ def score(logits: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task, classe
 
 def rankings(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], task: Task) -> list[Ranking]:
     """Return the rankings whose AUROCs make the macro mean: one a class, or a single one where there are two."""
-    given = known(labels, task)
-    n_classes = probability.shape[1]
+    found = one_against_rest(probability, labels, task)
+    return found[1:] if task == "multiclass" and len(found) == 2 else found
+
+
+def one_against_rest(probability: npt.NDArray[np.float64], labels: npt.NDArray[Any], task: Task) -> list[Ranking]:
+    """Return the ranking of each class."""
+    given, columns = known(labels, task), range(probability.shape[1])
     if task == "multilabel":
-        return [
-            Ranking(probability[:, c], given[:, c] & (labels[:, c] == 1), given[:, c] & (labels[:, c] == 0))
-            for c in range(n_classes)
-        ]
-    columns = [1] if n_classes == 2 else range(n_classes)
+        return [Ranking(probability[:, c], labels[:, c] == 1, given[:, c] & (labels[:, c] != 1)) for c in columns]
     return [Ranking(probability[:, c], labels == c, given & (labels != c)) for c in columns]
 
 

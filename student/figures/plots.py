@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ...cache.text import plain
 from ...pipeline.datasets.columns.dataset import Task
-from ...pipeline.metrics import confusion_matrix, known, probabilities, reliability
+from ...pipeline.metrics import confusion_matrix, one_against_rest, probabilities, reliability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,28 +142,17 @@ def _matrix(axes: Axes, counts: Array, names: Sequence[str], what: str) -> None:
 
 def _roc(logits: Array, labels: Array, task: Task, classes: Sequence[str]) -> Figure:
     figure, (axes,) = _figure()
-    probability, given = probabilities(logits, task), known(labels, task)
-    columns = [1] if task == "multiclass" and len(classes) == 2 else range(min(len(classes), _MOST_CLASSES))
-    for column in columns:
-        rows = given if task == "multiclass" else given[:, column]
-        positive = (labels == column if task == "multiclass" else labels[:, column] == 1)[rows]
-        if 0 < positive.sum() < len(positive):
-            axes.plot(*_roc_curve(probability[rows, column], positive), label=classes[column])
+    rankings = list(zip(classes, one_against_rest(probabilities(logits, task), labels, task), strict=True))
+    shown = rankings[1:] if task == "multiclass" and len(classes) == 2 else rankings[:_MOST_CLASSES]
+    for name, ranking in shown:
+        if ranking.defined:
+            axes.plot(*ranking.roc(), label=name)
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     axes.set_xlabel("1 − specificity")
     axes.set_ylabel("sensitivity")
     if len(axes.get_lines()) > 1:
         axes.legend(fontsize="small")
     return figure
-
-
-def _roc_curve(value: Array, positive: Array) -> tuple[Array, Array]:
-    """Return false and true positive rates at every threshold, ties taken together."""
-    order = np.argsort(-value, kind="stable")
-    last_of_tie = np.append(np.diff(value[order]) != 0, True)
-    true = np.concatenate([[0], np.cumsum(positive[order])[last_of_tie]])
-    false = np.concatenate([[0], np.cumsum(~positive[order])[last_of_tie]])
-    return false / false[-1], true / true[-1]
 
 
 def _reliability(logits: Mapping[str, Array], labels: Array, task: Task) -> Figure:
