@@ -56,8 +56,11 @@ def test_package_list_is_the_folders_with_init():
 
 def test_every_template_is_package_data():
     data = PROJECT["tool"]["setuptools"]["package-data"]
-    found = {path for package in PACKAGES if package != "medal" for path in folder_of(package).glob("*.html")}
-    assert found == {folder_of(package) / name for package, names in data.items() for name in names if "html" in name}
+    inside = [path for package in PACKAGES if package != "medal" for path in folder_of(package).iterdir()]
+    found = {path for path in inside if path.suffix in (".html", ".jinja")}
+    assert found == {folder_of(package) / name for package, names in data.items() for name in names} - {
+        ROOT / "py.typed"
+    }
 
 
 def test_every_folder_with_modules_is_a_package():

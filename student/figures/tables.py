@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from .comparing import Comparison
 
 __all__ = [
+    "Table",
     "name_arm",
     "show_comparison",
     "show_result",
@@ -20,6 +22,44 @@ __all__ = [
     "write_number",
     "write_value",
 ]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, for people; as HTML it is shown by the template of the report.
+
+    Attributes
+    ----------
+    rows : cells of each row, the first being its name
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """Return the table in Markdown; its cells are taken as they are."""
+        lines = (self.header, ["---"] * len(self.header), *self.rows)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+    def text(self) -> str:
+        """Return the table as lines of text."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as Grid
+        from rich.text import Text
+
+        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for title in self.header:
+            grid.add_column(Text(title), overflow="fold")
+        for row in self.rows:
+            grid.add_row(*map(Text, row))
+        out = io.StringIO()
+        # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
+        widest = sum(max(map(len, column)) + 3 for column in zip(self.header, *self.rows, strict=True))
+        Console(file=out, width=widest).print(grid)
+        return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
+
 
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
@@ -42,7 +82,7 @@ def show_result(result: Mapping[str, Any]) -> str:
                 continue
             seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
             rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in _COLUMNS)])
-    return _draw(["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+    return Table("", ["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows).text()
 
 
 def _show_domains(result: Mapping[str, Any]) -> str:
@@ -59,7 +99,7 @@ def _show_domains(result: Mapping[str, Any]) -> str:
             one, _, other = name.partition("_minus_")
             cells = [_recorded(difference.get(column)) for column in _COLUMNS]
             rows.append([domain, f"{one} − {other}", *cells])
-    return _draw(["held out", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows)
+    return Table("", ["held out", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows).text()
 
 
 def show_comparison(compared: Comparison) -> str:
@@ -73,7 +113,7 @@ def show_comparison(compared: Comparison) -> str:
             rows.append(
                 ["  minus the first", *(write_difference(found.get(column)) for column in ("auroc", "accuracy"))]
             )
-    return _draw(["", "AUROC (95 %)", "accuracy (95 %)"], rows)
+    return Table("", ["", "AUROC (95 %)", "accuracy (95 %)"], rows).text()
 
 
 def name_arm(arm: str, seeds: int) -> str:
@@ -123,21 +163,3 @@ def _recorded(found: Mapping[str, Any] | None) -> str:
         return "undefined"
     (low, high), p = found["ci95"], found["p"]
     return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if p < 0.01 else f'{p:.2f}'}"
-
-
-def _draw(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in header:
-        table.add_column(Text(title), overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    out = io.StringIO()
-    # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
-    widest = sum(max(map(len, column)) + 3 for column in zip(header, *rows, strict=True))
-    Console(file=out, width=widest).print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))

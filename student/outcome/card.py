@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...cache.drafts import write_file
 from ..figures.methods import describe_methods
+from ..figures.tables import Table
 
 __all__ = ["CARD", "write_card", "write_overview"]
 
@@ -25,55 +26,6 @@ _COLUMNS = {
     "calibration_error": "calibration error",
 }
 
-_INTENDED = """\
-## Intended use
-
-Research on image classification: to compare methods, to study small networks, to be fine-tuned. It answers for images
-like those that it was trained on, of the classes above, and says nothing useful of anything else.
-
-**Research software, not a medical device.** It has not been evaluated for diagnosis or treatment, and must not be used
-for either.
-"""
-
-_LIMITS = """\
-## Limits
-
-* The figures hold for the data above. Other scanners, hospitals, patients or ways of choosing images can make them much
-  worse; measure it on your own images first: `medal evaluate RUN DATASET`.
-* An interval says how far a test set of this size can be trusted. It does not know what the data lack.
-* val chose the epoch and the temperature, so figures on val flatter the student.
-* One of the classes is always answered, however strange the image.
-* Weights are made from patients' images. Share them under the approvals that the images are under.
-"""
-
-_USE = """\
-## How to use it
-
-With nothing of medal, by [timm](https://github.com/huggingface/pytorch-image-models):
-
-```python
-import json
-from pathlib import Path
-
-import timm
-import torch
-from PIL import Image
-
-run = Path({path})
-student = timm.create_model(f"local-dir:{{run}}", pretrained=True).eval()
-prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(student))
-names = json.loads((run / "config.json").read_text())["label_names"]
-temperature = json.loads((run / "run.json").read_text())["calibration"]["value"]
-
-image = prepare(Image.open("image.png").convert("RGB"))
-with torch.inference_mode():
-    logits = student(image[None]) / temperature
-print(dict(zip(names, logits.{probability}[0].tolist())))
-```
-
-With medal, which also reads DICOM and deep grey images as in training: `medal predict {name} IMAGE…`
-"""
-
 
 def write_card(work: Path, name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     """Write the card of a run into its folder.
@@ -84,20 +36,19 @@ def write_card(work: Path, name: str, description: Mapping[str, Any], metrics: M
     description : run.json, with ``calibration``
     metrics : metrics.json; what it has by class and by domain is shown
     """
-    task = description["task"]
-    probability = "softmax(1)" if task == "multiclass" else "sigmoid()"
-    parts = [
-        _front_matter(name, description, metrics),
-        f"# {_plain(name)}\n\n{_summary(description)}",
-        _data(description),
-        _training(description),
-        _INTENDED,
-        _results(metrics),
-        _LIMITS,
-        _USE.format(name=_plain(name), path=json.dumps(name), probability=probability),
-        _origin(description),
-    ]
-    write_file(work / CARD, "\n".join(parts).encode())
+    _write(
+        work,
+        "card.md.jinja",
+        name,
+        description,
+        metrics,
+        name_as_json=json.dumps(name),
+        front_matter=_front_matter(name, description, metrics),
+        fit=description.get("fit", {}),
+        methods=describe_methods(description),
+        results=_tabulate(metrics),
+        breakdowns=_break_down(metrics),
+    )
 
 
 def write_overview(work: Path, name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -107,43 +58,76 @@ def write_overview(work: Path, name: str, description: Mapping[str, Any], metric
     ----------
     description, metrics : its run.json and metrics.json
     """
-    cache, request = description["cache"], description["request"]
-    found = metrics["domains"]
-    arms = [arm for arm in _ARMS if arm == "student" or metrics[arm] is not None]
-    tests = {arm: (metrics if arm == "student" else metrics[arm])["test"] for arm in arms}
+    _write(work, "overview.md.jinja", name, description, metrics, results=_tabulate_domains(metrics))
+
+
+def _write(
+    work: Path, template: str, name: str, description: Mapping[str, Any], metrics: Mapping[str, Any], **more: Any
+) -> None:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(  # noqa: S701 - Markdown: names go through `plain`
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+    )
+    made.filters["plain"] = _plain
+    text = made.get_template(template).render(
+        name=name,
+        run=description,
+        request=description["request"],
+        cache=description["cache"],
+        verdict=metrics.get("verdict"),
+        **more,
+    )
+    write_file(work / CARD, text.encode())
+
+
+def _tabulate(metrics: Mapping[str, Any]) -> Table:
+    seeds = len(metrics.get("seeds") or ())
+    # The figures are the mean of all seeds, the weights those of the one that is best on val.
+    called = _ARMS | ({"student": f"mean of {seeds} seeds, of which this is the best on val"} if seeds > 1 else {})
+    arms = {"student": metrics, **{arm: metrics[arm] for arm in ("baseline", "teacher") if metrics.get(arm)}}
     rows = [
-        [
-            f"`{_plain(domain)}`",
-            one["folder"],
-            arm,
-            str(one["test"]["n"]),
-            *(_with_interval(figures, what) for what in _SHOWN),
-        ]
-        for domain, one in found.items()
-        for arm in arms
-        for figures in [(one if arm == "student" else one[arm])["test"]]
+        [called[arm], split, str(found[split]["n"]), *(_with_interval(found[split], what) for what in _SHOWN)]
+        for arm, found in arms.items()
+        for split in ("test", "val")
+        if found.get(split)
     ]
-    rows += [
-        ["mean", "", arm, str(tests[arm]["n"]), *(_with_interval(tests[arm], what) for what in _SHOWN)] for arm in arms
+    return Table("", ["", "split", "images", *(f"{shown} [95 %]" for shown in _SHOWN.values())], rows)
+
+
+def _tabulate_domains(metrics: Mapping[str, Any]) -> Table:
+    each = {f"`{_plain(domain)}`": (one, one["folder"]) for domain, one in metrics["domains"].items()}
+    rows = [
+        [domain, place, arm, str(figures["n"]), *(_with_interval(figures, what) for what in _SHOWN)]
+        for domain, (found, place) in {**each, "mean": (metrics, "")}.items()
+        for arm in _ARMS
+        if arm == "student" or metrics[arm] is not None
+        for figures in [(found if arm == "student" else found[arm])["test"]]
     ]
-    lines = [
-        f"# {_plain(name)}",
-        "",
-        f"`{_plain(str(request['student']))}` on `{_plain(str(cache['dataset']))}`, trained by medal once for each "
-        "domain without the images of that domain, and measured on all of them. Each folder has a student of its own, "
-        "with its card.",
-        "",
-        *_table(["held out", "folder", "", "images", *(f"{shown} [95 %]" for shown in _SHOWN.values())], rows),
-        "",
-        _plain(metrics["verdict"]),
-        "",
-        "The mean gives every domain the same weight. Its interval is over images of these domains: it does not say "
-        "what another domain would give.",
-        "",
-        "**Research software, not a medical device.** Nothing here has been evaluated for diagnosis or treatment.",
-        "",
-    ]
-    write_file(work / CARD, "\n".join(lines).encode())
+    return Table("", ["held out", "folder", "", "images", *(f"{shown} [95 %]" for shown in _SHOWN.values())], rows)
+
+
+def _break_down(metrics: Mapping[str, Any]) -> list[Table]:
+    """Return the figures of each class and of each domain, of the split that is shown."""
+    shown = next((split for split in ("test", "val") if metrics.get(split)), None)
+    if shown is None:
+        return []
+    figures = metrics[shown]
+    by = {
+        "class": figures.get("classes") or {name: {"auroc": value} for name, value in figures["per_class"].items()},
+        "domain": figures.get("domains") or {},
+    }
+    tables = []
+    for what, found in by.items():
+        columns = [name for name in _COLUMNS if any(name in row for row in found.values())]
+        rows = [[f"`{_plain(name)}`", *(_number(row.get(column)) for column in columns)] for name, row in found.items()]
+        if rows:
+            tables.append(Table(f"By {what}, on {shown}", ["", *(_COLUMNS[column] for column in columns)], rows))
+    return tables
 
 
 def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -172,110 +156,7 @@ def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[st
         model_name=name,
         eval_results=results or None,
     )
-    return f"---\n{data.to_yaml()}\n---\n"
-
-
-def _summary(description: Mapping[str, Any]) -> str:
-    request, cache = description["request"], description["cache"]
-    teacher = _plain(str(cache["teacher"]))
-    learnt = (
-        f"the labels alone, without the teacher `{teacher}`"
-        if description["target"] == "none"
-        else f"the labels and the soft targets of `{teacher}`, a frozen DINOv2 with a linear probe"
-    )
-    return (
-        f"A `{_plain(str(request['student']))}` for {_kind(description['task'])} of `{_plain(str(cache['dataset']))}`, "
-        f"trained by medal on {learnt}.\n"
-    )
-
-
-def _kind(task: str) -> str:
-    return "the classes" if task == "multiclass" else "the labels, several an image,"
-
-
-def _data(description: Mapping[str, Any]) -> str:
-    request, rows = description["request"], description["rows"]
-    counts = ", ".join(f"{count} in {split}" for split, count in rows.items())
-    window = f", DICOM window {request['window']}" if request["window"] else ""
-    classes = ", ".join(f"`{_plain(name)}`" for name in description["classes"])
-    return "\n".join(
-        [
-            "## Data",
-            "",
-            f"* images: {counts}",
-            f"* classes, in the order of the outputs: {classes}",
-            f"* input: {request['image_size']} × {request['image_size']} px, {description['resize']}, RGB (grey images "
-            f"three times), intensity {request['intensity']}{window}",
-            f"* views in training: policy `{request['augment']}`",
-            *_labels_known(description),
-            *_held_out(description),
-            "",
-        ]
-    )
-
-
-def _training(description: Mapping[str, Any]) -> str:
-    told = [f"* {what}: {_plain(how)}" for what, how in describe_methods(description).items()]
-    return "\n".join(["## How it was trained", "", *told, ""])
-
-
-def _labels_known(description: Mapping[str, Any]) -> list[str]:
-    fit, of_all = description.get("fit", {}), description["rows"]["train"]
-    found = []
-    if "labelled" in fit:
-        found.append(
-            f"* labels known in train: {fit['labelled']} of {of_all}; the teacher's probe is fitted on these alone"
-        )
-    if "unlabelled" in fit:
-        found.append(
-            f"* images in train that never had a label: {fit['unlabelled']} of {of_all}, taught by the teacher alone"
-        )
-    return found
-
-
-def _held_out(description: Mapping[str, Any]) -> list[str]:
-    domain = description["request"].get("held_out")
-    if domain is None:
-        return []
-    return [f"* held out: `{_plain(domain)}`; test is all of that domain, and neither train nor val has an image of it"]
-
-
-def _results(metrics: Mapping[str, Any]) -> str:
-    lines = ["## Results", ""]
-    seeds = len(metrics.get("seeds") or ())
-    # The figures are the mean of all seeds, the weights those of the one that is best on val.
-    called = _ARMS | ({"student": f"mean of {seeds} seeds, of which this is the best on val"} if seeds > 1 else {})
-    arms = {"student": metrics, **{arm: metrics[arm] for arm in ("baseline", "teacher") if metrics.get(arm)}}
-    rows = [
-        [called[arm], split, str(found[split]["n"]), *(_with_interval(found[split], what) for what in _SHOWN)]
-        for arm, found in arms.items()
-        for split in ("test", "val")
-        if found.get(split)
-    ]
-    lines += _table(["", "split", "images", *(f"{shown} [95 %]" for shown in _SHOWN.values())], rows)
-    shown = next((split for split in ("test", "val") if metrics.get(split)), None)
-    if isinstance(metrics.get("verdict"), str):
-        lines += ["", _plain(metrics["verdict"])]
-    if shown is not None:
-        lines += _breakdown(f"By class, on {shown}", _by_class(metrics[shown]))
-        lines += _breakdown(f"By domain, on {shown}", metrics[shown].get("domains") or {})
-    return "\n".join([*lines, ""])
-
-
-def _by_class(figures: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    return figures.get("classes") or {name: {"auroc": value} for name, value in figures["per_class"].items()}
-
-
-def _breakdown(title: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    if not found:
-        return []
-    columns = [name for name in _COLUMNS if any(name in row for row in found.values())]
-    rows = [[f"`{_plain(name)}`", *(_number(row.get(column)) for column in columns)] for name, row in found.items()]
-    return ["", f"### {title}", "", *_table(["", *(_COLUMNS[column] for column in columns)], rows)]
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+    return str(data.to_yaml())
 
 
 def _with_interval(figures: Mapping[str, Any], what: str) -> str:
@@ -287,22 +168,6 @@ def _number(value: object) -> str:
     if value is None:
         return "undefined"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _origin(description: Mapping[str, Any]) -> str:
-    calibration, cache = description["calibration"], description["cache"]
-    versions = ", ".join(f"{name} {number}" for name, number in description["versions"].items())
-    return "\n".join(
-        [
-            "## Where it comes from",
-            "",
-            f"* temperature {calibration['value']:g}, fitted on {calibration['images']} val predictions of the run",
-            f"* cache `{cache['cache_id']}`, content `{cache['content_digest']}`",
-            f"* medal {description['request']['medal']}, {versions}; every setting is in `run.json`",
-            "* method: Ren, Gu, Liu, MedAlmighty, Front. Artif. Intell. 8:1527980, 2025",
-            "",
-        ]
-    )
 
 
 def _plain(text: str) -> str:

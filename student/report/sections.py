@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_curves, reliability
-from ..figures.tables import write_difference, write_figure, write_number
+from ..figures.tables import Table, write_difference, write_figure, write_number
 from ..figures.verdict import name_figure
 from .charts import draw_curve, draw_differences, draw_history, draw_intervals, draw_reliability
 from .collecting import ARMS, Recorded
@@ -18,7 +18,6 @@ from .tables import (
     FIGURES,
     PAIRS,
     Confusion,
-    Table,
     tabulate_classes,
     tabulate_confusion,
     tabulate_differences,

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from ...cache.errors import StudentError
 from ..figures.comparing import compare_runs
-from ..figures.tables import write_difference, write_figure
+from ..figures.tables import Table, write_difference, write_figure
 from ..figures.verdict import name_figure
 from .charts import draw_fractions
 from .collecting import ARMS, Recorded
 from .sections import Chart, draw_forest
-from .tables import FIGURE_NAMES, FIGURES, Table
+from .tables import FIGURE_NAMES, FIGURES
 
 __all__ = ["Together", "describe_together"]
 

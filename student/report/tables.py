@@ -9,7 +9,7 @@ from typing import Any
 from ...pipeline.metrics import ClassCurves
 from ..figures import score as figures
 from ..figures.methods import describe_methods
-from ..figures.tables import name_arm, write_difference, write_figure, write_number
+from ..figures.tables import Table, name_arm, write_difference, write_figure, write_number
 from ..figures.verdict import name_figure
 from .collecting import ARMS, Recorded
 
@@ -19,7 +19,6 @@ __all__ = [
     "FIGURE_NAMES",
     "PAIRS",
     "Confusion",
-    "Table",
     "tabulate_classes",
     "tabulate_confusion",
     "tabulate_differences",
@@ -40,20 +39,6 @@ CLASS_FIGURES = {
     "f1": "F1",
 }
 PAIRS = {f"{one}_minus_{other}": f"{one} − {other}" for one, other in figures.PAIRS}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text.
-
-    Attributes
-    ----------
-    rows : cells of each row, the first being its name
-    """
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)

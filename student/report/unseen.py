@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..figures.tables import write_difference, write_figure
+from ..figures.tables import Table, write_difference, write_figure
 from ..figures.verdict import name_figure
 from .charts import draw_intervals
 from .collecting import ARMS, Unseen, read_differences, read_figures
 from .sections import Chart, draw_forest
-from .tables import FIGURE_NAMES, FIGURES, PAIRS, Table
+from .tables import FIGURE_NAMES, FIGURES, PAIRS
 
 __all__ = ["UnseenSection", "describe_unseen"]
 
