@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...cache.progress import Tell
-from ...pipeline.metrics import bootstrap, score
+from ...pipeline.metrics import Difference, bootstrap, score
 from ..figures.plots import plot_run
 from ..figures.score import Scored, compare_arms, figures
 from ..figures.tables import write_value
@@ -20,6 +20,7 @@ from ..members.plan import Asked
 from ..members.train import Member, read_record
 from ..run import folder
 from ..run.predictions import Predictions, read_predictions, write_predictions
+from ..settings import Alpha
 from ..targets.load import Targets
 
 __all__ = ["Outcome", "show_teacher", "write_outcome"]
@@ -67,39 +68,16 @@ def write_outcome(
     students, baselines : where they lie when the run is finished, each with its predictions
     seed : of the resamples
     """
-    targets, at = asked.targets, asked.settings.at_sensitivity
+    targets = asked.targets
     arms = {"student": students, "baseline": baselines}
     recorded = {member.place: read_predictions(member.place) for member in (*students, *baselines)}
-    scored: dict[str, dict[str, Scored]] = {}
-    for split in ("val", "test"):
-        if split in targets.splits:
-            logits = {
-                arm: [recorded[member.place][split].logits for member in members]
-                for arm, members in arms.items()
-                if members
-            } | {"teacher": [targets.splits[split].teacher]}
-            scored[split] = {
-                arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
-            }
+    scored = _score(asked, arms, recorded, seed)
     shown = "test" if "test" in scored else "val"
     compared = {split: compare_arms(each, targets.task) for split, each in scored.items()}
     judged = {name: one.differences for name, one in compared[shown].items()}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
-    verdict = word(
-        shown,
-        baseline=judged.get("student_minus_baseline"),
-        teacher=judged["student_minus_teacher"],
-        images=scored[shown]["student"].figures["n"],
-        by_seed=[
-            (one[shown]["auroc"], other[shown]["auroc"])
-            for one, other in zip(each["student"], each["baseline"], strict=False)
-        ],
-        seeds=len(students),
-        alpha=students[0].alpha,
-        chosen=choice is not None,
-    ) + doubt({arm: one.figures for arm, one in scored[shown].items()})
-    verdict = f"{verdict} {caution(scored[shown]['student'].figures['rests_on'])}".rstrip()
+    verdict = _conclude(shown, scored[shown], judged, each, students[0].alpha, chosen=choice is not None)
     if gate["fires"]:
         report(f"warning: {gate['message']}")
     top = next(member for member in students if member.place == work)
@@ -130,6 +108,49 @@ def write_outcome(
         classes=targets.classes,
     )
     return Outcome(metrics, scored[shown])
+
+
+def _score(
+    asked: Asked, arms: Mapping[str, Sequence[Member]], recorded: Mapping[Path, Mapping[str, Predictions]], seed: int
+) -> dict[str, dict[str, Scored]]:
+    """Return the figures of each arm, by split and arm."""
+    targets, at = asked.targets, asked.settings.at_sensitivity
+    scored: dict[str, dict[str, Scored]] = {}
+    for split in ("val", "test"):
+        if split in targets.splits:
+            logits = {
+                arm: [recorded[member.place][split].logits for member in members]
+                for arm, members in arms.items()
+                if members
+            } | {"teacher": [targets.splits[split].teacher]}
+            scored[split] = {
+                arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
+            }
+    return scored
+
+
+def _conclude(
+    shown: str,
+    scored: Mapping[str, Scored],
+    judged: Mapping[str, Mapping[str, Difference]],
+    each: Mapping[str, Sequence[Mapping[str, Any]]],
+    alpha: Alpha,
+    *,
+    chosen: bool,
+) -> str:
+    """Return the verdict on the split that is shown, with what makes it doubtful."""
+    pairs = zip(each["student"], each["baseline"], strict=False)
+    verdict = word(
+        shown,
+        baseline=judged.get("student_minus_baseline"),
+        teacher=judged["student_minus_teacher"],
+        images=scored["student"].figures["n"],
+        by_seed=[(one[shown]["auroc"], other[shown]["auroc"]) for one, other in pairs],
+        seeds=len(each["student"]),
+        alpha=alpha,
+        chosen=chosen,
+    ) + doubt({arm: one.figures for arm, one in scored.items()})
+    return f"{verdict} {caution(scored['student'].figures['rests_on'])}".rstrip()
 
 
 def _record_teacher(work: Path, targets: Targets) -> None:
