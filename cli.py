@@ -164,21 +164,21 @@ def main() -> NoReturn:
         status = group.main(prog_name="medal", standalone_mode=False)
     except click.ClickException as error:  # the command line is misused
         if logs_json():
-            note(f"medal: {error.format_message()}")
+            note(error.format_message(), "error")
         else:
             error.show()
         sys.exit(error.exit_code)
     except click.Abort:  # a question was not answered
-        note("medal: Aborted; nothing was done.")
+        note("Aborted; nothing was done.", "error")
         sys.exit(1)
     except MedalError as error:
         # After SIGHUP there may be no terminal any more.
         with suppress(OSError):
-            note(f"medal: {error}")
+            note(str(error), "error")
         sys.exit(_status(error))
     except OSError as error:
         # A full disk or a folder that may not be written is the user's to mend; a stack trace would not help them.
         place = f" '{error.filename}'" if error.filename else ""
-        note(f"medal: {error.strerror or error}{place}; mend that and run the same command again.")
+        note(f"{error.strerror or error}{place}; mend that and run the same command again.", "error")
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

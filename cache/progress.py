@@ -6,10 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "Progress", "Tell", "silent"]
+__all__ = ["Advance", "Alert", "Progress", "Tell", "silent"]
 
 Advance = Callable[[int], None]  # called with the number of units finished since the last call
 Tell = Callable[[str], None]  # called with a sentence that is not the result
+
+
+class Alert(str):
+    """A sentence that warns: whoever is told it may show it otherwise than news."""
+
+    __slots__ = ()
 
 
 class Progress(Protocol):

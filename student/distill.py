@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..cache.progress import Progress, Tell
+from ..cache.progress import Alert, Progress, Tell
 from .members.choice import Choice, choose_weight
 from .members.plan import Asked
 from .members.ranks import follow
@@ -68,7 +68,7 @@ def _lead(ask: Callable[[], Asked], ranks: Ranks, tell: Tell, act: Callable[[Ask
         return followed
     asked = ask()
     for warning in list_warnings(asked):
-        tell(f"warning: {warning}")
+        tell(Alert(warning))
     result = act(asked)
     ranks.say({"result": result})
     return result
@@ -279,8 +279,10 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         torch.set_num_threads(written["threads"])
         if describe_environment(asked, ranks) not in written["trained_on"]:
             report(
-                "warning: this machine or its libraries are others than those that began this run: it goes on, and may "
-                "end with other last bits"
+                Alert(
+                    "this machine or its libraries are others than those that began this run: it goes on, and may "
+                    "end with other last bits"
+                )
             )
             written["trained_on"] = [*written["trained_on"], describe_environment(asked, ranks)]
         folder.write_json(path, written)

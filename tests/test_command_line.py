@@ -8,6 +8,7 @@ import sys
 import click
 import pytest
 
+from medal.cache.progress import Alert
 from medal.cache.terminal.console import note, progress
 from medal.cli import COMMANDS, group
 
@@ -83,7 +84,7 @@ def json_lines(monkeypatch):
 
 @pytest.mark.usefixtures("json_lines")
 def test_notes_and_progress_are_lines_of_json(capsys):
-    note("warning: the sky\nis falling")
+    note(Alert("the sky\nis falling"))
     with progress("teacher", 4) as advance:
         advance(4)
     warned, went = records(capsys.readouterr().err)

@@ -13,6 +13,7 @@ from click import UsageError
 from student_squares import ask_for, kill_at, same_bits, stopping_at, train
 
 from medal.cache.errors import CacheMismatch, StudentError
+from medal.cache.progress import Alert
 from medal.pipeline.metrics import score
 from medal.student.figures.comparing import compare_runs
 from medal.student.figures.score import figures
@@ -328,7 +329,7 @@ def test_a_teacher_that_knows_nothing_is_not_heeded(place, tmp_path):
     asked = {"cache": str(tmp_path / "bad.zarr"), "epochs": 6, "alpha": "auto", "baseline": True, "lr": 3e-3}
     result = train(place, tmp_path / "run", heard.append, **asked)
     assert result["gate"]["fires"]
-    assert any(text.startswith("warning: The teacher is significantly worse") for text in heard)
+    assert any(isinstance(text, Alert) and text.startswith("The teacher is significantly worse") for text in heard)
     assert any("not clearly better than chance" in text for text in heard)
     assert result["alpha"] == 0
     assert result["verdict"].startswith("Distillation did not help here")

@@ -8,6 +8,7 @@ import pytest
 import student_squares
 
 from medal.cache.errors import StudentError
+from medal.cache.progress import Alert
 from medal.student.distill import carry_out
 from medal.student.training.tracking import TRACKERS, require_tracker, tracking
 
@@ -70,7 +71,8 @@ def test_a_tracker_that_fails_is_given_up_once_and_said(tmp_path):
         track({"epoch": float("nan"), "val_loss": 0.5})
         track({"epoch": float("nan"), "val_loss": 0.5})
     assert len(told) == 1
-    assert told[0].startswith("warning: the tracker 'tensorboard' failed and is given up")
+    assert isinstance(told[0], Alert)
+    assert told[0].startswith("the tracker 'tensorboard' failed and is given up")
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..progress import Alert
 from ..terminal.command import Command
 from ..terminal.console import json_option, note, print_json
 from ..text import plain
@@ -43,7 +44,7 @@ def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
     opened.check()
     entries, problems = read_entries(opened)
     for problem in problems:
-        note(f"warning: {problem}")
+        note(Alert(problem))
     first = {entry.cache_id: entry.content for entry in reversed(entries)}
     rows = [_described(entry, first[entry.cache_id] == entry.content) for entry in distinct(entries)]
     for text in filters:

@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
-from ..progress import Advance
+from ..progress import Advance, Alert
 from ..text import plain
 
 __all__ = ["json_option", "log_json", "logs_json", "note", "print_json", "progress"]
@@ -28,23 +28,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SECONDS_BETWEEN_LINES = 5.0
 # A variable, so that the processes that a command starts speak as it does.
 _VARIABLE = "MEDAL_LOG_JSON"
-_LEVELS = {"warning: ": "warning", "medal: ": "error"}
+# What stands before a sentence that people read, by its level.
+_BEFORE = {"info": "", "warning": "warning: ", "error": "medal: "}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
 
-def note(text: str, **figures: Any) -> None:
+def note(text: str, level: Literal["info", "error"] = "info", **figures: Any) -> None:
     """Say something on stderr that is not the result.
 
     Parameters
     ----------
+    text : an `Alert` is a warning
     figures : what the text says, as numbers for those who read JSON
     """
+    shown = "warning" if isinstance(text, Alert) else level
     if logs_json():
-        begin = next((begin for begin in _LEVELS if text.startswith(begin)), "")
-        _log(_LEVELS.get(begin, "info"), text.removeprefix(begin).strip(), **figures)
+        _log(shown, text.strip(), **figures)
     else:
-        click.echo("\n".join(map(plain, text.split("\n"))), err=True)
+        click.echo("\n".join(map(plain, f"{_BEFORE[shown]}{text}".split("\n"))), err=True)
 
 
 def logs_json() -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...cache.text import plural
+
 __all__ = ["Advice", "Finding", "Severity", "count_of"]
 
 # serious: figures from this dataset mislead until it is mended; look: a person should; fine; left out: not checked.
@@ -51,4 +53,4 @@ class Finding:
 
 def count_of(count: int, one: str, many: str | None = None) -> str:
     """Say a number with its noun: ``1 image``, ``3 images``."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {plural(count, one, many)}"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from ...cache.join import find_keys, image_members
 from ...cache.keys import KEY_BYTES
+from ...cache.text import plural
 from ..datasets.columns.dataset import UNKNOWN_CLASS, Dataset
 from ..datasets.columns.labels import label_bits, label_classes, quoted
 from ..datasets.kinds.table import BITS, FIRST_ROW, read_columns
@@ -90,7 +91,7 @@ def amend(
     kept = labelled(dataset.classes, code, exclude=exclude_classes, classes=None, what=what)
     gone = [name for name in dataset.classes if name not in kept.classes and name not in exclude_classes]
     if gone:
-        warnings.append(f"no image of the class{'es' * (len(gone) > 1)} {quoted(gone)} is left: not a class any more")
+        warnings.append(f"no image of the {plural(len(gone), 'class')} {quoted(gone)} is left: not a class any more")
     counts = {
         "relabelled": relabelled,
         "class": len(rows) - len(kept.rows),

@@ -14,7 +14,7 @@ from ...cache.errors import CacheCorrupt
 from ...cache.format.digest import Rows
 from ...cache.format.layout import FORMAT
 from ...cache.making.work import ChunkedRows, work_path
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 from ...cache.verify import count_repeats
 from ..datasets import Dataset, exclude_flags, rarest_class
 from ..features.contrast import LOOKED_AT
@@ -130,13 +130,13 @@ def lay_out(content: Content, tell: Tell) -> tuple[dict[str, Rows], Probe]:
     return arrays, probe
 
 
-def _shrunk(content: Content, folds: int) -> str:
+def _shrunk(content: Content, folds: int) -> Alert:
     split = np.full(len(content.dataset), -1, np.int8)
     split[content.rows["train"].source] = 0
     name, count = rarest_class(content.dataset, split)
     left = f"shrink to {folds}" if folds else "fall away, and train's logits are in-sample"
-    return (
-        f"warning: class '{name}' has only {count} train samples: the {content.probe.folds} folds {left}; "
+    return Alert(
+        f"class '{name}' has only {count} train samples: the {content.probe.folds} folds {left}; "
         f"leave it out with {exclude_flags([name])}."
     )
 

@@ -12,7 +12,7 @@ from ...cache.making.life import Action
 from ...cache.making.lock import Lock, locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
-from ...cache.progress import Progress, Tell
+from ...cache.progress import Alert, Progress, Tell
 from ...cache.reader import Cache
 from ...cache.store.publish import Pushed
 from ..datasets.columns.dataset import DatasetOptions
@@ -94,7 +94,7 @@ def plan_cache(
     if account is not None and not account.left_out:
         tell(f"{account}")  # where something is left out, it has been said
     for warning in asked.warnings:
-        tell(f"warning: {warning}")
+        tell(Alert(warning))
     if asked.drawing:
         tell(f"{asked.drawing}; now {', '.join(f'{len(part)} {split}' for split, part in asked.rows.items())}")
     return asked
@@ -271,9 +271,9 @@ def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tel
     if computed.bad:
         rows, skipped, warnings = without_bad(asked.dataset, asked.rows, computed.bad)
         for warning in set(warnings) - set(asked.warnings):
-            tell(f"warning: {warning}")
+            tell(Alert(warning))
         asked = replace(asked, rows=rows, skipped=(*asked.skipped, *skipped))
     if asked.skipped:
         counts = ", ".join(f"{reason} {count}" for reason, count in reason_counts(asked.skipped).items())
-        tell(f"warning: {len(asked.skipped)} images are left out ({counts}); '{list_path(asked.target)}' lists them")
+        tell(Alert(f"{len(asked.skipped)} images are left out ({counts}); '{list_path(asked.target)}' lists them"))
     return asked

@@ -17,7 +17,7 @@ from ...cache.format.manifest import Manifest
 from ...cache.join import image_members
 from ...cache.keys import KEY_BYTES
 from ...cache.making.work import WorkDirectory, work_path
-from ...cache.progress import Advance, Progress, Tell, silent
+from ...cache.progress import Advance, Alert, Progress, Tell, silent
 from ...cache.reader import Cache
 from ...cache.store.announcements import Announcement, wait_for, who_computes
 from ...cache.store.fetch import Trust, choose_signed, fetch, read_keys
@@ -107,15 +107,15 @@ class StageOneStore:
             entries, problems = read_entries(self.store)
         except CacheNotFound as error:
             if not self.push:
-                tell(f"warning: {error}")
+                tell(Alert(error))
             return []
         except CacheCorrupt:
             raise
         except CacheError as error:
-            tell(f"warning: {error} Going on without it.")
+            tell(Alert(f"{error} Going on without it."))
             return []
         for problem in problems:
-            tell(f"warning: {problem}")
+            tell(Alert(problem))
         return entries
 
     def await_others(self, cache_id: str, tell: Tell) -> Entry | None:
@@ -135,7 +135,7 @@ class StageOneStore:
             entry = self.find(asked.cache_id, tell) or self.await_others(asked.cache_id, tell)
             return None if entry is None else fetch(self.store, entry, asked.target, self.progress, self.trust)
         except StoreUnusable as error:
-            tell(f"warning: {error} Going on without it.")
+            tell(Alert(f"{error} Going on without it."))
             return None
 
     def with_features(self, asked: Plan, tell: Tell) -> Plan:
@@ -148,7 +148,7 @@ class StageOneStore:
         except CacheCorrupt:
             raise
         except CacheError as error:
-            tell(f"warning: {error} Going on without it.")
+            tell(Alert(f"{error} Going on without it."))
         return replace(asked, sources=tuple(sources))
 
     def _useful(self, asked: Plan, tell: Tell) -> Iterator[Entry]:
@@ -173,7 +173,7 @@ class StageOneStore:
             try:
                 choose_signed(self.store, [entry], self.trust)
             except CacheMismatch as error:
-                tell(f"warning: features are not taken over: {error}")
+                tell(Alert(f"features are not taken over: {error}"))
                 continue
             there = read_keys(self.store, entry)
             if secret is not None and entry.summary.get("key_check") is None:

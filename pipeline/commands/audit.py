@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cache.errors import MedalError
+from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
 from ...cache.text import plain
@@ -68,7 +69,7 @@ def audit(
 
     found = examine(open_cache(cache), dataset, options, progress, threshold=threshold)
     for told in found.subject.notes:
-        note(f"warning: {told}")
+        note(Alert(told))
     written = found.write_csv(table) if table is not None else 0
     if page is not None:
         found.write_page(page)

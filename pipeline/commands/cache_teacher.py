@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from ...cache.progress import Alert
 from ...cache.store.options import store_options
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
@@ -256,7 +257,7 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
     manifest = made.cache.manifest
     metrics = manifest.probe.get("metrics", {})  # another writer's cache need not have them
     if made.action == "reuse" and manifest.skipped.images:
-        note(f"warning: {manifest.skipped.images} images that could not be read were left out of it")
+        note(Alert(f"{manifest.skipped.images} images that could not be read were left out of it"))
     if as_json:
         print_json(
             {

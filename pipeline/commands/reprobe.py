@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
 from ...cache.text import plain
@@ -67,7 +68,7 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
 
     asked = prepare(cache, out, ReprobeSettings(**chosen), overwrite=overwrite)
     for warning in asked.warnings:
-        note(f"warning: {warning}")
+        note(Alert(warning))
     rows = {split: len(part) for split, part in asked.rows.items()}
     changed = _changes(asked)
     if dry_run:

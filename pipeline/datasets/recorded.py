@@ -8,6 +8,7 @@ from dataclasses import replace
 from ...cache.errors import CacheMismatch
 from ...cache.format.manifest import Manifest
 from ...cache.keys import match_secret
+from ...cache.text import plural
 from ..views.preprocessing import parse_window
 from .columns.dataset import UNLABELLED, DatasetOptions
 from .columns.labels import quoted
@@ -78,4 +79,4 @@ def _with_columns(options: DatasetOptions, manifest: Manifest) -> DatasetOptions
 
 
 def _made_from(columns: Sequence[str]) -> str:
-    return f"made from the column{'s' * (len(columns) > 1)} {quoted(columns)}" if columns else "not made from a table"
+    return f"made from the {plural(len(columns), 'column')} {quoted(columns)}" if columns else "not made from a table"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ...cache.errors import CacheMismatch, DataError
 from ...cache.making.lock import Lock
 from ...cache.making.work import WorkDirectory, work_path
-from ...cache.progress import Progress, Tell
+from ...cache.progress import Alert, Progress, Tell
 from ..datasets.columns.dataset import DatasetOptions
 from ..planning.chunks import ChunkPlan
 from ..planning.plan import Plan, prepare
@@ -122,8 +122,10 @@ def _note_machine(work: WorkDirectory, how: dict[str, Any], tell: Tell, machine:
         return
     if how["computed_on"]:
         tell(
-            "warning: this machine or its libraries are others than those that began this cache: what is done is "
-            "kept, and the rest may differ from it in the last bits"
+            Alert(
+                "this machine or its libraries are others than those that began this cache: what is done is "
+                "kept, and the rest may differ from it in the last bits"
+            )
         )
     how["computed_on"] = [*how["computed_on"], machine]
     work.note(how)
@@ -134,8 +136,10 @@ def _note_halved(work: WorkDirectory, how: dict[str, Any], tell: Tell, images: i
     if images >= how.get("smallest_forward", how["batch_size"]):
         return
     tell(
-        f"warning: the device's memory ran out with {how['batch_size']} images at once, and sufficed with {images}: "
-        "the features of these may differ in the last bits from what they would have been, and the cache says so"
+        Alert(
+            f"the device's memory ran out with {how['batch_size']} images at once, and sufficed with {images}: "
+            "the features of these may differ in the last bits from what they would have been, and the cache says so"
+        )
     )
     how["smallest_forward"] = images
     work.note(how)

@@ -15,7 +15,7 @@ import torch
 
 from ...cache.errors import DataError
 from ...cache.making.work import Chunk, ChunkedRows, WorkDirectory
-from ...cache.progress import Advance, Tell
+from ...cache.progress import Advance, Alert, Tell
 from ..datasets.columns.dataset import Dataset
 from ..planning.chunks import ChunkPlan, ComputedChunk, plan_chunks, record_dtype
 from ..planning.rows import SplitRows
@@ -96,7 +96,7 @@ def compute_features(
             plan = done.plan
             for row, error in done.bad.items():
                 if len(result.bad) < _MOST_TOLD:
-                    tell(f"warning: {error}")
+                    tell(Alert(error))
                 result.bad[plan.split, row] = error
             result.images += len(done.records)
             look(done.records)

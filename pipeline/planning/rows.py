@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...cache.text import plural
 from ...cache.verify import order_columns
 from ..datasets.columns.dataset import SPLITS, Dataset
 
@@ -123,7 +124,7 @@ def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
 
 
 def _images(count: int) -> str:
-    return "1 image stands" if count == 1 else f"{count} images stand"
+    return f"{count} {plural(count, 'image stands', 'images stand')}"
 
 
 def _count_mixed(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> int:

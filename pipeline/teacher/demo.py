@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...cache.errors import TeacherError
 from ...cache.home import home_folder
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 from ..hub import ask_hub
 from .files import locate_teacher
 from .recovered import recover_teacher, write_teacher
@@ -31,18 +31,20 @@ def find_teacher(asked: str | None, say: Tell) -> str:
         try:
             locate_teacher(HUB_TEACHER)
         except TeacherError as error:
-            say(f"warning: {error}")
+            say(Alert(error))
         else:
             return HUB_TEACHER
     teachers = home_folder() / "teachers"
     try:
         return str(recover_teacher(teachers, say))
     except TeacherError as error:
-        say(f"warning: {error}")
+        say(Alert(error))
     say(
-        "warning: there is no real teacher, so a tiny one with random weights stands in: this shows the plumbing only, "
-        "and the figures below mean nothing. Name a teacher with --teacher, or install the extra that can fetch one: "
-        'pip install "medalmighty[demo]"'
+        Alert(
+            "there is no real teacher, so a tiny one with random weights stands in: this shows the plumbing only, "
+            "and the figures below mean nothing. Name a teacher with --teacher, or install the extra that can fetch "
+            'one: pip install "medalmighty[demo]"'
+        )
     )
     return str(tiny_teacher(teachers))
 

@@ -11,7 +11,7 @@ import click
 
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
-from ...cache.text import plain
+from ...cache.text import plain, plural
 
 if TYPE_CHECKING:
     from ...cache.making.leftovers import Leftover, Outcome
@@ -107,7 +107,7 @@ def _describe(leftover: Leftover) -> str:
     if files is None:
         holds = f"{one.holds['images']} images in {one.holds['chunks']} chunks"
     else:
-        holds = f"{files} file{'s' * (files != 1)}"
+        holds = f"{files} {plural(files, 'file')}"
     line = f"'{one.path}': {one.kind} of '{one.target}', {holds}, {_size(one.bytes)}, {_age(one.age_seconds)} old"
     if one.held_by is not None:
         return f"{line}; in use by {one.held_by}: left alone"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
 from ...cache.text import plain
@@ -79,7 +80,7 @@ def evaluate(
         return
     result = measure(trained, opened, rows, out=out, workers=workers)
     for warning in result["warnings"]:
-        note(f"warning: {warning}")
+        note(Alert(warning))
     if as_json:
         print_json({"run": str(run), "dataset": opened.name, "out": None if out is None else str(out), **result})
         return

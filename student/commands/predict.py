@@ -10,7 +10,7 @@ import click
 from ...cache.errors import DataError
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
-from ...cache.text import plain
+from ...cache.text import plain, plural
 from .options import device_option, dry_run_option, overwrite_option, require_place, run_argument
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def predict(
     trained = open_run(run, device)
     files, others = find_images(images)
     if others:
-        note(f"{others} file{'s' * (others > 1)} in these folders {'are' if others > 1 else 'is'} no image: left out")
+        note(f"{others} {plural(others, 'file')} in these folders {plural(others, 'is', 'are')} no image: left out")
     frames = list_frames(trained, files)
     if dry_run:
         _foresee(trained, len(frames), out, as_json=as_json, what=f"answer {_images(len(frames))} with")
@@ -112,7 +112,7 @@ def _foresee(
 
 
 def _images(count: int) -> str:
-    return f"{count} image{'s' * (count != 1)}"
+    return f"{count} {plural(count, 'image')}"
 
 
 def _show(answers: Answers) -> None:

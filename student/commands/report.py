@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from ...cache.errors import StudentError
+from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
-from ...cache.text import plain
+from ...cache.text import plain, plural
 from ...pipeline.datasets.options import dataset_options, take_dataset_options
 from .options import overwrite_option, require_place
 
@@ -73,11 +74,14 @@ def report(
         if as_json:
             print_json(told)
         else:
-            click.echo(plain(f"Would write '{out}' on {_count(len(found), 'run')}: {', '.join(map(str, runs))}."))
+            click.echo(
+                plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {', '.join(map(str, runs))}.")
+            )
         return
     page = build_page(found, images=images, options=options)
     if page.missing:
-        note(f"warning: {_count(page.missing, 'image')} of the runs not in '{images}': shown without a picture")
+        missing = f"{page.missing} {plural(page.missing, 'image')}"
+        note(Alert(f"{missing} of the runs not in '{images}': shown without a picture"))
     content = page.html.encode()
     write_file(out, content)
     if as_json:
@@ -85,9 +89,5 @@ def report(
         return
     for one in found:
         click.echo(plain(f"{one.name}: {one.metrics['verdict']}"))
-    shown = f", with {_count(page.thumbnails, 'image')} of patients" if page.thumbnails else ""
+    shown = f", with {page.thumbnails} {plural(page.thumbnails, 'image')} of patients" if page.thumbnails else ""
     click.echo(plain(f"Wrote '{out}': {len(content) / 1e6:.2f} MB{shown}."))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...cache.text import plural
+
 __all__ = ["describe_methods"]
 
 # The papers of the soft terms, as their functions in `losses` name them.
@@ -59,13 +61,14 @@ def _loss(description: Mapping[str, Any]) -> str:
     # Where a domain is held out after the other, each part has settled these for itself.
     alpha, temperature = (description.get(name, request[name]) for name in ("alpha", "temperature"))
     target = description.get("target", f"{request['targets']} view")
+    chosen = request["alpha"] == "auto"
     if alpha == 0:
-        return f"{hard}, labels alone{', as chosen on val' * (request['alpha'] == 'auto')}"
+        return f"{hard}, labels alone{', as chosen on val' if chosen else ''}"
     loss = description.get("loss", request["loss"])
     names = re.findall("[a-z]+", loss)
     soft = loss if len(names) == 1 else f"({loss})"
     text = f"(1 − α) · {hard} + α · {soft}, α {_weight(alpha, description['classes'])}, temperature {temperature:g}"
-    if request["alpha"] == "auto":
+    if chosen:
         text += ", both chosen on val"
     return f"{text}; {', '.join(f'{name}: {_PAPERS[name]}' for name in names)}; soft targets of the {target}"
 
@@ -81,7 +84,7 @@ def _weight(alpha: float | str | Sequence[float], classes: Sequence[str]) -> str
 
 def _epochs(count: int | Mapping[str, int]) -> str:
     if isinstance(count, int):
-        return f"{count} epoch{'s' * (count > 1)}"
+        return f"{count} {plural(count, 'epoch')}"
     return "epochs " + ", ".join(f"{each} without {name}" for name, each in count.items())
 
 

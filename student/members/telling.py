@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...cache.text import plural
 from ...pipeline.datasets.columns.labels import quoted
 from .plan import Asked
 
@@ -66,7 +67,7 @@ def _not_learned(asked: Asked) -> list[str]:
 def describe_passes(asked: Asked) -> str:
     """Say how often one student sees how many images, or one for each domain held out."""
     if not asked.held_out:
-        return f"{asked.epochs} epoch{'s' * (asked.epochs > 1)} of {asked.rows['train']} images"
+        return f"{asked.epochs} {plural(asked.epochs, 'epoch')} of {asked.rows['train']} images"
     each = [f"{one.epochs} of {one.rows['train']} images without '{one.name}'" for one in asked.held_out]
     return f"epochs: {', '.join(each)}"
 

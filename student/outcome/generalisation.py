@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import STATISTICS, Resamples
 from ..figures.score import Scored, compare_arms, intervals_as_json
 from ..figures.verdict import caution, doubt, judge_teacher, word
@@ -51,7 +51,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
     each = {arm: _each_seed(outcomes, arm) if arm in means else [] for arm in ("student", "baseline")}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), "test")
     if gate["fires"]:
-        report(f"warning: {gate['message']}")
+        report(Alert(gate["message"]))
     alphas = [one.metrics["alpha"] for one in outcomes.values()]
     chosen = asked.settings.alpha == "auto"
     verdict = word(

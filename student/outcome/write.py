@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import Difference, bootstrap, score
 from ..figures.plots import plot_run
 from ..figures.score import Scored, compare_arms, figures
@@ -46,8 +46,10 @@ def show_teacher(targets: Targets, report: Tell) -> None:
     low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.units).intervals()["auroc"]
     if low <= 0.5:
         report(
-            "warning: on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
-            "use, --alpha auto takes it only if it is"
+            Alert(
+                "on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
+                "use, --alpha auto takes it only if it is"
+            )
         )
 
 
@@ -79,7 +81,7 @@ def write_outcome(
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
     verdict = _conclude(shown, scored[shown], judged, each, students[0].alpha, chosen=choice is not None)
     if gate["fires"]:
-        report(f"warning: {gate['message']}")
+        report(Alert(gate["message"]))
     top = next(member for member in students if member.place == work)
     metrics = {
         **_splits(scored, "student"),

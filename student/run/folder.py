@@ -115,7 +115,7 @@ def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Acti
         # Who adds to a run has to be told which of its settings they have not given again.
         other = differences(_without_growth(found.finished), _without_growth(request)) if found.finished else []
         raise StudentError(
-            f"'{found.run}' holds a finished run{' that differs in ' * bool(other)}{', '.join(other)}. Give another "
+            f"'{found.run}' holds a finished run{' that differs in ' if other else ''}{', '.join(other)}. Give another "
             "--out, or --overwrite to replace it once the new one is finished; with its own settings, --baseline or "
             "more --seeds add to it."
         )

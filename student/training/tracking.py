@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.errors import StudentError, first_line
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 
 __all__ = ["TRACKERS", "Track", "require_tracker", "tracking"]
 
@@ -69,7 +69,7 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], report: T
             tracker.log({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
         except Exception as error:  # noqa: BLE001 - as above
             failed = True
-            report(f"warning: the tracker '{name}' failed and is given up: {first_line(error)}")
+            report(Alert(f"the tracker '{name}' failed and is given up: {first_line(error)}"))
 
     try:
         yield track

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ...cache.errors import StudentError
+from ...cache.text import plural
 from .trained import NOTICE, Trained
 
 __all__ = [
@@ -111,7 +112,7 @@ def require_packages(form: Format) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if form == "onnx" and find_spec(name) is None]
     if missing:
         raise StudentError(
-            f"--format onnx needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
+            f"--format onnx needs {', '.join(missing)}, which {plural(len(missing), 'is', 'are')} not installed; "
             'pip install "medalmighty[export]", or give --format exported-program.'
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import UNKNOWN_BIT, DatasetOptions, class_order
 from .labels import quoted
 from .suspicion import is_missing
@@ -123,7 +124,7 @@ def one_of(read: Bits, what: str, first_row: int) -> list[str]:
     wrong = np.flatnonzero((ones != 1) & ~unknown)
     if len(wrong):
         raise DataError(
-            f"{what} has {len(wrong)} row{'s' * (len(wrong) > 1)} without exactly one 1 in the one-hot columns, row "
+            f"{what} has {len(wrong)} {plural(len(wrong), 'row')} without exactly one 1 in the one-hot columns, row "
             f"{first_row + int(wrong[0])} for one, with {int(ones[wrong[0]])}; leave --one-hot out if an image may "
             "have several labels or none, or take these rows out."
         )

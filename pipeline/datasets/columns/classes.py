@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import UNKNOWN_CLASS, DatasetOptions, class_order
 from .labels import Labels, label_classes, quoted
 from .suspicion import check_classes
@@ -97,7 +98,7 @@ def _rare(counts: Mapping[str, int], options: DatasetOptions, what: str) -> tupl
     left = [name for name in counts if name not in rare and name not in options.exclude_classes]
     if len(left) + (options.other_class is not None) < 2:
         raise DataError(
-            f"{what} has {len(left)} class{'es' * (len(left) != 1)} of {least} images or more; expected two or more: "
+            f"{what} has {len(left)} {plural(len(left), 'class')} of {least} images or more; expected two or more: "
             "give a lower --min-class-images."
         )
     return tuple(name for name in rare if name not in options.exclude_classes)

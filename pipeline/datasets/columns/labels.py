@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import UNKNOWN_CLASS, UNLABELLED, class_order
 
 __all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "no_labels", "others_beside", "quoted"]
@@ -63,12 +64,12 @@ def label_classes(
     outside = [name for name in kept if name not in wanted]
     if outside and not any(name in wanted for name in kept):
         raise DataError(
-            f"{what} has the class{'es' * (len(outside) > 1)} {quoted(outside)}, and none of those of the cache, "
+            f"{what} has the {plural(len(outside), 'class')} {quoted(outside)}, and none of those of the cache, "
             f"{quoted(wanted)}: is it the dataset that the cache was made from?"
         )
     if outside:
         raise DataError(
-            f"{what} has the class{'es' * (len(outside) > 1)} {quoted(outside)}; expected only {quoted(wanted)}, the "
+            f"{what} has the {plural(len(outside), 'class')} {quoted(outside)}; expected only {quoted(wanted)}, the "
             f"classes of the cache: leave out what is too much with {exclude_flags(outside)}."
         )
     if classes is None and len(wanted) < 2:
@@ -125,7 +126,7 @@ def no_labels(count: int) -> Labels:
 
 
 def _count(names: Sequence[str]) -> str:
-    return f"{len(names)} class{'es' * (len(names) != 1)}" + (f" ({quoted(names)})" if names else "")
+    return f"{len(names)} {plural(len(names), 'class')}" + (f" ({quoted(names)})" if names else "")
 
 
 def quoted(names: Sequence[str], most: int = 20) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .labels import quoted
 
 __all__ = ["NO_GROUP", "check_groups", "group_by_pattern", "number_groups", "say_shared_stems"]
@@ -73,7 +74,7 @@ def check_groups(values: Sequence[str], column: str, what: str, drawn: bool) -> 
     found = sorted({value for value in values if value})
     if drawn and 0 < len(found) < _SPLITS:
         raise DataError(
-            f"{what} has {len(found)} value{'s' * (len(found) > 1)} in column '{column}', {quoted(found)}, which "
+            f"{what} has {len(found)} {plural(len(found), 'value')} in column '{column}', {quoted(found)}, which "
             f"cannot fill three splits; expected a column of patients, each of whom stays in one split: name it with "
             f"--group-column, or go without with --group-column {NO_GROUP}."
         )

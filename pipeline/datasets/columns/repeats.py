@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import UNKNOWN_BIT, UNKNOWN_CLASS, Repeated
 
 __all__ = ["Merged", "merge_rows"]
@@ -65,7 +66,7 @@ def merge_rows(
     if contrary and how == "refuse":
         rows = contrary[0]
         raise DataError(
-            f"{what} has {len(several)} image{'s' * (len(several) > 1)} in more than one row "
+            f"{what} has {len(several)} {plural(len(several), 'image')} in more than one row "
             f"({sum(map(len, several))} rows), and the labels of {len(contrary)} differ, '{image[rows[0]]}' in the "
             f"rows {', '.join(str(numbers[row]) for row in rows[:5])} for one; expected one label an image: "
             "--repeated first, any or majority says whose counts."

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import SPLITS, Dataset
 from .labels import exclude_flags, quoted
 from .units import find_units
@@ -109,7 +110,7 @@ def check_filled(dataset: Dataset, split: npt.NDArray[np.int8]) -> None:
     if dataset.split is None and not dataset.unlabelled and len(groups) and empty and len(dataset) >= len(SPLITS):
         count = len(np.unique(groups))
         raise DataError(
-            f"dataset '{dataset.name}' has {count} group{'s' * (count > 1)} for its {len(dataset)} images, and whole "
+            f"dataset '{dataset.name}' has {count} {plural(count, 'group')} for its {len(dataset)} images, and whole "
             f"groups leave {' and '.join(empty)} empty; expected a patient for each few images: name another column "
             "with --group-column, or go without with --group-column none."
         )
@@ -208,12 +209,12 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
     if rare:
         listed = ", ".join(f"'{name}' ({count})" for name, count in rare)
         flags = _leave_out(dataset, [name for name, _ in rare])
-        which = f"of the class{'es' * (len(rare) > 1)}"
+        which = f"of the {plural(len(rare), 'class')}"
         if dataset.task == "multilabel":
-            which = f"with, or without, the label{'s' * (len(rare) > 1)}"
+            which = f"with, or without, the {plural(len(rare), 'label')}"
         raise DataError(
             f"dataset '{dataset.name}' has too few train samples {which} {listed}; "
-            f"expected two or more: leave {'them' if len(rare) > 1 else 'it'} out with {flags}."
+            f"expected two or more: leave {plural(len(rare), 'it', 'them')} out with {flags}."
         )
     warnings = []
     for index in (_VAL, _TEST):
@@ -223,7 +224,7 @@ def check_rare(dataset: Dataset, split: npt.NDArray[np.int8]) -> tuple[str, ...]
         ]
         if rows.any() and absent:
             warnings.append(
-                f"{SPLITS[index]} has no sample of the class{'es' * (len(absent) > 1)} {quoted(absent)}: "
+                f"{SPLITS[index]} has no sample of the {plural(len(absent), 'class')} {quoted(absent)}: "
                 "left out of the mean over classes."
             )
     return tuple(warnings)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from .dataset import class_order
 from .labels import quoted
 
@@ -81,9 +82,9 @@ def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | 
     row = f", row {min(map(first_row, missing))} for one" if first_row else ""
     flags = " ".join(f"--unknown-label {_word(name)}" for name in missing)
     raise DataError(
-        f"{what} has {_listed(missing, counts)} for a class in {total} row{'s' * (total > 1)}{row}; expected a class, "
-        f"or an empty cell = unknown: {flags} reads {'them' if len(missing) > 1 else 'it'} as unknown, "
-        f"{ACCEPT} as {'classes' if len(missing) > 1 else 'a class'}."
+        f"{what} has {_listed(missing, counts)} for a class in {total} {plural(total, 'row')}{row}; expected a class, "
+        f"or an empty cell = unknown: {flags} reads {plural(len(missing), 'it', 'them')} as unknown, "
+        f"{ACCEPT} as {plural(len(missing), 'a class', 'classes')}."
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from ..columns.account import Account
 from ..columns.classes import Classes, read_classes
 from ..columns.dataset import Dataset, DatasetOptions
@@ -106,7 +107,7 @@ def _nothing_found(tree: Tree, left: Mapping[str, Sequence[str]], what: str) -> 
     loose = [name for name in left.get(LOOSE, ()) if "/" not in name or find_split(name.split("/")[0], {}) >= 0]
     if loose:
         return (
-            f"{what} has {len(loose)} image{'s' * (len(loose) > 1)} but no folder that says of which class; expected "
+            f"{what} has {len(loose)} {plural(len(loose), 'image')} but no folder that says of which class; expected "
             "SPLIT/CLASS/file or CLASS/file: sort them so, name them in a .csv table, or take the class from the path "
             "with --class-pattern."
         )

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
 from ..columns.patients import NO_GROUP, check_groups, group_by_pattern, number_groups, say_shared_stems
 from ..pixels.files import Listing
@@ -61,7 +62,7 @@ def group_images(
     if 0 < count < min(named, _SPLITS) and drawn:
         # One for all is what many a tool writes when it takes names away.
         return listing.group(nobody), [
-            f"the DICOM files name {count} patient{'s' * (count > 1)} by PatientID, which cannot fill three splits: "
+            f"the DICOM files name {count} {plural(count, 'patient')} by PatientID, which cannot fill three splits: "
             "images of one come into several splits, unless --group-pattern or a table's column tells them apart"
         ]
     said_of_names = say_shared_stems(listing.names) if drawn and not options.unlabelled else None

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from ..columns.labels import quoted
 from ..pixels.file_kinds import kind_of_name
 from .tree import NOWHERE, Tree, walk
@@ -62,7 +63,7 @@ class Lookup:
         if several:
             first = next(iter(several))
             raise DataError(
-                f"{self._what} has {len(several)} name{'s' * (len(several) > 1)} that fit several files, '{first}' "
+                f"{self._what} has {len(several)} {plural(len(several), 'name')} that fit several files, '{first}' "
                 f"for one: {quoted(several[first], 3)}; expected one each: name a folder that holds only one of them "
                 "with --images, or write paths into the table."
             )
@@ -150,7 +151,6 @@ class Lookup:
         return left
 
     def _missing(self, missing: Sequence[str]) -> str:
-        several = len(missing) > 1
         nowhere = [cell for cell in missing if (self._beside / cell).is_symlink()]
         links = f" ({len(nowhere)} {NOWHERE})" if nowhere else ""
         searched = f"relative to '{self._beside}'"
@@ -159,7 +159,7 @@ class Lookup:
             searched += f" or under {quoted([str(folder) for folder in self._folders])}"
             remedy = "put them there, or take their rows out"
         return (
-            f"{self._what} names {len(missing)} file{'s' * several} that {'are' if several else 'is'} not there"
+            f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that {plural(len(missing), 'is', 'are')} not there"
             f"{links}, {searched}: {quoted(missing, _LISTED)}; {remedy}."
         )
 

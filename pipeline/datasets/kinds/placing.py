@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
 from ..columns.labels import quoted
 from ..columns.splits import find_split
@@ -189,7 +190,7 @@ def _splits_for_classes(splits: dict[str, int], tops: Sequence[str], loose: int,
     beside = f", beside {quoted(others, _LISTED)}" if others else ""
     several = len(splits) > 1
     return (
-        f"{what} has {loose} image{'s' * (loose > 1)} but no folder that says of which class; {quoted(list(splits))} "
+        f"{what} has {loose} {plural(loose, 'image')} but no folder that says of which class; {quoted(list(splits))} "
         f"{'are names of splits' if several else 'is the name of a split'}{beside}, and no class: expected "
         "SPLIT/CLASS/file or CLASS/file: sort them so, take the class from the path with --class-pattern, name them "
         "in a .csv table, or say --class-level 1 if these folders are the classes."

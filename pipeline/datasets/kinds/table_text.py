@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 from ....cache.errors import DataError
+from ....cache.text import plural
 from ..columns.labels import others_beside, quoted
 
 __all__ = ["FIRST_ROW", "TABLES", "Columns", "is_table", "read_columns"]
@@ -68,7 +69,7 @@ def read_columns(path: Path, what: str, usual: str) -> Columns:
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise DataError(
-            f"{what} has the column{'s' * (len(twice) > 1)} {quoted(twice)} twice; expected one of each name."
+            f"{what} has the {plural(len(twice), 'column')} {quoted(twice)} twice; expected one of each name."
         )
     for number, row in enumerate(rows, FIRST_ROW):
         if len(row) != len(names):
