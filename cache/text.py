@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["plain", "plural"]
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["plain", "plural", "say_scores"]
 
 
 def plain(text: str) -> str:
@@ -15,3 +18,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     if count == 1:
         return one
     return many or one + ("es" if one.endswith("s") else "s")
+
+
+def say_scores(figures: Mapping[str, Any]) -> str:
+    """Return AUROC and accuracy in words, as ``auroc 0.9123, accuracy undefined``."""
+    values = {name: figures.get(name) for name in ("auroc", "accuracy")}
+    return ", ".join(
+        f"{name} {format(value, '.4f') if isinstance(value, int | float) else 'undefined'}"
+        for name, value in values.items()
+    )

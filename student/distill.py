@@ -32,7 +32,7 @@ from .network.images import StudentImages, load_images
 from .network.parallel import ALONE, Ranks
 from .network.speed import Plan, choose_plan, threads_restored, wall_rate
 from .outcome.card import write_card, write_overview
-from .outcome.description import called, describe_environment, describe_run, describe_whole
+from .outcome.description import describe_environment, describe_run, describe_whole, name_run
 from .outcome.generalisation import write_summary
 from .outcome.write import Outcome, show_teacher, write_outcome
 from .run import folder
@@ -120,8 +120,8 @@ def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALO
     start = time.perf_counter()
     with folder.working(asked.run, report) as work, threads_restored():
         # Another process may have finished or begun this very run since `ask`.
-        found = folder.look(asked.run)
-        action = folder.decide(found, asked.request, overwrite=asked.overwrite)
+        found = folder.inspect_run(asked.run)
+        action = folder.choose_action(found, asked.request, overwrite=asked.overwrite)
         asked = replace(asked, action=action)
         if action == "create":
             folder.clear(work)
@@ -171,7 +171,7 @@ def _make(
     outcome = write_outcome(asked, work, *arms, choice=choice, report=report, seed=seed)
     spent = _spent(start, len(members) * asked.images, _seconds(arms))
     description = describe_run(asked, recipe, work, members[0]) | spent
-    write_card(work, called(asked), description, outcome.metrics)
+    write_card(work, name_run(asked), description, outcome.metrics)
     folder.make_durable(work)
     folder.write_json(work / folder.RUN, description)
     return outcome, spent

@@ -3,7 +3,7 @@
 import pytest
 
 from medal.pipeline.metrics import Difference
-from medal.student.figures.verdict import caution, doubt, judge_teacher, word
+from medal.student.figures.verdict import caution, doubt, judge_teacher, write_verdict
 
 BETTER, WORSE, UNCLEAR = (
     Difference(value, interval, p)
@@ -13,7 +13,9 @@ BETTER, WORSE, UNCLEAR = (
 
 def verdict(found, by_seed=((0.9, 0.8), (0.9, 0.95), (0.9, 0.8)), **changed):
     asked = {"teacher": {"auroc": WORSE}, "images": 624, "seeds": len(by_seed), "alpha": 0.5, "chosen": False}
-    return word("test", baseline=None if found is None else {"auroc": found}, by_seed=by_seed, **(asked | changed))
+    return write_verdict(
+        "test", baseline=None if found is None else {"auroc": found}, by_seed=by_seed, **(asked | changed)
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,9 +36,9 @@ def test_the_verdict_follows_the_interval(found, start):
 @pytest.mark.parametrize("ranking", [BETTER, UNCLEAR])
 def test_worse_decisions_are_said_beside_a_better_ranking(ranking):
     asked = {"teacher": {"auroc": WORSE}, "images": 624, "seeds": 1, "alpha": 0.5, "chosen": False}
-    said = word("test", baseline={"auroc": ranking, "accuracy": WORSE}, by_seed=[(0.9, 0.8)], **asked)
+    said = write_verdict("test", baseline={"auroc": ranking, "accuracy": WORSE}, by_seed=[(0.9, 0.8)], **asked)
     assert said.endswith(" But accuracy is significantly lower: -0.0300 (95 % -0.0500 to -0.0100, p = 0.02).")
-    unclear = word("test", baseline={"auroc": ranking, "accuracy": UNCLEAR}, by_seed=[(0.9, 0.8)], **asked)
+    unclear = write_verdict("test", baseline={"auroc": ranking, "accuracy": UNCLEAR}, by_seed=[(0.9, 0.8)], **asked)
     assert "But" not in unclear
 
 
@@ -61,7 +63,7 @@ def test_what_is_left_open_is_the_far_end_of_the_interval():
 
 def test_seeds_are_counted_where_auroc_is_defined():
     asked = {"teacher": {"auroc": WORSE}, "images": 9, "seeds": 2, "alpha": 0.5, "chosen": False}
-    said = word("test", baseline={"accuracy": BETTER}, by_seed=[(None, None)] * 2, **asked)
+    said = write_verdict("test", baseline={"accuracy": BETTER}, by_seed=[(None, None)] * 2, **asked)
     assert "seeds." not in said
 
 
@@ -74,9 +76,11 @@ def test_intervals_of_too_little_are_not_taken_at_their_word(units, rarest, said
 
 def test_where_auroc_is_undefined_accuracy_decides():
     compared = {"accuracy": BETTER}
-    said = word("val", baseline=compared, teacher=compared, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False)
+    said = write_verdict(
+        "val", baseline=compared, teacher=compared, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False
+    )
     assert said.startswith("Distilling helped: val accuracy")
-    assert "undefined on val" in word(
+    assert "undefined on val" in write_verdict(
         "val", baseline={}, teacher={}, images=9, by_seed=[], seeds=2, alpha=0.5, chosen=False
     )
 

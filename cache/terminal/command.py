@@ -18,13 +18,13 @@ class Command(click.Command):
 
     Parameters
     ----------
-    groups : title → flags; options of no group come last, or where `OTHERS` stands
+    groups : title → flags, with a space between them; options of no group come last, or where `OTHERS` stands
     """
 
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, groups: Mapping[str, str] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"show_default": True})
         super().__init__(*args, **kwargs)
-        self.groups = dict(groups or {})
+        self.groups = {title: flags.split() for title, flags in (groups or {}).items()}
         for option in self.params:
             if isinstance(option, click.Option) and option.is_flag:
                 option.show_default = False

@@ -13,6 +13,7 @@ from ...cache.progress import Alert
 from ...cache.store.options import store_options
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.text import say_scores
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..features.ranks import join_team, started_together
 from ..planning.request import CacheSettings
@@ -28,11 +29,11 @@ __all__ = ["cache_teacher"]
 
 _DEFAULT = CacheSettings()
 _GROUPS = {
-    "Teacher": ("--teacher", "--revision", "--feature", "--image-size", "--resize", "--tune"),
-    "Soft targets": ("--views", "--augment", "--probe", "--folds", "--no-features", "--seed"),
-    "Machine": ("--batch-size", "--precision", "--device", "--engine", "--address", "--no-wait"),
-    "Images": ("--limit", "--from", "--on-bad-image", "--allow-low-contrast", "--unlabelled"),
-    "Sharing": ("--store", "--push", "--yes", "--wait", "--as", "--max-cache-size", "--signers", "--revoked"),
+    "Teacher": "--teacher --revision --feature --image-size --resize --tune",
+    "Soft targets": "--views --augment --probe --folds --no-features --seed",
+    "Machine": "--batch-size --precision --device --engine --address --no-wait",
+    "Images": "--limit --from --on-bad-image --allow-low-contrast --unlabelled",
+    "Sharing": "--store --push --yes --wait --as --max-cache-size --signers --revoked",
     **DATASET_GROUP,
 }
 
@@ -290,7 +291,7 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
         click.echo(f"  others get it by: medal pull {made.cache.cache_id} STORE")
     for split in ("val", "test"):
         if split in metrics:
-            click.echo(f"  teacher's probe on {split}: {_figures(metrics[split])}")
+            click.echo(f"  teacher's probe on {split}: {say_scores(metrics[split])}")
     # Classes and their columns stage two takes from the cache; of the others it reads the usual ones unless told.
     # What is a path no cache records.
     columns = {
@@ -307,10 +308,3 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
         # Beside a set that has labels.
         following = ["medal", "train-student", "CACHE", "DATASET", "--out", "RUN", "--unlabelled", str(target), dataset]
     click.echo(f"Next: {shlex.join(following)}")
-
-
-def _figures(figures: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {format(value, '.4f') if isinstance(value := figures.get(name), int | float) else 'undefined'}"
-        for name in ("auroc", "accuracy")
-    )

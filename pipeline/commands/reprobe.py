@@ -10,7 +10,7 @@ import click
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json
-from ...cache.text import plain
+from ...cache.text import plain, say_scores
 from ..probe.settings import Recipe
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
     click.echo(plain(f"{verb} '{out}': {_words(asked)}, {made.seconds:.0f} s."))
     for split in ("val", "test"):
         if split in after:
-            click.echo(f"  probe on {split}: {_figures(after[split])}, before: {_figures(before.get(split, {}))}")
+            click.echo(f"  probe on {split}: {say_scores(after[split])}, before: {say_scores(before.get(split, {}))}")
 
 
 def _changes(asked: Reprobing) -> dict[str, Any]:
@@ -124,10 +124,3 @@ def _words(asked: Reprobing) -> str:
     words += [f"{left_out} left out"] if left_out else []
     words += [f"{asked.amended.counts['relabelled']} relabelled"] if asked.amended.counts["relabelled"] else []
     return ", ".join(words)
-
-
-def _figures(figures: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {format(value, '.4f') if isinstance(value := figures.get(name), int | float) else 'undefined'}"
-        for name in ("auroc", "accuracy")
-    )

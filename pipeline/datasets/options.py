@@ -227,31 +227,14 @@ _OPTIONS = (
 )
 
 # The end of a command's help: what is its own before what all have.
-DATASET_GROUP: dict[str, tuple[str, ...]] = {
-    OTHERS: (),
-    "Reading DATASET": ("--intensity", "--window"),
-    "Tables: files and rows": (
-        "--file-column",
-        "--images",
-        "--split-column",
-        "--split-names",
-        "--split-list",
-        "--val-table",
-        "--test-table",
-        "--domain-column",
-        "--group-column",
-        "--repeated",
-    ),
-    "Tables: labels": ("--label-column", "--label-columns", "--label-separator", "--one-hot", "--blank", "--uncertain"),
-    "Folders": ("--class-level", "--class-pattern", "--group-pattern", "--skip-localizers"),
-    "Classes": (
-        "--exclude-class",
-        "--min-class-images",
-        "--other",
-        "--rename-class",
-        "--unknown-label",
-        "--accept-classes",
-    ),
+DATASET_GROUP: dict[str, str] = {
+    OTHERS: "",
+    "Reading DATASET": "--intensity --window",
+    "Tables: files and rows": "--file-column --images --split-column --split-names --split-list --val-table --test-table "
+    "--domain-column --group-column --repeated",
+    "Tables: labels": "--label-column --label-columns --label-separator --one-hot --blank --uncertain",
+    "Folders": "--class-level --class-pattern --group-pattern --skip-localizers",
+    "Classes": "--exclude-class --min-class-images --other --rename-class --unknown-label --accept-classes",
 }
 
 

@@ -69,7 +69,7 @@ def measure(
     found = score(logits, labels, task, classes)
     counts = confusion_matrix(logits, labels, task)
     rates = _rates(counts, task)
-    curves = _curves(logits, labels, task, at_sensitivity)
+    curves = _rank_classes(logits, labels, task, at_sensitivity)
     per_class = {
         name: {"auroc": found.per_class[name], **{what: float(values[c]) for what, values in (rates | curves).items()}}
         for c, name in enumerate(classes)
@@ -191,7 +191,9 @@ def _rates(counts: npt.NDArray[np.int64], task: Task) -> dict[str, npt.NDArray[n
         return {"n": (tp + fn).astype(float), "sensitivity": tp / (tp + fn), "specificity": tn / (tn + fp), "f1": f1}
 
 
-def _curves(logits: Array, labels: Array, task: Task, at_sensitivity: float) -> dict[str, npt.NDArray[np.float64]]:
+def _rank_classes(
+    logits: Array, labels: Array, task: Task, at_sensitivity: float
+) -> dict[str, npt.NDArray[np.float64]]:
     """Return average precision, and specificity at a sensitivity, of each class against the rest, (C,) float64."""
     from sklearn.metrics import average_precision_score
 

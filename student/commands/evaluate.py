@@ -86,9 +86,9 @@ def evaluate(
         return
     where = "" if result["split"] == "all" else f" of '{result['split']}'"
     click.echo(plain(f"'{run}' on {_images(result['images'])}{where} in '{opened.name}':"))
-    click.echo(f"  student: {_figures(result['student'])}")
+    click.echo(f"  student: {_say_scores(result['student'])}")
     for name, figures in result["domains"].items():
-        click.echo(plain(f"  in '{name}' ({figures['n']} labelled): {_figures(figures)}"))
+        click.echo(plain(f"  in '{name}' ({figures['n']} labelled): {_say_scores(figures)}"))
     if result["student"]["absent"]:
         click.echo(plain(f"  left out of the mean AUROC, as it is undefined: {', '.join(result['student']['absent'])}"))
     errors = [result["student"][name] for name in ("calibration_error", "calibration_error_calibrated")]
@@ -101,7 +101,7 @@ def evaluate(
         click.echo(f"Wrote '{out}'.")
 
 
-def _figures(scores: dict[str, Any]) -> str:
+def _say_scores(scores: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} undefined"
         if scores[name] is None

@@ -28,31 +28,13 @@ __all__ = ["train_student"]
 
 _DEFAULT = StudentSettings()
 _GROUPS = {
-    "Student": ("--student", "--student-weights", "--image-size", "--out"),
-    "Training": (
-        "--epochs",
-        "--batch-size",
-        "--lr",
-        "--augment",
-        "--seed",
-        "--class-weight",
-        "--sampler",
-        "--logit-adjustment",
-        "--labelled-share",
-    ),
-    "Soft targets": (
-        "--alpha",
-        "--temperature",
-        "--loss",
-        "--also-cache",
-        "--targets",
-        "--check-views",
-        "--no-distill",
-        "--unlabelled",
-    ),
-    "Measuring": ("--seeds", "--baseline", "--label-fraction", "--leave-one-domain-out", "--at-sensitivity", "--track"),
-    "Machine": ("--precision", "--device", "--workers"),
-    "Joining CACHE and DATASET": ("--on-missing", "--labels", "--max-cache-size", "--signers", "--revoked"),
+    "Student": "--student --student-weights --image-size --out",
+    "Training": "--epochs --batch-size --lr --augment --seed --class-weight --sampler --logit-adjustment "
+    "--labelled-share",
+    "Soft targets": "--alpha --temperature --loss --also-cache --targets --check-views --no-distill --unlabelled",
+    "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity --track",
+    "Machine": "--precision --device --workers",
+    "Joining CACHE and DATASET": "--on-missing --labels --max-cache-size --signers --revoked",
     **DATASET_GROUP,
 }
 

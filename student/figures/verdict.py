@@ -7,7 +7,7 @@ from typing import Any
 
 from ...pipeline.metrics import Difference
 
-__all__ = ["caution", "doubt", "judge_teacher", "name_figure", "word"]
+__all__ = ["caution", "doubt", "judge_teacher", "name_figure", "write_verdict"]
 
 # What is judged by, the first that is defined.
 _OUTCOMES = ("auroc", "accuracy")
@@ -33,7 +33,7 @@ def name_figure(name: str) -> str:
     return _NAMES.get(name, name)
 
 
-def word(
+def write_verdict(
     split: str,
     *,
     baseline: Compared | None,

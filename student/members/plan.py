@@ -125,7 +125,7 @@ def ask(
     StudentError
         The model, its weights or the run folder cannot be used.
     """
-    found = _look(run, settings, overwrite=overwrite)
+    found = _inspect(run, settings, overwrite=overwrite)
     terms = parse_terms(settings.loss)
     check_together(settings, also=bool(also), unlabelled=bool(unlabelled))
     spec = describe_model(settings.student, settings.weights)
@@ -161,7 +161,7 @@ def ask(
         preprocessing=Preprocessing.from_dict(sources.cache.manifest.preprocessing),
         device=device,
         request=request,
-        action=folder.decide(found, request, overwrite=overwrite),
+        action=folder.choose_action(found, request, overwrite=overwrite),
         overwrite=overwrite,
         held_out=held_out,
         check_views=check_views,
@@ -173,11 +173,11 @@ def _count_epochs(rows: int, settings: StudentSettings, image_size: int) -> int:
     return settings.epochs or default_epochs(rows, image_size, trained=settings.trained)
 
 
-def _look(run: Path, settings: StudentSettings, *, overwrite: bool) -> folder.Found:
+def _inspect(run: Path, settings: StudentSettings, *, overwrite: bool) -> folder.RunPlace:
     """Look into the run's folder, and refuse already what no request could do there."""
-    found = folder.look(run)
+    found = folder.inspect_run(run)
     if found.holds != "nothing":
         more = {"seeds": settings.seeds, "baseline": settings.baseline}
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
-        folder.decide(found, there, overwrite=overwrite)
+        folder.choose_action(found, there, overwrite=overwrite)
     return found

@@ -17,7 +17,7 @@ from ..run import folder
 from ..run.predictions import read_predictions
 from ..training.loop import Recipe
 
-__all__ = ["called", "describe_environment", "describe_run", "describe_whole"]
+__all__ = ["describe_environment", "describe_run", "describe_whole", "name_run"]
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
@@ -50,7 +50,7 @@ def describe_whole(asked: Asked, recipe: Recipe, work: Path) -> dict[str, Any]:
     }
 
 
-def called(asked: Asked) -> str:
+def name_run(asked: Asked) -> str:
     """Return what a run is called, or a part of one: RUN/domain-NAME."""
     return f"{asked.run.parent.name}/{asked.run.name}" if asked.is_part else asked.run.name
 

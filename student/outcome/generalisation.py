@@ -12,7 +12,7 @@ import numpy as np
 from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import STATISTICS, Resamples
 from ..figures.score import Scored, compare_arms, intervals_as_json
-from ..figures.verdict import caution, doubt, judge_teacher, word
+from ..figures.verdict import caution, doubt, judge_teacher, write_verdict
 from ..members.plan import Asked
 from ..run import folder
 from .write import Outcome
@@ -54,7 +54,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         report(Alert(gate["message"]))
     alphas = [one.metrics["alpha"] for one in outcomes.values()]
     chosen = asked.settings.alpha == "auto"
-    verdict = word(
+    verdict = write_verdict(
         "test",
         baseline=judged.get("student_minus_baseline"),
         teacher=judged["student_minus_teacher"],

@@ -14,7 +14,7 @@ from ...pipeline.metrics import Difference, bootstrap, score
 from ..figures.plots import plot_run
 from ..figures.score import Scored, compare_arms, figures
 from ..figures.tables import write_value
-from ..figures.verdict import caution, doubt, judge_teacher, word
+from ..figures.verdict import caution, doubt, judge_teacher, write_verdict
 from ..members.choice import Choice
 from ..members.plan import Asked
 from ..members.train import Member, read_record
@@ -142,7 +142,7 @@ def _conclude(
 ) -> str:
     """Return the verdict on the split that is shown, with what makes it doubtful."""
     pairs = zip(each["student"], each["baseline"], strict=False)
-    verdict = word(
+    verdict = write_verdict(
         shown,
         baseline=judged.get("student_minus_baseline"),
         teacher=judged["student_minus_teacher"],

@@ -140,7 +140,7 @@ def collect(places: Sequence[Path]) -> list[Recorded | Unseen]:
     StudentError
         One is no finished run, or its files do not fit together.
     """
-    return [_read(place, name) for place, name in zip(places, _names(places), strict=True)]
+    return [_collect_run(place, name) for place, name in zip(places, _names(places), strict=True)]
 
 
 def _names(places: Sequence[Path]) -> list[str]:
@@ -153,7 +153,7 @@ def _names(places: Sequence[Path]) -> list[str]:
     return [f"{one.name} ({number})" for number, one in enumerate(whole, 1)]
 
 
-def _read(place: Path, name: str) -> Recorded | Unseen:
+def _collect_run(place: Path, name: str) -> Recorded | Unseen:
     if not (place / folder.RUN).is_file():
         inside = " It lies inside a run: give that one." if (place.parent / folder.RUN).is_file() else ""
         raise StudentError(

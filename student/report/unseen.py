@@ -47,12 +47,12 @@ def describe_unseen(run: Unseen, anchor: str) -> UnseenSection:
         verdict=str(run.metrics["verdict"]),
         gate=str(gate["message"]) if gate["fires"] is not None else "",
         charts=[*_intervals(each, anchor), *_forest(each, anchor)],
-        figures=_figures(each),
-        differences=_differences(each),
+        figures=_tabulate_figures(each),
+        differences=_tabulate_differences(each),
     )
 
 
-def _figures(each: Mapping[str, Mapping[str, Any]]) -> Table:
+def _tabulate_figures(each: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [
         [domain, arm, str(found["n"]), *(write_figure(found, what) for what in FIGURES)]
         for domain, metrics in each.items()
@@ -64,7 +64,7 @@ def _figures(each: Mapping[str, Mapping[str, Any]]) -> Table:
     return Table(caption, header, rows)
 
 
-def _differences(each: Mapping[str, Mapping[str, Any]]) -> Table:
+def _tabulate_differences(each: Mapping[str, Mapping[str, Any]]) -> Table:
     rows = [
         [domain, PAIRS[name], *(write_difference(one.get(what)) for what in FIGURES)]
         for domain, metrics in each.items()

@@ -39,7 +39,7 @@ from ...cache.making.lock import locked
 from ...cache.making.writer import move_into_place, put_back, remove
 from ...cache.progress import Tell
 
-__all__ = ["RUN_KIND", "Action", "Found", "decide", "look"]
+__all__ = ["RUN_KIND", "Action", "RunPlace", "choose_action", "inspect_run"]
 
 Action = Literal["create", "resume", "extend"]
 
@@ -56,7 +56,7 @@ def work_folder(run: Path) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RunPlace:
     """What stands where a run shall be: nothing, a finished run or something else; and what is beside it.
 
     Attributes
@@ -73,7 +73,7 @@ class Found:
     stranger: bool = False
 
 
-def look(run: Path) -> Found:
+def inspect_run(run: Path) -> RunPlace:
     """Look at a run's place."""
     holds: Literal["nothing", "run", "other"] = "other"
     if not run.exists() or (run.is_dir() and not any(run.iterdir())):
@@ -84,7 +84,7 @@ def look(run: Path) -> Found:
     working_on = _read_request(work / PLAN)
     # Before the plan is written, a killed training leaves at most a draft of it.
     stranger = working_on is None and work.exists() and any(item.name != f".{PLAN}.part" for item in work.iterdir())
-    return Found(run=run, holds=holds, working_on=working_on, finished=_read_request(run / RUN), stranger=stranger)
+    return RunPlace(run=run, holds=holds, working_on=working_on, finished=_read_request(run / RUN), stranger=stranger)
 
 
 def _read_request(path: Path) -> Any:
@@ -95,8 +95,8 @@ def _read_request(path: Path) -> Any:
         return None
 
 
-def decide(found: Found, request: Mapping[str, Any], *, overwrite: bool) -> Action:
-    """Decide what to do about a run, as a pure function of what is there and what is asked.
+def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: bool) -> Action:
+    """Choose what to do about a run, as a pure function of what is there and what is asked.
 
     Raises
     ------

@@ -160,18 +160,18 @@ def evaluate(
     for number, name in enumerate(dataset.domains):
         rows = domain == number
         if rows.any():
-            domains[name] = _figures(trained, logits[rows], label[rows], units[rows])
+            domains[name] = _measure_part(trained, logits[rows], label[rows], units[rows])
     return {
         "split": chosen.split,
         "images": len(chosen.rows),
-        "student": _figures(trained, logits, label, units),
+        "student": _measure_part(trained, logits, label, units),
         "domains": domains,
         "temperature": trained.temperature.to_dict(),
         "warnings": _warnings(trained, dataset, chosen, label, units),
     }
 
 
-def _figures(
+def _measure_part(
     trained: Trained, logits: npt.NDArray[np.float32], label: npt.NDArray[Any], units: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     """Return scores, 95 % intervals (over patients, if known) and calibration errors; undefined ones None."""

@@ -101,7 +101,7 @@ def open_run(run: Path, device: str = "auto") -> Trained:
     StudentError
         It is no finished run of medal, or its files do not fit together.
     """
-    description, config = describe(run), _read(run / CONFIG)
+    description, config = describe(run), _read_json(run / CONFIG)
     try:
         own = config["pretrained_cfg"]
         request = description["request"]
@@ -153,7 +153,7 @@ def describe(run: Path) -> dict[str, Any]:
     place = folder.find_description(run)
     if place is None:
         raise StudentError(_unfinished(run))
-    description = _read(place)
+    description = _read_json(place)
     parts = description.get("domains")
     if place.parent == run.absolute() and isinstance(parts, dict) and parts:
         one = next((str(part["folder"]) for part in parts.values() if isinstance(part, dict) and "folder" in part), "")
@@ -165,7 +165,7 @@ def describe(run: Path) -> dict[str, Any]:
     if missing:
         raise StudentError(f"The run '{run}' has no {', '.join(missing)}; ask for a whole copy of it.")
     if place.parent != run.absolute() and (run / folder.MEMBER).is_file():
-        own = _read(run / folder.MEMBER)
+        own = _read_json(run / folder.MEMBER)
         description |= {name: own[name] for name in ("alpha", "temperature", "loss") if name in own}
         description["target"] = "none" if own.get("alpha") == 0 else description.get("target")
     return description
@@ -182,7 +182,7 @@ def _unfinished(run: Path) -> str:
     return f"'{run}' {there}; expected the folder that train-student made with --out, or one of a member in it."
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -159,8 +159,8 @@ class Lookup:
             searched += f" or under {quoted([str(folder) for folder in self._folders])}"
             remedy = "put them there, or take their rows out"
         return (
-            f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that {plural(len(missing), 'is', 'are')} not there"
-            f"{links}, {searched}: {quoted(missing, _LISTED)}; {remedy}."
+            f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that "
+            f"{plural(len(missing), 'is', 'are')} not there{links}, {searched}: {quoted(missing, _LISTED)}; {remedy}."
         )
 
 
