@@ -22,6 +22,27 @@ def quiet(_what, _total, _done=0):
     return contextlib.nullcontext(lambda _count: None)
 
 
+def draw_columns(random, count: int, rounding: float, weight) -> dict[str, np.ndarray]:
+    """Draw the columns of a split, its rows in their order; `weight` (C, F) is the probe's."""
+    key = random.integers(0, 256, (count, 16)).astype(np.uint8)
+    label = (np.arange(count) % 2).astype(np.int32)
+    order = np.lexsort(order_columns(key, label))
+    key, label = key[order], label[order]
+    feature = (random.normal(size=(count, 1, FEATURES)) + rounding).astype(np.float16)
+    logits = (feature.astype(np.float64) @ weight.T.astype(np.float64)).astype(np.float32)
+    return {
+        "key": key,
+        "label": label,
+        "logits": logits,
+        "feature": feature,
+        "view": np.zeros((count, 1, 2), np.float32),
+        "view_check": np.zeros((count, 1, 4), np.float32),
+        "domain": np.full(count, -1, np.int16),
+        "group": np.full(count, -1, np.int32),
+        "fold": np.full(count, -1, np.int8),
+    }
+
+
 def make_cache(path: Path, seed: int = 0, *, rounding: float = 0.0, rows=None, name: str = "chest") -> Cache:
     """Seal a small cache of random features.
 
@@ -37,25 +58,9 @@ def make_cache(path: Path, seed: int = 0, *, rounding: float = 0.0, rows=None, n
     bias = np.zeros((1, 2), np.float32)
     arrays, keys = {"probe/weight": weight, "probe/bias": bias}, {}
     for split, count in rows.items():
-        key = random.integers(0, 256, (count, 16)).astype(np.uint8)
-        label = (np.arange(count) % 2).astype(np.int32)
-        order = np.lexsort(order_columns(key, label))
-        key, label = key[order], label[order]
-        feature = (random.normal(size=(count, 1, FEATURES)) + rounding).astype(np.float16)
-        logits = (feature.astype(np.float64) @ weight[0].T.astype(np.float64) + bias[0]).astype(np.float32)
-        columns = {
-            "key": key,
-            "label": label,
-            "logits": logits,
-            "feature": feature,
-            "view": np.zeros((count, 1, 2), np.float32),
-            "view_check": np.zeros((count, 1, 4), np.float32),
-            "domain": np.full(count, -1, np.int16),
-            "group": np.full(count, -1, np.int32),
-            "fold": np.full(count, -1, np.int8),
-        }
+        columns = draw_columns(random, count, rounding, weight[0])
         arrays |= {f"{split}/{field}": column for field, column in columns.items()}
-        keys[split] = key
+        keys[split] = columns["key"]
     request = {"seed": seed, "rows": {"train": seed}, "teacher": {}, "preprocessing": {}, "precision": "auto"}
     manifest = {
         "format": 1,

@@ -204,6 +204,6 @@ def test_files_and_functions_stay_readable(path):
     long = [
         f"{name}: {len(node.body) and node.end_lineno - node.body[0].lineno + 1} lines"
         for name, node, _ in definitions(path)
-        if is_function(node) and node.end_lineno - node.body[0].lineno + 1 > 80
+        if is_function(node) and node.end_lineno - node.body[0].lineno + 1 > 60
     ]
     assert long == []

@@ -230,8 +230,8 @@ _OPTIONS = (
 DATASET_GROUP: dict[str, str] = {
     OTHERS: "",
     "Reading DATASET": "--intensity --window",
-    "Tables: files and rows": "--file-column --images --split-column --split-names --split-list --val-table --test-table "
-    "--domain-column --group-column --repeated",
+    "Tables: files and rows": "--file-column --images --split-column --split-names --split-list --val-table "
+    "--test-table --domain-column --group-column --repeated",
     "Tables: labels": "--label-column --label-columns --label-separator --one-hot --blank --uncertain",
     "Folders": "--class-level --class-pattern --group-pattern --skip-localizers",
     "Classes": "--exclude-class --min-class-images --other --rename-class --unknown-label --accept-classes",
