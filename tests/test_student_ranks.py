@@ -115,6 +115,23 @@ def test_ranks_train_all_members_of_a_run(place, tmp_path):
 
 
 @pytest.mark.slow
+def test_every_rank_of_a_script_has_the_result(place, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, medal\n"
+        "made = medal.train_student(*sys.argv[1:], student='test_resnet', image_size=32, epochs=1, precision='fp32')\n"
+        "open(f'{made.run}.{medal.__name__}', 'a').write(f'{made.test}\\n')\n"
+    )
+    words = map(str, (script, place / "squares.zarr", place / "squares.npz", tmp_path / "run"))
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, "2", *words], capture_output=True, text=True, env=ONE_THREAD, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    one, other = (tmp_path / "run.medal").read_text().splitlines()
+    assert one == other
+
+
+@pytest.mark.slow
 def test_a_finished_run_is_refused_once_and_ends_all_ranks(place, alone):
     attempt = start(place, alone)
     _, told = attempt.communicate(timeout=240)
