@@ -82,7 +82,7 @@ class StudentSettings:
     targets: Literal["canonical", "stored"] = "canonical"
     augment: str | None = None
     average: float = 0.1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     on_missing: Literal["refuse", "drop"] = "refuse"
     labels: Literal["cache", "dataset"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-__all__ = ["OTHERS", "Command", "undo_flags"]
+__all__ = ["OTHERS", "Command", "options_of", "undo_flags"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Title of the options of no group.
 OTHERS = "Options"
@@ -41,6 +43,27 @@ class Command(click.Command):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+def options_of(settings: object) -> Callable[..., Callable[[F], F]]:
+    """Return what declares an option for a field of some settings, whose default and choices are the field's.
+
+    Parameters
+    ----------
+    settings : a dataclass with its defaults
+    """
+    kinds = get_type_hints(type(settings))
+
+    def option(flag: str, text: str, *, field: str | None = None, **more: Any) -> Callable[[F], F]:
+        name = field or flag.removeprefix("--").replace("-", "_")
+        parts = [part for part in (kinds[name], *get_args(kinds[name])) if get_origin(part) is Literal]
+        if parts:
+            more.setdefault("type", click.Choice([choice for part in parts for choice in get_args(part)]))
+        if kinds[name] is bool:
+            more["is_flag"] = True
+        return click.option(flag, name, default=getattr(settings, name), help=text, **more)
+
+    return option
 
 
 def undo_flags(command: click.Command, typed: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from ...cache.errors import StudentError
 from ...cache.store.options import resolve_cache, store_options
-from ...cache.terminal.command import Command
+from ...cache.terminal.command import Command, options_of
 from ...cache.terminal.console import json_option, note, print_json, progress
 from ...cache.text import plain
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
@@ -26,7 +26,7 @@ from ..training.tracking import TRACKERS, require_tracker
 
 __all__ = ["train_student"]
 
-_DEFAULT = StudentSettings()
+_setting = options_of(StudentSettings())
 _GROUPS = {
     "Student": "--student --student-weights --image-size --out",
     "Training": "--epochs --batch-size --lr --augment --seed --class-weight --sampler --logit-adjustment "
@@ -57,42 +57,33 @@ class _Alpha(click.ParamType[float | str]):
 @click.argument("cache")
 @click.argument("dataset")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
-@click.option("--student", default=_DEFAULT.student, help="Any timm model.")
-@click.option(
+@_setting("--student", "Any timm model.")
+@_setting(
     "--student-weights",
-    "weights",
-    default=_DEFAULT.weights,
+    "Where the student starts: random, timm's own weights, a folder in timm's form or a .safetensors file.",
+    field="weights",
     metavar="random|pretrained|PATH",
-    help="Where the student starts: random, timm's own weights, a folder in timm's form or a .safetensors file.",
 )
-@click.option(
-    "--epochs",
-    type=click.IntRange(min=1),
-    default=_DEFAULT.epochs,
-    help="Passes over train (default: by its size; --dry-run says how many).",
-)
-@click.option("--batch-size", type=click.IntRange(min=2), default=_DEFAULT.batch_size, help="Images a step.")
-@click.option("--lr", default=_DEFAULT.lr, help="Peak learning rate.")
-@click.option(
+@_setting("--epochs", "Passes over train (default: by its size; --dry-run says how many).", type=click.IntRange(min=1))
+@_setting("--batch-size", "Images a step.", type=click.IntRange(min=2))
+@_setting("--lr", "Peak learning rate.")
+@_setting(
     "--image-size",
+    "Side of the student's input, px (default: 4 × images of up to 64 px, else the model's own).",
     type=int,
-    default=_DEFAULT.image_size,
-    help="Side of the student's input, px (default: 4 × images of up to 64 px, else the model's own).",
 )
-@click.option("--temperature", default=_DEFAULT.temperature, help="T of the soft targets.")
-@click.option(
+@_setting("--temperature", "T of the soft targets.")
+@_setting(
     "--alpha",
-    type=_Alpha(),
-    default=_DEFAULT.alpha,
-    help="Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
+    "Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
     "student; per-class: what the teacher recognises of each class, out of fold.",
+    type=_Alpha(),
 )
 @click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
-@click.option(
+@_setting(
     "--loss",
-    default=_DEFAULT.loss,
+    "What of the teacher is matched: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
     metavar="NAME[+WEIGHT*NAME…]",
-    help="What of the teacher is matched: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
 )
 @click.option(
     "--also-cache",
@@ -110,98 +101,63 @@ class _Alpha(click.ParamType[float | str]):
     help="Add images without labels to train, which learn from the teacher alone: a cache of the same teacher, as "
     "cache-teacher --unlabelled makes it, and its images; may be repeated.",
 )
-@click.option(
+@_setting(
     "--label-fraction",
+    "Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
     type=float,
-    default=_DEFAULT.label_fraction,
     metavar="SHARE",
-    help="Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
 )
-@click.option(
+@_setting(
     "--labelled-share",
+    "Give at least this share of every batch to labelled images, repeated where train has fewer.",
     type=float,
-    default=_DEFAULT.labelled_share,
     metavar="SHARE",
-    help="Give at least this share of every batch to labelled images, repeated where train has fewer.",
 )
-@click.option(
+@_setting(
     "--leave-one-domain-out",
-    is_flag=True,
-    help="Once for each domain: train, choose and fit the probe without it, and measure on all of its images.",
+    "Once for each domain: train, choose and fit the probe without it, and measure on all of its images.",
 )
-@click.option(
-    "--class-weight",
-    type=click.Choice(["none", "balanced"]),
-    default=_DEFAULT.class_weight,
-    help="balanced: the hard loss weighs classes by the inverse of their frequency.",
-)
-@click.option(
-    "--sampler",
-    type=click.Choice(["shuffle", "balanced"]),
-    default=_DEFAULT.sampler,
-    help="balanced: every class equally often in an epoch.",
-)
-@click.option("--logit-adjustment", is_flag=True, help="Add log class frequencies to the logits of the hard loss.")
-@click.option(
+@_setting("--class-weight", "balanced: the hard loss weighs classes by the inverse of their frequency.")
+@_setting("--sampler", "balanced: every class equally often in an epoch.")
+@_setting("--logit-adjustment", "Add log class frequencies to the logits of the hard loss.")
+@_setting(
     "--targets",
-    type=click.Choice(["canonical", "stored"]),
-    default=_DEFAULT.targets,
-    help="canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
+    "canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
     "replayed, each with the answer on that very view.",
 )
 @click.option(
     "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not of a sample."
 )
-@click.option(
+@_setting(
     "--augment",
+    "What views the student sees, by modality (default: what the cache allows, or small).",
     type=click.Choice(list(POLICIES)),
-    default=_DEFAULT.augment,
-    help="What views the student sees, by modality (default: what the cache allows, or small).",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["auto", "bf16", "fp32"]),
-    default=_DEFAULT.precision,
-    help="auto: whichever a short measurement finds fastest.",
-)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default=_DEFAULT.device, help="Where to train.")
-@click.option(
+@_setting("--precision", "auto: whichever a short measurement finds fastest.")
+@_setting("--device", "Where to train.")
+@_setting(
     "--workers",
+    "Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
     type=click.IntRange(min=0),
-    default=_DEFAULT.workers,
-    help="Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=_DEFAULT.seed, help="Seed of weights, order and views.")
-@click.option(
+@_setting("--seed", "Seed of weights, order and views.", type=click.IntRange(min=0))
+@_setting(
     "--seeds",
+    "Students to train, with the seeds SEED, SEED+1 …; more can be added to a finished run.",
     type=click.IntRange(min=1),
-    default=_DEFAULT.seeds,
     metavar="K",
-    help="Students to train, with the seeds SEED, SEED+1 …; more can be added to a finished run.",
 )
-@click.option(
+@_setting(
     "--baseline",
-    is_flag=True,
-    help="As many students of the labels alone, alike in all else, to compare with; can be added to a finished run.",
+    "As many students of the labels alone, alike in all else, to compare with; can be added to a finished run.",
 )
-@click.option(
+@_setting(
     "--at-sensitivity",
+    "Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
     type=click.FloatRange(min=0, max=1, min_open=True),
-    default=_DEFAULT.at_sensitivity,
-    help="Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
 )
-@click.option(
-    "--on-missing",
-    type=click.Choice(["refuse", "drop"]),
-    default=_DEFAULT.on_missing,
-    help="What to do about images that the cache lacks.",
-)
-@click.option(
-    "--labels",
-    type=click.Choice(["cache", "dataset"]),
-    default=_DEFAULT.labels,
-    help="Whose labels count where they disagree (default: refuse).",
-)
+@_setting("--on-missing", "What to do about images that the cache lacks.")
+@_setting("--labels", "Whose labels count where they disagree (default: refuse).")
 @click.option(
     "--track",
     type=click.Choice(TRACKERS),
