@@ -15,7 +15,7 @@ import torch
 from ..cache.progress import Alert, Progress, Tell
 from .members.choice import Choice, choose_weight
 from .members.plan import Asked
-from .members.ranks import follow
+from .members.ranks import follow, load_data
 from .members.telling import describe_passes, describe_times, list_warnings
 from .members.train import (
     Member,
@@ -28,7 +28,6 @@ from .members.train import (
     take_over,
     train_member,
 )
-from .network.images import StudentImages, load_images
 from .network.parallel import ALONE, Ranks
 from .network.speed import Plan, choose_plan, threads_restored, wall_rate
 from .outcome.card import write_card, write_overview
@@ -163,7 +162,7 @@ def _make(
     recipe = replace(recipe, settings=asked.settings, epochs=asked.epochs)
     show_teacher(asked.targets, report)
     with ExitStack() as opened:
-        data = _load_data(asked, opened)
+        data = load_data(asked, opened, tuple(asked.rows))
         spread(work, asked.seeds)
         members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
         _train(asked, recipe, data, members, progress=progress, report=report)
@@ -260,13 +259,6 @@ def _train(
         if twin is not None and read_record(member.place) is None:
             copy_member(twin.place, member.place, arm=member.arm)
         train_member(asked, recipe, data, member, progress=progress, report=report)
-
-
-def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
-    images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
-    rows = {name: part.row for name, part in asked.targets.splits.items()}
-    pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
-    return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 
 
 def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:

@@ -121,7 +121,7 @@ def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
     StudentError
         One is no finished run, or they are not of the same images, labels and classes.
     """
-    runs = [_read_run(place, split) for place in places]
+    runs = [_read_compared(place, split) for place in places]
     first = runs[0]
     for other in runs[1:]:
         _check_same(first, other, split)
@@ -152,7 +152,7 @@ def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
     )
 
 
-def _read_run(place: Path, split: str) -> _Run:
+def _read_compared(place: Path, split: str) -> _Run:
     described = folder.find_description(place)
     if described is not None and not (place / folder.PREDICTIONS).is_file():
         domains = sorted(part.name for part in place.glob("domain-*"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from ..training.loop import Recipe, TrainingData, begin, train
 if TYPE_CHECKING:
     from .plan import Asked
 
-__all__ = ["announce", "follow"]
+__all__ = ["announce", "follow", "load_data"]
 
 
 def announce(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None = None) -> None:
@@ -79,16 +79,17 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> Any:
             if part is None or part[0].request.get("held_out") != order["held_out"]:
                 opened.close()
                 asked = whole if order["held_out"] is None else whole.without(order["held_out"])
-                part = asked, _load_data(asked, opened)
+                part = asked, load_data(asked, opened, ("train",))
             with threads_restored():
                 torch.set_num_threads(order["threads"])
                 _take_part(ranks, *part, order)
     return result
 
 
-def _load_data(asked: Asked, opened: ExitStack) -> TrainingData:
+def load_data(asked: Asked, opened: ExitStack, splits: Sequence[str]) -> TrainingData:
+    """Return what a training reads, with the pixels of some splits, which `opened` closes."""
     images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
-    rows = {"train": asked.targets.splits["train"].row}
+    rows = {name: asked.targets.splits[name].row for name in splits}
     pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
     return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 

@@ -12,10 +12,10 @@ import numpy as np
 from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import STATISTICS, Resamples
 from ..figures.score import Scored, compare_arms, intervals_as_json
-from ..figures.verdict import caution, doubt, judge_teacher, write_verdict
+from ..figures.verdict import judge_teacher
 from ..members.plan import Asked
 from ..run import folder
-from .write import Outcome
+from .write import Outcome, conclude
 
 __all__ = ["mean_over_domains", "write_summary"]
 
@@ -53,20 +53,15 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
     if gate["fires"]:
         report(Alert(gate["message"]))
     alphas = [one.metrics["alpha"] for one in outcomes.values()]
-    chosen = asked.settings.alpha == "auto"
-    verdict = write_verdict(
+    verdict = conclude(
         "test",
-        baseline=judged.get("student_minus_baseline"),
-        teacher=judged["student_minus_teacher"],
-        images=means["student"].figures["n"],
-        by_seed=[
-            (one["test"]["auroc"], other["test"]["auroc"])
-            for one, other in zip(each["student"], each["baseline"], strict=False)
-        ],
-        seeds=asked.settings.seeds,
-        alpha=0 if all(one == 0 for one in alphas) else None,
-        chosen=chosen,
-    ) + doubt({arm: one.figures for arm, one in means.items()})
+        means,
+        judged,
+        each,
+        0.0 if all(one == 0 for one in alphas) else None,
+        chosen=asked.settings.alpha == "auto",
+        more=f" These are means over the domains held out: {', '.join(outcomes)}.",
+    )
     figures = {arm: _with_domains(means[arm], outcomes, arm, each.get(arm, ())) for arm in means}
     metrics = {
         "test": figures["student"],
@@ -78,8 +73,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         "seeds": each["student"],
         "comparison": {"test": {name: one.to_dict() for name, one in compared.items()}},
         "gate": gate,
-        "verdict": f"{verdict} These are means over the domains held out: {', '.join(outcomes)}. "
-        f"{caution(means['student'].figures['rests_on'])}".rstrip(),
+        "verdict": verdict,
         "domains": {
             one.name: {"folder": one.folder, "rows": dict(one.rows), **outcomes[one.name].metrics}
             for one in asked.held_out

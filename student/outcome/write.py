@@ -23,7 +23,7 @@ from ..run.predictions import Predictions, read_predictions, write_predictions
 from ..settings import Alpha
 from ..targets.load import Targets
 
-__all__ = ["Outcome", "show_teacher", "write_outcome"]
+__all__ = ["Outcome", "conclude", "show_teacher", "write_outcome"]
 
 
 class Outcome(NamedTuple):
@@ -79,7 +79,7 @@ def write_outcome(
     judged = {name: one.differences for name, one in compared[shown].items()}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
-    verdict = _conclude(shown, scored[shown], judged, each, students[0].alpha, chosen=choice is not None)
+    verdict = conclude(shown, scored[shown], judged, each, students[0].alpha, chosen=choice is not None)
     if gate["fires"]:
         report(Alert(gate["message"]))
     top = next(member for member in students if member.place == work)
@@ -131,16 +131,17 @@ def _score(
     return scored
 
 
-def _conclude(
+def conclude(
     shown: str,
     scored: Mapping[str, Scored],
     judged: Mapping[str, Mapping[str, Difference]],
     each: Mapping[str, Sequence[Mapping[str, Any]]],
-    alpha: Alpha,
+    alpha: Alpha | None,
     *,
     chosen: bool,
+    more: str = "",
 ) -> str:
-    """Return the verdict on the split that is shown, with what makes it doubtful."""
+    """Return the verdict on the split that is shown, what makes it doubtful, and `more` between the two."""
     pairs = zip(each["student"], each["baseline"], strict=False)
     verdict = write_verdict(
         shown,
@@ -152,7 +153,7 @@ def _conclude(
         alpha=alpha,
         chosen=chosen,
     ) + doubt({arm: one.figures for arm, one in scored.items()})
-    return f"{verdict} {caution(scored['student'].figures['rests_on'])}".rstrip()
+    return f"{verdict}{more} {caution(scored['student'].figures['rests_on'])}".rstrip()
 
 
 def _record_teacher(work: Path, targets: Targets) -> None:
