@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,8 @@ def _lead(ask: Callable[[], Asked], ranks: Ranks, tell: Tell, act: Callable[[Ask
     for warning in list_warnings(asked):
         tell(Alert(warning))
     result = act(asked)
-    ranks.say({"result": result})
+    with suppress(RuntimeError):  # the others may be gone
+        ranks.say({"result": result})
     return result
 
 
