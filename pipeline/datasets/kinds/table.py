@@ -59,10 +59,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     )
     kept = rows[merged.rows]
     domain_names, domain = _codes(found.domains, kept)
-    if len(domain_names) > _MOST_DOMAINS:
-        raise DataError(
-            f"{what} has {len(domain_names)} domains; expected at most {_MOST_DOMAINS}: is --domain-column right?"
-        )
+    _check_domains(domain_names, what)
     frames = [found.frames[row] for row in kept.tolist()] if found.frames else None
     listing = list_images(path.parent, [files[row] for row in kept.tolist()], options, what, frames)
     split = None if found.split is None else found.split[kept]
@@ -94,6 +91,11 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
             rename_classes=tuple(named.classes.renamed.items()),
         ),
     )
+
+
+def _check_domains(names: Sequence[str], what: str) -> None:
+    if len(names) > _MOST_DOMAINS:
+        raise DataError(f"{what} has {len(names)} domains; expected at most {_MOST_DOMAINS}: is --domain-column right?")
 
 
 def _account(
