@@ -58,8 +58,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         images, found.beside(rows), labels.label, labels.classes, options.repeated, what, rows + FIRST_ROW
     )
     kept = rows[merged.rows]
-    domain_names, domain = _codes(found.domains, kept)
-    _check_domains(domain_names, what)
+    domain_names, domain = _domains(found.domains, kept, what)
     frames = [found.frames[row] for row in kept.tolist()] if found.frames else None
     listing = list_images(path.parent, [files[row] for row in kept.tolist()], options, what, frames)
     split = None if found.split is None else found.split[kept]
@@ -93,9 +92,13 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     )
 
 
-def _check_domains(names: Sequence[str], what: str) -> None:
+def _domains(
+    values: Sequence[str] | None, rows: npt.NDArray[np.int64], what: str
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    names, codes = _codes(values, rows)
     if len(names) > _MOST_DOMAINS:
         raise DataError(f"{what} has {len(names)} domains; expected at most {_MOST_DOMAINS}: is --domain-column right?")
+    return names, codes
 
 
 def _account(
