@@ -281,13 +281,11 @@ def _recorded_probe(cache: Cache) -> ProbeSettings:
 
 def _cached_rows(cache: Cache) -> tuple[Dataset, npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
     """Return the rows of a cache, its splits one after another, as a dataset without pixels; their keys and splits."""
-    column = {
-        name: np.concatenate([cache.read(split, name) for split in cache.splits])
-        for name in ("key", "label", "domain", "group")
-    }
+    names = ("key", "label", "domain", "group")
+    column = {name: np.concatenate([cache.read(split, name) for split in cache.splits]) for name in names}
     described = cache.manifest.dataset
-    names = np.array([SPLITS.index(name) for name in cache.splits], np.int8)
-    split = np.repeat(names, list(cache.manifest.rows.values()))
+    codes = np.array([SPLITS.index(name) for name in cache.splits], np.int8)
+    split = np.repeat(codes, list(cache.manifest.rows.values()))
     dataset = Dataset(
         name=str(described.get("name", cache.path.stem)),
         task=cache.manifest.task,

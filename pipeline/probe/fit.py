@@ -25,7 +25,7 @@ from .logistic import Head, gather
 from .logistic import linear_logits as logits
 from .recipes import RECIPES, Labelled, Learner, Problem, settle
 from .selection import Trial, can_judge, choose
-from .settings import ProbeSettings
+from .settings import ProbeSettings, Recipe
 
 __all__ = ["Evidence", "Probe", "ProbeSettings", "Trial", "describe_probe", "fit_probe", "logits", "silent_probe"]
 
@@ -131,12 +131,8 @@ def fit_probe(
     # BLAS adds up in another order with another number of threads, so one thread makes the same bytes on any number
     # of cores. It is no slower where cores are shared: two threads on two busy cores took 20 times as long.
     with threadpool_limits(limits=1):
-        if recipe != "grid":
-            chosen, learn = _Chosen(settings.C, (), "none"), RECIPES[recipe](problem)
-        else:
-            part = fold if settings.folds else deal(folds=_HOLD_OUT_PARTS)
-            chosen = _choose_on_val(problem, val, say) if val is not None else _choose_within(problem, part, say)
-            learn = partial(_fit_chosen, problem, chosen.C)
+        part = fold if settings.folds or recipe != "grid" else deal(folds=_HOLD_OUT_PARTS)
+        chosen, learn = _choose(recipe, problem, val, part, say)
         heads = _fit_heads(learn, order, fold, say)
         temperature, calibrated_on = _calibrate(problem, fold, heads, val)
     return Probe(
@@ -212,6 +208,16 @@ def _check_learnable(problem: Problem) -> None:
             f"All {int(given.sum())} labelled images of train are of class number {int(labels[given][0])}; "
             "a probe needs two classes, so add images of another or check the label column."
         )
+
+
+def _choose(
+    recipe: Recipe, problem: Problem, val: Labelled | None, part: npt.NDArray[np.int8], say: Tell
+) -> tuple[_Chosen, Learner]:
+    """Return C and what fits a head with it; only `grid` chooses C."""
+    if recipe != "grid":
+        return _Chosen(problem.settings.C, (), "none"), RECIPES[recipe](problem)
+    chosen = _choose_on_val(problem, val, say) if val is not None else _choose_within(problem, part, say)
+    return chosen, partial(_fit_chosen, problem, chosen.C)
 
 
 def _choose_on_val(problem: Problem, val: Labelled, say: Tell) -> _Chosen:
