@@ -241,9 +241,9 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
     )
 
 
-def _low_contrast(contrast: Mapping[str, Any]) -> str:
+def _low_contrast(contrast: Mapping[str, Any]) -> Alert:
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in contrast.items())
-    return f"warning: the images come out nearly as one grey ({told}); the cache says so"
+    return Alert(f"the images come out nearly as one grey ({told}); the cache says so")
 
 
 def _cause(error: BaseException) -> str:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ...cache.errors import CacheIncomplete, CacheMismatch, DataError
 from ...cache.format.digest import cache_id
@@ -27,14 +25,13 @@ from ...cache.making.writer import put_back, write_cache
 from ...cache.progress import Tell
 from ...cache.reader import Cache, open_cache
 from ..datasets import check_rare
-from ..datasets.columns.dataset import SPLITS, Dataset, Place
 from ..planning.reused_features import MergedRows, stage_rows
 from ..planning.rows import SplitRows, arrange_rows, rows_digest
 from ..probe.settings import ProbeSettings, Recipe
 from ..teacher.machine import library_versions
-from ..views.preprocessing import Intensity
 from .amendments import Amended, amend
 from .assembly import Content, describe_fit, describe_rows, lay_out
+from .cached_rows import cached_rows
 
 __all__ = ["ReprobeSettings", "Reprobed", "Reprobing", "estimate", "prepare", "reprobe"]
 
@@ -93,38 +90,6 @@ class Reprobed:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _KeysAlone:
-    """The images of a cache, of which there are the keys alone."""
-
-    keys: npt.NDArray[np.uint8]
-    path: Path
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def key(self, row: int) -> bytes:
-        return bytes(self.keys[row])
-
-    def remembering(self) -> AbstractContextManager[_KeysAlone]:
-        return nullcontext(self)
-
-    def read(self, row: int) -> NoReturn:
-        raise CacheMismatch(f"Cache '{self.path}' holds no pixels, so image {self.key(row).hex()} cannot be read.")
-
-    def deep(self, row: int) -> NoReturn:
-        self.read(row)
-
-    def with_intensity(self, _: Intensity) -> _KeysAlone:
-        return self
-
-    def describe(self, row: int) -> str:
-        return f"image {self.key(row).hex()}"
-
-    def locate(self, row: int) -> Place:
-        return Place(row=row)
-
-
 def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool = False) -> Reprobing:
     """Read the rows of a cache, amend them, and decide what to do about the target; nothing is written.
 
@@ -143,7 +108,7 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
     probe = replace(probe, recipe=settings.probe or probe.recipe)
     if settings.folds is not None:
         probe = replace(probe, folds=settings.folds)
-    dataset, key, split = _cached_rows(cache)
+    dataset, key, split = cached_rows(cache)
     amended = amend(
         dataset,
         key,
@@ -277,29 +242,6 @@ def _recorded_probe(cache: Cache) -> ProbeSettings:
             f"Cache '{cache.path}' does not record its probe as this medal fits one: {error} Make it anew: "
             "medal cache-teacher DATASET OUT"
         ) from error
-
-
-def _cached_rows(cache: Cache) -> tuple[Dataset, npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
-    """Return the rows of a cache, its splits one after another, as a dataset without pixels; their keys and splits."""
-    names = ("key", "label", "domain", "group")
-    column = {name: np.concatenate([cache.read(split, name) for split in cache.splits]) for name in names}
-    described = cache.manifest.dataset
-    codes = np.array([SPLITS.index(name) for name in cache.splits], np.int8)
-    split = np.repeat(codes, list(cache.manifest.rows.values()))
-    dataset = Dataset(
-        name=str(described.get("name", cache.path.stem)),
-        task=cache.manifest.task,
-        classes=cache.manifest.classes,
-        images=_KeysAlone(column["key"], cache.path),
-        label=column["label"],
-        split=split,
-        domain=column["domain"],
-        group=column["group"].astype(np.int64),
-        domains=cache.manifest.domains,
-        excluded=tuple(described.get("excluded_classes", ())),
-        label_columns=tuple(described.get("label_columns", ())),
-    )
-    return dataset, column["key"], split
 
 
 def _record(asked: Reprobing) -> dict[str, Any]:

@@ -75,8 +75,7 @@ class Report:
         """Return everything as JSON knows it."""
         understood = None if self.understood is None else self.understood.to_dict()
         found = asdict(replace(self, understood=None, opened=None)) | {"understood": understood}
-        del found["opened"]
-        return {"ok": not self.problems, **found}
+        return {"ok": not self.problems} | {name: value for name, value in found.items() if name != "opened"}
 
 
 def examine(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.errors import TeacherError
+from ...cache.text import plural
 from ..views.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from .weights import PROCESSOR, PROCESSOR_OF_ALL, read_json
 
@@ -33,7 +34,7 @@ def check_channels(config: Mapping[str, Any], teacher: str) -> None:
     channels = config.get("num_channels", 3)
     if channels != 3:
         raise TeacherError(
-            f"Teacher '{teacher}' takes images of {channels!r} channel{'s' * (channels != 1)} ('num_channels' in "
+            f"Teacher '{teacher}' takes images of {channels!r} {plural(channels, 'channel')} ('num_channels' in "
             "config.json); expected 3, as grey images are repeated: choose a teacher of RGB images."
         )
 

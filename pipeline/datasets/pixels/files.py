@@ -25,17 +25,14 @@ from .key_memory import KeyMemory
 
 __all__ = ["FORMATS", "Facts", "FileImages", "Format", "Listing", "find_format", "list_images"]
 
+_log = logging.getLogger(__name__)
 Pixels = npt.NDArray[Any]
 T = TypeVar("T")
 
-# Headers are read from network shares as well, where waiting is all that it costs.
-_HEADER_THREADS = 8
+_HEADER_THREADS = 8  # headers are read from network shares as well, where waiting is all that it costs
 _FILES_KEPT = 32
 _LOOKED_AT = 64
 NOWHERE, LOCALIZERS = "link to nothing", "localizers"  # why a file is left out
-
-
-_log = logging.getLogger(__name__)
 
 
 class Facts(NamedTuple):
