@@ -50,7 +50,7 @@ def furnish(medal, place):
         {"train": 30, "val": 30},
         lambda kind, number: {"big": int(kind > 0), "<i>odd": number % 2 if number % 5 else "", "group": number // 2},
     )
-    medal("cache-teacher", classes, place / "classes.zarr", *request)
+    medal("cache-teacher", classes, place / "classes.zarr", *request, "--accept-classes")
     several = ("--label-columns", "big,<i>odd")
     medal("cache-teacher", labels, place / "labels.zarr", *request, *several)
     train = ("train-student", place / "classes.zarr", classes, *QUICK)
