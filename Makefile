@@ -4,7 +4,12 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+# uv resolves in seconds what takes pip minutes on a slow machine.
+INSTALL = $(if $(shell command -v uv 2>/dev/null),uv pip install --python $(BIN)/python,$(PIP))
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# Each file's tests stay together, and what needs the machine for itself on one worker (tests/conftest.py).
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # The first of these that runs, is new enough and can make environments (Debian's bare python3 cannot).
 SUITABLE := import ensurepip, sys; sys.exit(sys.version_info < (3, 11))
@@ -18,11 +23,11 @@ help: ## show this list
 demo: $(VENV)/.demo ## install, run both stages on a small set, say where the result lies
 	$(BIN)/medal demo $(ARGS)
 
-test: $(VENV)/.dev ## the whole suite, about 20 minutes on two cores
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev ## the whole suite on two cores; WORKERS=0 for one process
+	$(PYTEST) $(ARGS)
 
-test-slow: $(VENV)/.dev ## the full draws of what `make test` samples
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 3600 $(ARGS)
+test-slow: $(VENV)/.dev ## the full draws of what `make test` samples, other ones each time
+	$(PYTEST) -m "slow or not slow" --timeout 3600 --hypothesis-profile slow $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .
@@ -34,7 +39,8 @@ format: $(VENV)/.dev ## put the code into ruff's shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.docs ## the site of docs/, into docs/_build, warnings as errors
+docs: $(VENV)/.docs ## what pages say is typed in, then the site of docs/, into docs/_build, warnings as errors
+	$(PYTEST) --dist load -m docs tests/test_docs.py tests/test_docs_site.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build $(ARGS)
 	@echo "docs/_build/index.html"
 
@@ -57,18 +63,18 @@ $(VENV)/.created:
 
 $(VENV)/.demo: $(VENV)/.created pyproject.toml
 	@echo "installing into $(VENV); the first time this fetches PyTorch, which is large"
-	$(PIP) --editable '.[demo]'
+	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
 # mypy and pyright see the root as the package `medal` through this link.
 $(VENV)/.dev: $(VENV)/.created pyproject.toml
 	@echo "installing into $(VENV); the first time this fetches PyTorch, which is large"
-	$(PIP) --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	mkdir -p .typing
 	ln -sfn .. .typing/medal
 	@touch $@
 
 # Beside .dev, whose libraries the reference is read from.
 $(VENV)/.docs: $(VENV)/.dev
-	$(PIP) --editable '.[docs]'
+	$(INSTALL) --editable '.[docs]'
 	@touch $@

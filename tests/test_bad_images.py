@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 
+import drawn
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,14 +27,10 @@ RUN = ("--image-size", 32, "--epochs", 1, "--batch-size", 16)
 
 
 @pytest.fixture
-def scans(shared, tmp_path):
-    """A folder of 72 real ultrasound images, five of them bad in four ways, and the bad ones' whole copies."""
+def scans(tmp_path):
+    """A folder of 72 drawn scans, five of them bad in four ways, and the bad ones' whole copies."""
     folder, whole = tmp_path / "scans", tmp_path / "whole"
-    for kind in ("benign", "malignant"):
-        for index, source in enumerate(sorted((shared / "data/busi_256" / kind).glob("*.png"))[: IMAGES // 2]):
-            target = folder / ("train", "train", "val", "test")[index % 4] / kind / source.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
+    drawn.save_pictures(folder, {"benign": IMAGES // 2, "malignant": IMAGES // 2})
     files = sorted((folder / "train").rglob("*.png"))
     bad = [files[0], files[9], files[20], files[35], sorted((folder / "test").rglob("*.png"))[3]]
     whole.mkdir()
@@ -163,13 +160,8 @@ def test_what_can_be_read_by_now_is_computed(scans, request_, medal, tmp_path, m
     assert made["computed"] + made["kept"] == IMAGES + 1 - BAD
 
 
-def test_too_little_is_left(shared, request_, medal, tmp_path):
-    folder = tmp_path / "scans"
-    for kind in ("benign", "malignant"):
-        for index, source in enumerate(sorted((shared / "data/busi_256" / kind).glob("*.png"))[:9]):
-            target = folder / ("train", "val", "test")[index % 3] / kind / source.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source, target)
+def test_too_little_is_left(request_, medal, tmp_path):
+    folder = drawn.save_pictures(tmp_path / "scans", {"benign": 9, "malignant": 9}, ("train", "val", "test"))
     for file in sorted((folder / "train/malignant").glob("*.png"))[:2]:
         file.write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"After 2 images that cannot be used: .* 'malignant' \(1\)"):

@@ -25,10 +25,10 @@ def chest(pneumonia, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["grid", "mean"])
-def bad_cache(request, medal, chest, small_request, tmp_path_factory):
+def bad_cache(request, medal, chest, real_teacher, tmp_path_factory):
     """The real teacher's features with a probe of permuted labels, out of fold as any other."""
     folder = tmp_path_factory.mktemp("cache")
-    medal("cache-teacher", chest, folder / "good.zarr", *small_request)
+    medal("cache-teacher", chest, folder / "good.zarr", "--teacher", real_teacher, "--image-size", 56)
     good = open_cache(folder / "good.zarr")
     arrays = {path: good.read(*path.split("/")) for path in good.manifest.arrays if not path.startswith("probe/")}
     features = {split: arrays[f"{split}/feature"][:, 0] for split in SIZES}

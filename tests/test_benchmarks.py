@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 ROOT = Path(__file__).resolve().parent.parent
 FORM = {"write", "open", "verify", "join", "verify_ratio", "verify_cpu_ratio", "join_seconds", "all_seconds"}
 RATIOS = {"cached_over_plain", "gain", "possible_gain", "share_of_gain"}

@@ -29,7 +29,7 @@ MANIFEST = (GOLDEN / "manifest.json").read_bytes()
 SMALL = settings(
     max_examples=1000, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
 )
-FULL = settings(SMALL, max_examples=50_000)
+FULL = settings(SMALL, max_examples=50_000, derandomize=False, print_blob=True)
 # What the parser let through before these tests were written: numbers that JSON cannot write again, text that UTF-8
 # cannot, numbers equal to others in Python alone, and what the commands took for granted.
 REGRESSIONS = (
@@ -209,16 +209,16 @@ def test_fuzzed_zarr(fuzzed_zarr, metadata, chunk):
 
 @pytest.mark.slow
 @given(metadata=changed_metadata() | st.binary() | st.just(METADATA), chunk=st.none() | st.binary(max_size=80))
-@settings(SMALL, max_examples=5000)
+@settings(FULL, max_examples=5000)
 def test_much_fuzzed_zarr(fuzzed_zarr, metadata, chunk):
     check_zarr(fuzzed_zarr, metadata, chunk)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each case needs a process of its own, made by fork")
 @pytest.mark.parametrize("count", [60, pytest.param(3000, marks=pytest.mark.slow)])
-def test_fuzzed_hdf5(count, tmp_path):
+def test_fuzzed_hdf5(count, seed, tmp_path):
     done = subprocess.run(
-        [sys.executable, TESTS / "fuzz_readers.py", "1", str(count), tmp_path],
+        [sys.executable, TESTS / "fuzz_readers.py", str(seed), str(count), tmp_path],
         capture_output=True,
         check=True,
         env={**os.environ, "MEDAL_HOME": str(tmp_path / "home")},

@@ -34,10 +34,10 @@ from medal.student.run.folder import RUN_KIND
 
 
 @BOTH
-def test_a_killed_stage_one(suffix, small_npz, small_request, medal, tmp_path):
+def test_a_killed_stage_one(suffix, small_npz, steady_request, medal, tmp_path):
     out = tmp_path / f"chest{suffix}"
     work = out.with_name(out.name + ".work")
-    words = map(str, ("cache-teacher", small_npz, out, *small_request))
+    words = map(str, ("cache-teacher", small_npz, out, *steady_request))
     process = subprocess.Popen([sys.executable, "-m", "medal", *words], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(work.glob("*-*.npy")):

@@ -240,8 +240,8 @@ def test_blood_cells_of_two_laboratories(shared):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_four_basophils_are_enough_for_train_and_no_more(shared, seed):
-    dataset = open_dataset(shared / "data/wbc_two_sources/labels.csv")
+def test_four_basophils_are_enough_for_train_and_no_more(cells, seed):
+    dataset = open_dataset(cells)
     split = draw_splits(dataset, dataset.keys(), seed)
     assert np.bincount(split[dataset.label == 0], minlength=3)[0] >= 2
     check_rare(dataset, split)

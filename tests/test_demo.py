@@ -109,14 +109,14 @@ class TestTeacher:
             assert np.array_equal(tensor, expected[name]), name
 
     @pytest.mark.slow
-    def test_recovered_teacher_is_the_known_one(self, tmp_path, teacher):
+    def test_recovered_teacher_is_the_known_one(self, tmp_path, real_teacher):
         from safetensors.numpy import load_file
 
         said = []
         folder = recover_teacher(tmp_path, said.append)
         assert folder == tmp_path / RECOVERED_NAME == recover_teacher(tmp_path, pytest.fail)
         assert len(said) == 1
-        made, known = (load_file(place / "model.safetensors") for place in (folder, teacher))
+        made, known = (load_file(place / "model.safetensors") for place in (folder, real_teacher))
         assert made.keys() == known.keys()
         assert all(np.array_equal(made[name], known[name]) for name in known)
         assert locate_teacher(str(folder)).name == RECOVERED_NAME
@@ -176,8 +176,8 @@ class TestCommand:
         assert "one that fits is kept" in " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
 
     @pytest.mark.slow
-    def test_a_real_teacher_teaches(self, medal, tmp_path, teacher):
-        result = medal("demo", "--teacher", teacher, "--out", tmp_path)
+    def test_a_real_teacher_teaches(self, medal, tmp_path, real_teacher):
+        result = medal("demo", "--teacher", real_teacher, "--out", tmp_path)
         assert result["teacher"]["test"]["auroc"] > 0.9
         assert result["test"]["auroc"] > 0.9
 

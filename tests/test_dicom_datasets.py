@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import drawn
 import numpy as np
 import pytest
 from PIL import Image
@@ -220,11 +221,11 @@ RUN = ("--image-size", 32, "--epochs", 1, "--batch-size", 16, "--student", "resn
 
 
 @pytest.fixture(scope="module")
-def hospital(pneumonia, tmp_path_factory):
-    """Real chest X-rays as one would get them: 12 bits, both polarities, some compressed, some of several frames."""
+def hospital(tmp_path_factory):
+    """Chests as one would get them: 12 bits, both polarities, some compressed, some of several frames."""
     folder = tmp_path_factory.mktemp("hospital") / "chests"
-    with np.load(pneumonia) as real:
-        images, labels = real["train_images"][:300], real["train_labels"][:300, 0]
+    chests = drawn.draw_chests()
+    images, labels = chests["train_images"], chests["train_labels"][:, 0]
     picked = {name: images[labels == code] for code, name in enumerate(("normal", "pneumonia"))}
     for name, pictures in picked.items():
         for patient in range(PATIENTS):
@@ -285,9 +286,9 @@ def test_recompressed_and_deidentified_copies_fit(cached, hospital, medal, teach
     assert (again["action"], again["cache_id"]) == ("reuse", made["cache_id"])
 
 
-def test_eight_bit_files_give_what_pictures_give(medal, pneumonia, small_request, tmp_path):
-    with np.load(pneumonia) as real:
-        images, labels = real["train_images"][:60], real["train_labels"][:60, 0]
+def test_eight_bit_files_give_what_pictures_give(medal, small_request, tmp_path):
+    chests = drawn.draw_chests()
+    images, labels = chests["train_images"][:60], chests["train_labels"][:60, 0]
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         split = ("train", "train", "val", "test")[number % 4]
         folder = tmp_path / "pictures" / split / str(label)

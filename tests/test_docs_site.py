@@ -30,7 +30,6 @@ STAND_INS = {
 SMALL_STUDENT = ["--student", "test_resnet", "--epochs", "1", "--image-size", "32"]
 SHORTER = {"cache-teacher": ["--image-size", "56"], "train-student": SMALL_STUDENT, "push": ["--yes"]}
 
-IDS = [str(path.relative_to(ROOT / "docs")) for path in SITE]
 CODE = [path for path in SITE if any(block.language in RUN for block in read_blocks(path))]
 
 
@@ -105,6 +104,7 @@ def lay_out_dicom(place, random):
             make(values.astype(np.int16), RescaleSlope=1, RescaleIntercept=0).save_as(file, enforce_file_format=True)
 
 
+@pytest.mark.docs
 @pytest.mark.usefixtures("desk")
 @pytest.mark.parametrize("page", CODE, ids=lambda path: str(path.relative_to(ROOT / "docs")))
 def test_what_a_page_says_runs(page):
@@ -116,9 +116,8 @@ def test_what_a_page_says_runs(page):
             reader.follow(block)
 
 
-@pytest.mark.parametrize("page", SITE, ids=IDS)
-def test_blocks_that_are_not_run_are_real_command_lines(page):
-    for block in read_blocks(page):
+def test_blocks_that_are_not_run_are_real_command_lines():
+    for block in (block for page in SITE for block in read_blocks(page)):
         assert block.language in RUN | SCRIPTS | PROSE, f"{block.place}: '{block.language}' is neither run nor prose"
         assert block.language not in SCRIPTS or not block.is_run, f"{block.place}: say that it is not run, and why"
         if not block.is_run and block.language != "python":
@@ -157,19 +156,18 @@ def headings(path):
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", title).lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", SITE, ids=IDS)
-def test_links_to_headings_lead_to_one(page):
-    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
-        there = (page.parent / target).resolve() if target else page
-        assert anchor in headings(there), f"{page.name}: {target}#{anchor}"
+def test_links_to_headings_lead_to_one():
+    for page in SITE:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+            there = (page.parent / target).resolve() if target else page
+            assert anchor in headings(there), f"{page.name}: {target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", SITE, ids=IDS)
-def test_what_pages_call_by_its_path_is_there(page):
-    paths = set(re.findall(r"`(medal(?:\.\w+)+)`", page.read_text(encoding="utf-8"))) - {"medal.toml"}
-    for path in paths:
-        module, _, name = path.rpartition(".")
-        assert hasattr(importlib.import_module(module), name), f"{page.name}: {path}"
+def test_what_pages_call_by_its_path_is_there():
+    for page in SITE:
+        for path in set(re.findall(r"`(medal(?:\.\w+)+)`", page.read_text(encoding="utf-8"))) - {"medal.toml"}:
+            module, _, name = path.rpartition(".")
+            assert hasattr(importlib.import_module(module), name), f"{page.name}: {path}"
 
 
 def test_pictures_are_small_and_shown():

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.pipeline.datasets.columns.units import find_units
@@ -24,7 +25,7 @@ def folds_of(rows, folds=3, seed=0, order=None):
     return keys, groups, fold
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(rows=st.lists(row, min_size=1, max_size=30), seed=st.integers(0, 3), data=st.data())
 def test_folds_keep_patients_and_copies_together_in_any_order(rows, seed, data):
     keys, groups, fold = folds_of(rows, seed=seed)
@@ -36,7 +37,7 @@ def test_folds_keep_patients_and_copies_together_in_any_order(rows, seed, data):
     assert set(fold.tolist()) == (set(range(fold.max() + 1)) if fold.max() >= 0 else {-1})
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(rows=st.lists(row, min_size=1, max_size=20))
 def test_units_are_the_connected_components(rows):
     keys, groups, _ = folds_of(rows)

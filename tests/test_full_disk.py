@@ -16,6 +16,8 @@ from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
 from medal.pipeline.teacher.demo import tiny_teacher
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 MB = 1 << 20
 DRAWN = ("cache-teacher", "phantom")
 
@@ -201,7 +203,7 @@ def test_wherever_an_hdf5_file_meets_the_end_of_the_disk_the_process_lives(disk,
 
 
 @pytest.mark.parametrize("lost", ["out", "dataset"])
-def test_a_lost_mount_stops_cleanly(lost, mount, small_npz, small_request, tmp_path):
+def test_a_lost_mount_stops_cleanly(lost, mount, small_npz, steady_request, tmp_path):
     disk = mount.folder
     out = (disk if lost == "out" else tmp_path) / "chest.zarr"
     dataset = small_npz if lost == "out" else disk / "scans"
@@ -212,7 +214,7 @@ def test_a_lost_mount_stops_cleanly(lost, mount, small_npz, small_request, tmp_p
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(file)
     process = subprocess.Popen(
-        [sys.executable, "-m", "medal", "cache-teacher", *map(str, (dataset, out, *small_request))],
+        [sys.executable, "-m", "medal", "cache-teacher", *map(str, (dataset, out, *steady_request))],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -117,17 +117,16 @@ def test_import_directions_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_all_is_exact(path):
+def test_all_is_exact():
     """`__all__` lists names that exist and are public; nothing public is imported from elsewhere past it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    listed = exported(tree)
-    if listed is None:
-        return
-    assert len(set(listed)) == len(listed)
-    assert not [name for name in listed if name.startswith("_") and name != "__version__"]
-    if path != ROOT / "__init__.py":  # its names are looked up on first use
-        assert set(listed) <= defined(tree)
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+    listing = {path: listed for path, tree in trees.items() if (listed := exported(tree)) is not None}
+    assert len(listing) > len(MODULES) / 2
+    for path, listed in listing.items():
+        assert len(set(listed)) == len(listed), path
+        assert not [name for name in listed if name.startswith("_") and name != "__version__"], path
+        if path != ROOT / "__init__.py":  # its names are looked up on first use
+            assert set(listed) <= defined(trees[path]), path
 
 
 def exported(tree):

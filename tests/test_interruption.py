@@ -15,6 +15,8 @@ from medal.cache.making.writer import remove
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify_path
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 IMAGES, BATCH, CHUNK = 300, 16, 128
 # A sample of the draw here, all of it with the slow tests.
 _FULL = [pytest.param(suffix, 25, marks=[pytest.mark.slow, pytest.mark.timeout(3000)]) for suffix in (".zarr", ".h5")]
@@ -60,53 +62,53 @@ def chunks(out):
 
 
 @pytest.mark.parametrize("suffix", [".zarr", ".h5"])
-def test_a_killed_run_resumes(suffix, small_cache, small_npz, small_request, medal, tmp_path):
+def test_a_killed_run_resumes(suffix, steady_cache, small_npz, steady_request, medal, tmp_path):
     out = tmp_path / f"chest{suffix}"
-    attempt = Attempt(small_npz, out, *small_request)
+    attempt = Attempt(small_npz, out, *steady_request)
     attempt.wait_for(lambda: chunks(out))
     attempt.send(signal.SIGKILL)
     assert not out.exists()
     (work_path(out) / ".half.part").write_bytes(b"torn")
-    made = medal("cache-teacher", small_npz, out, *small_request)
+    made = medal("cache-teacher", small_npz, out, *steady_request)
     assert made["action"] == "resume"
     assert made["kept"] >= CHUNK
     assert made["computed"] == IMAGES - made["kept"]
-    assert made["content_digest"] == open_cache(small_cache).content_digest
+    assert made["content_digest"] == open_cache(steady_cache).content_digest
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_killed_extension_resumes(small_npz, small_request, medal, tmp_path):
+def test_a_killed_extension_resumes(small_npz, steady_request, medal, tmp_path):
     out, aside = tmp_path / "chest.zarr", tmp_path / "aside.zarr"
-    medal("cache-teacher", small_npz, out, *small_request, "--limit", 30)
+    medal("cache-teacher", small_npz, out, *steady_request, "--limit", 30)
     medal("convert", out, aside)
-    attempt = Attempt(small_npz, out, *small_request)
+    attempt = Attempt(small_npz, out, *steady_request)
     attempt.wait_for(lambda: chunks(out))
     attempt.send(signal.SIGKILL)
     assert open_cache(out).content_digest == open_cache(aside).content_digest
-    made = medal("cache-teacher", small_npz, out, *small_request)
+    made = medal("cache-teacher", small_npz, out, *steady_request)
     assert made["action"] == "resume"
     assert made["kept"] >= 90 + CHUNK
     assert made["computed"] == IMAGES - made["kept"]
-    straight = medal("cache-teacher", small_npz, aside, *small_request)
+    straight = medal("cache-teacher", small_npz, aside, *steady_request)
     assert straight["action"] == "extend"
     assert straight["content_digest"] == made["content_digest"]
 
 
-def test_a_torn_chunk_is_computed_again(small_cache, small_npz, small_request, medal, tmp_path):
+def test_a_torn_chunk_is_computed_again(steady_cache, small_npz, steady_request, medal, tmp_path):
     out = tmp_path / "chest.zarr"
-    attempt = Attempt(small_npz, out, *small_request)
+    attempt = Attempt(small_npz, out, *steady_request)
     attempt.wait_for(lambda: chunks(out))
     attempt.send(signal.SIGKILL)
     for file in chunks(out):
         file.write_bytes(file.read_bytes()[:-100])
-    made = medal("cache-teacher", small_npz, out, *small_request)
+    made = medal("cache-teacher", small_npz, out, *steady_request)
     assert (made["kept"], made["computed"]) == (0, IMAGES)
-    assert made["content_digest"] == open_cache(small_cache).content_digest
+    assert made["content_digest"] == open_cache(steady_cache).content_digest
 
 
-def test_ctrl_c_says_what_is_kept_and_how_to_go_on(small_npz, small_request, tmp_path):
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(small_npz, steady_request, tmp_path):
     out = tmp_path / "chest.h5"
-    attempt = Attempt(small_npz, out, *small_request)
+    attempt = Attempt(small_npz, out, *steady_request)
     attempt.wait_for(lambda: chunks(out))
     status, _, said = attempt.send(signal.SIGINT)
     assert status == 130
@@ -117,21 +119,21 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(small_npz, small_request, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chest.h5.work"]
 
 
-def test_two_at_once_compute_once(small_cache, small_npz, small_request, tmp_path):
+def test_two_at_once_compute_once(steady_cache, small_npz, steady_request, tmp_path):
     out = tmp_path / "chest.zarr"
-    both = [Attempt(small_npz, out, *small_request) for _ in range(2)]
+    both = [Attempt(small_npz, out, *steady_request) for _ in range(2)]
     results = sorted((attempt.result() for attempt in both), key=lambda result: result["action"])
     assert [result["action"] for result in results] == ["create", "reuse"]
     assert [result["computed"] for result in results] == [IMAGES, 0]
-    assert {result["content_digest"] for result in results} == {open_cache(small_cache).content_digest}
+    assert {result["content_digest"] for result in results} == {open_cache(steady_cache).content_digest}
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_no_wait_refuses_while_another_computes(small_npz, small_request, shell, tmp_path):
+def test_no_wait_refuses_while_another_computes(small_npz, steady_request, shell, tmp_path):
     out = tmp_path / "chest.zarr"
-    first = Attempt(small_npz, out, *small_request)
+    first = Attempt(small_npz, out, *steady_request)
     first.wait_for(lambda: work_path(out).exists())
-    second = shell("cache-teacher", small_npz, out, *small_request, "--no-wait")
+    second = shell("cache-teacher", small_npz, out, *steady_request, "--no-wait")
     assert second.returncode == 1
     assert f"is being made by process {first.process.pid} on" in second.stderr
     first.send(signal.SIGKILL)
@@ -159,14 +161,14 @@ def computed(counted):
 
 
 @pytest.mark.parametrize(("suffix", "kills"), KILLS)
-def test_killed_at_random_moments(suffix, kills, small_cache, small_npz, small_request, tmp_path, monkeypatch):
-    draw = np.random.default_rng(len(suffix))
-    expected = open_cache(small_cache).content_digest
+def test_killed_at_random_moments(suffix, kills, steady_cache, small_npz, steady_request, seed, tmp_path, monkeypatch):
+    draw = np.random.default_rng(seed)
+    expected = open_cache(steady_cache).content_digest
     out, counted = tmp_path / f"chest{suffix}", tmp_path / "counted"
     monkeypatch.setenv("COUNTED", str(counted))
 
     def attempt():
-        return Attempt(small_npz, out, *small_request, python=("-c", COUNTING))
+        return Attempt(small_npz, out, *steady_request, python=("-c", COUNTING))
 
     begun = time.monotonic()
     assert attempt().result()["content_digest"] == expected

@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.cache.format.layout import SPLITS
@@ -35,7 +36,7 @@ def column_label(rows):
 row = st.tuples(st.integers(0, 4), st.integers(-1, 1), st.integers(0, 2))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(cached=st.lists(row, min_size=1, max_size=12), data=st.lists(row, max_size=12), has_splits=st.booleans())
 def test_every_row_finds_the_best_partner_there_is(cached, data, has_splits):
     split = np.array([row[2] for row in data], np.int8) if has_splits else None

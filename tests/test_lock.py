@@ -15,6 +15,8 @@ from medal.cache.making import lock as room
 from medal.cache.making.holder import read_lock
 from medal.cache.making.lock import lock_path, locked
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 HOLD = (
     "import sys, time\nfrom pathlib import Path\nfrom medal.cache.making.lock import locked\n"
     "with locked(Path(sys.argv[1]), wait=True, tell=print):\n    print('held', flush=True)\n    time.sleep(60)"

@@ -17,6 +17,8 @@ from medal.cache.making import lock as room
 from medal.cache.making.holder import read_lock
 from medal.cache.making.lock import holder_of, lock_path, locked
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 
 @pytest.fixture
 def mortal():

@@ -5,7 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.pipeline.metrics import (
@@ -237,7 +238,7 @@ def test_the_bootstrap_equals_a_slow_one(case, grouped):
     np.testing.assert_allclose(fast.intervals()["auroc"], np.nanpercentile(slow[0], (2.5, 97.5)), atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 1000))
 def test_group_numbers_mean_nothing_beyond_equality(seed):
     generator = np.random.default_rng(seed)

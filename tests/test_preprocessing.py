@@ -5,21 +5,34 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from medal.cache.errors import DataError, TeacherError
+from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.datasets.kinds.phantom import open_phantom
 from medal.pipeline.views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from medal.pipeline.views.transforms import normalise, quadrant_means, resize_images
 
 SIZE = 112
 
 
-@pytest.fixture(scope="module")
-def real_images(shared) -> list[np.ndarray]:
+@pytest.fixture(scope="module", params=["drawn", "real"])
+def images(request) -> list[np.ndarray]:
+    """Images of many sizes, one channel and three: drawn ones, and real ones where they are at hand."""
+    if request.param == "real":
+        return real_images(request.getfixturevalue("shared") / "data")
+    scans = open_phantom(DatasetOptions())
+    random = np.random.default_rng(0)
+    sides = [(30, 30, 3), (57, 91, 3), (300, 224, 1), (480, 640, 3), (113, 112, 1)]
+    noise = [random.integers(0, 256, shape).astype(np.uint8) for shape in sides]
+    return [scans.images.read(0), scans.images.read(9)[4:60:2, 4:60:2], *noise]
+
+
+def real_images(data) -> list[np.ndarray]:
     """Two sizes of X-rays and ultrasound, one channel and three; cells of odd sizes; oblong smears."""
-    data = shared / "data"
     with np.load(data / "pneumoniamnist/pneumoniamnist.npz") as chest:
         images = [image[..., None] for image in chest["test_images"][:3]]
     names = [
@@ -49,19 +62,19 @@ def processor_of(folder, resize):
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-def test_batches_equal_the_image_processor(resize, real_images, teacher):
+def test_batches_equal_the_image_processor(resize, images, teacher):
     processor = processor_of(teacher, resize)
-    ours = normalise(resize_images(real_images, SIZE, resize), IMAGENET_MEAN, IMAGENET_STD)
-    for image, mine in zip(real_images, ours, strict=True):
+    ours = normalise(resize_images(images, SIZE, resize), IMAGENET_MEAN, IMAGENET_STD)
+    for image, mine in zip(images, ours, strict=True):
         rgb = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).copy())
         theirs = processor(images=rgb, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("resize", ["squash", "pad", "crop"])
-def test_an_image_does_not_depend_on_its_batch(resize, real_images):
-    together = resize_images(real_images, SIZE, resize)
-    alone = torch.cat([resize_images([image], SIZE, resize) for image in real_images])
+def test_an_image_does_not_depend_on_its_batch(resize, images):
+    together = resize_images(images, SIZE, resize)
+    alone = torch.cat([resize_images([image], SIZE, resize) for image in images])
     assert torch.equal(together, alone)
 
 
@@ -70,7 +83,7 @@ def test_grey_equals_the_same_image_in_three_channels():
     assert torch.equal(resize_images([grey], 28, "squash"), resize_images([grey.repeat(3, 2)], 28, "squash"))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3]), st.sampled_from(["squash", "pad", "crop"]))
 def test_any_image_becomes_a_full_square(height, width, channels, resize):
     for dtype in (np.uint8, np.float32):

@@ -40,18 +40,18 @@ def finish(process):
 
 
 @pytest.fixture(scope="module")
-def single(small_npz, small_request, tmp_path_factory):
+def single(small_npz, steady_request, tmp_path_factory):
     out = tmp_path_factory.mktemp("single") / "chest.zarr"
-    return finish(start(1, small_npz, out, *small_request))
+    return finish(start(1, small_npz, out, *steady_request))
 
 
-def test_two_ranks_give_the_bytes_of_one(single, small_npz, small_request, tmp_path):
+def test_two_ranks_give_the_bytes_of_one(single, small_npz, steady_request, tmp_path):
     out = tmp_path / "chest.zarr"
-    made = finish(start(2, small_npz, out, *small_request))
+    made = finish(start(2, small_npz, out, *steady_request))
     assert made["action"] == "create"
     assert made["computed"] == 300
     assert made["content_digest"] == single["content_digest"]
-    again = finish(start(2, small_npz, out, *small_request))
+    again = finish(start(2, small_npz, out, *steady_request))
     assert (again["action"], again["computed"]) == ("reuse", 0)
     assert list(tmp_path.iterdir()) == [out]
 
@@ -67,9 +67,9 @@ def rank_process(launcher, rank):
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_a_killed_rank_ends_all_and_one_process_goes_on(rank, single, small_npz, small_request, tmp_path):
+def test_a_killed_rank_ends_all_and_one_process_goes_on(rank, single, small_npz, steady_request, tmp_path):
     out = tmp_path / "chest.h5"
-    attempt = start(2, small_npz, out, *small_request)
+    attempt = start(2, small_npz, out, *steady_request)
     deadline = time.monotonic() + 120
     while not list(work_path(out).glob("*-*.npy")):
         assert time.monotonic() < deadline
@@ -79,7 +79,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(rank, single, small_npz,
     attempt.communicate(timeout=120)
     assert attempt.returncode != 0
     assert not out.exists()
-    made = finish(start(1, small_npz, out, *small_request))
+    made = finish(start(1, small_npz, out, *steady_request))
     assert made["action"] == "resume"
     assert made["kept"] >= 44  # the smallest chunk
     assert made["kept"] + made["computed"] == 300
@@ -87,7 +87,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(rank, single, small_npz,
 
 
 @pytest.mark.slow
-def test_bad_images_of_all_ranks_are_told_by_rank_0(small_request, tmp_path):
+def test_bad_images_of_all_ranks_are_told_by_rank_0(steady_request, tmp_path):
     rng = np.random.default_rng(0)
     for index in range(40):
         folder = tmp_path / "scans" / "ab"[index % 2]
@@ -96,15 +96,15 @@ def test_bad_images_of_all_ranks_are_told_by_rank_0(small_request, tmp_path):
     for name in ("a/0.png", "b/1.png", "a/20.png"):
         whole = (tmp_path / "scans" / name).read_bytes()
         (tmp_path / "scans" / name).write_bytes(whole[: len(whole) // 2])
-    words = ("--teacher", small_request[1], "--image-size", 28, "--batch-size", 1, "--on-bad-image", "skip")
+    words = ("--teacher", steady_request[1], "--image-size", 28, "--batch-size", 1, "--on-bad-image", "skip")
     alone = finish(start(1, tmp_path / "scans", tmp_path / "one.zarr", *words))
     both = finish(start(2, tmp_path / "scans", tmp_path / "two.zarr", *words))
     assert both["skipped"] == alone["skipped"] == 3
     assert both["content_digest"] == alone["content_digest"]
 
 
-def test_a_misused_command_ends_all_ranks_with_one_sentence_each(small_npz, small_request, tmp_path):
-    attempt = start(2, small_npz, tmp_path / "chest.txt", *small_request)
+def test_a_misused_command_ends_all_ranks_with_one_sentence_each(small_npz, steady_request, tmp_path):
+    attempt = start(2, small_npz, tmp_path / "chest.txt", *steady_request)
     _, told = attempt.communicate(timeout=120)
     assert attempt.returncode != 0
     assert told.count("does not say which form of cache") == 1

@@ -24,9 +24,12 @@ from medal.cache.making.work import work_path
 from medal.cache.reader import open_cache
 from medal.pipeline.ray.cluster import connected
 
-pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed"),
+    pytest.mark.xdist_group("serial"),
+]
 
-QUICK = ("--image-size", 56, "--batch-size", 4, "--precision", "fp32")
+QUICK = ("--batch-size", 4, "--precision", "fp32")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,9 +53,9 @@ def instance():
 
 
 @pytest.fixture(scope="module")
-def single(medal, small_npz, teacher, tmp_path_factory):
+def single(medal, small_npz, steady_request, tmp_path_factory):
     out = tmp_path_factory.mktemp("single") / "chest.zarr"
-    return medal("cache-teacher", small_npz, out, "--teacher", teacher, *QUICK)
+    return medal("cache-teacher", small_npz, out, *steady_request, *QUICK)
 
 
 def workers():
@@ -77,13 +80,13 @@ def kill_one(out, killed, over):
 
 @pytest.mark.usefixtures("instance")
 def test_two_workers_of_which_one_is_killed_give_the_bytes_of_one_process(
-    medal, single, small_npz, teacher, tmp_path, capfd
+    medal, single, small_npz, steady_request, tmp_path, capfd
 ):
     out, killed, over = tmp_path / "chest.zarr", [], threading.Event()
     killer = threading.Thread(target=kill_one, args=(out, killed, over))
     killer.start()
     try:
-        made = medal("cache-teacher", small_npz, out, "--teacher", teacher, *QUICK, "--engine", "ray")
+        made = medal("cache-teacher", small_npz, out, *steady_request, *QUICK, "--engine", "ray")
     finally:
         over.set()
         killer.join()
@@ -136,10 +139,10 @@ def test_without_ray_the_extra_is_named(monkeypatch):
 
 
 @pytest.mark.usefixtures("instance")
-def test_a_gpu_that_no_machine_has_is_refused(medal, small_npz, teacher, tmp_path):
+def test_a_gpu_that_no_machine_has_is_refused(medal, small_npz, steady_request, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    words = ("--teacher", teacher, *QUICK, "--engine", "ray", "--device", "cuda")
+    words = (*steady_request, *QUICK, "--engine", "ray", "--device", "cuda")
     with pytest.raises(MedalError, match="The Ray cluster has no GPU for --device cuda"):
         medal("cache-teacher", small_npz, tmp_path / "chest.zarr", *words)
     assert list(tmp_path.iterdir()) == []
@@ -171,10 +174,12 @@ def head(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_with_an_address_gives_the_bytes_of_one_process(shell, single, head, small_npz, teacher, tmp_path):
+def test_a_cluster_with_an_address_gives_the_bytes_of_one_process(
+    shell, single, head, small_npz, steady_request, tmp_path
+):
     address, env = head
     out = tmp_path / "chest.h5"
-    words = ("--teacher", teacher, *QUICK, "--engine", "ray", "--address", address)
+    words = (*steady_request, *QUICK, "--engine", "ray", "--address", address)
     done = shell("cache-teacher", small_npz, out, *words, env=env)
     assert done.returncode == 0, done.stderr
     assert open_cache(out).content_digest == single["content_digest"]

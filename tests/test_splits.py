@@ -4,7 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
@@ -53,7 +54,7 @@ def datasets(draw):
     return make(label, split, group, ("a", "b", "c", "d")[: 4 if np.ndim(label) == 1 else 3]), keys_of(numbers)
 
 
-@settings(deadline=None, max_examples=80, derandomize=True)
+@examples(80)
 @given(datasets(), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_the_order_of_rows_never_matters(drawn, random, seed):
     dataset, keys = drawn
@@ -64,7 +65,7 @@ def test_the_order_of_rows_never_matters(drawn, random, seed):
     np.testing.assert_array_equal(shuffled, split[order])
 
 
-@settings(deadline=None, max_examples=80, derandomize=True)
+@examples(80)
 @given(datasets(), st.integers(0, 3))
 def test_what_is_drawn_tears_nothing_apart(drawn, seed):
     dataset, keys = drawn

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import drawn
 import numpy as np
 import pytest
 import zarr
@@ -32,13 +33,28 @@ def test_a_sealed_cache_that_verifies(small_cache, medal):
     cache = open_cache(small_cache)
     assert verify(cache) == []
     assert dict(cache.manifest.rows) == {"train": 180, "val": 60, "test": 60}
-    assert cache.read("train", "feature").shape == (180, 1, 768)
+    assert cache.read("train", "feature").shape == (180, 1, 96)
     assert set(np.unique(cache.read("train", "fold"))) == {0, 1, 2, 3, 4}
     assert (cache.read("test", "fold") == -1).all()
     np.testing.assert_allclose(cache.read("val", "logits").sum(-1), 0, atol=1e-4)
     shown = medal("show", small_cache)
     assert shown["content_digest"] == cache.content_digest
-    assert shown["teacher"]["name"] == "dinov2-small"
+    assert shown["teacher"]["name"] == "drawn-dinov2"
+
+
+def test_the_real_teacher_on_real_chest_x_rays(pneumonia, real_teacher, medal, tmp_path):
+    with np.load(pneumonia) as real:
+        counts = {f"{split}_{kind}": n for split, n in drawn.SIZES.items() for kind in ("images", "labels")}
+        np.savez(tmp_path / "chest.npz", **{name: real[name][:n] for name, n in counts.items()})
+    words = ("--teacher", real_teacher, "--image-size", 56, "--batch-size", 16)
+    made = medal("cache-teacher", tmp_path / "chest.npz", tmp_path / "chest.zarr", *words)
+    assert made["teacher"]["test"]["auroc"] > 0.85
+    cache = open_cache(tmp_path / "chest.zarr")
+    assert verify(cache) == []
+    assert cache.read("train", "feature").shape == (180, 1, 768)
+    checked = medal("verify", cache.path, tmp_path / "chest.npz", "--sample", 40, "--teacher", real_teacher)
+    assert (checked["ok"], checked["sample"]["images"]) == (True, 40)
+    assert checked["sample"]["min_cosine"] > 0.9999
 
 
 def test_both_forms_hold_the_same(small_cache, small_npz, small_request, medal, tmp_path):
@@ -208,8 +224,8 @@ def test_a_teacher_that_computes_nonsense(small_npz, teacher, medal, tmp_path):
     assert list(tmp_path.iterdir()) == [broken]
 
 
-def test_a_rare_class_names_its_remedy(shared, teacher, medal, tmp_path):
-    table = shared / "data/wbc_two_sources/labels.csv"
+def test_a_rare_class_names_its_remedy(cells, teacher, medal, tmp_path):
+    table = cells
     rows = table.read_text().splitlines()
     basophils = [row for row in rows if ",basophil," in row]
     few = tmp_path / "few.csv"
@@ -219,9 +235,8 @@ def test_a_rare_class_names_its_remedy(shared, teacher, medal, tmp_path):
     assert list(tmp_path.iterdir()) == [few]
 
 
-def test_a_class_rarer_than_the_folds_shrinks_them(shared, small_request, shell, tmp_path):
-    table = shared / "data/wbc_two_sources/labels.csv"
-    done = shell("cache-teacher", table, tmp_path / "w.zarr", *small_request, "--json")
+def test_a_class_rarer_than_the_folds_shrinks_them(cells, small_request, shell, tmp_path):
+    done = shell("cache-teacher", cells, tmp_path / "w.zarr", *small_request, "--json")
     assert done.returncode == 0, done.stderr
     assert "class 'basophil' has only 2 train samples: the 5 folds shrink to 2" in done.stderr
     assert "--exclude-class basophil" in done.stderr
@@ -277,13 +292,8 @@ def test_a_damaged_cache_is_noticed_and_made_anew(small_cache, small_npz, small_
     assert not list(tmp_path.glob("*.work"))
 
 
-def test_a_lost_image_folder_keeps_what_is_done(shared, teacher, medal, tmp_path):
-    folder = tmp_path / "scans"
-    images = sorted((shared / "data/busi_256/benign").glob("*.png"))[:24]
-    for index, source in enumerate(images):
-        target = folder / ("train", "val", "test")[index % 3] / "ab"[index // 3 % 2] / source.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
+def test_a_lost_image_folder_keeps_what_is_done(teacher, medal, tmp_path):
+    folder = drawn.save_pictures(tmp_path / "scans", {"a": 12, "b": 12}, ("train", "val", "test"))
     out = tmp_path / "scans.zarr"
     # In fp32 every image is read once; bf16, which an older chip would not take, is tried on a sample before.
     options = ("--teacher", teacher, "--image-size", 56, "--batch-size", 2, "--precision", "fp32")

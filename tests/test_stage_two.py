@@ -1,10 +1,11 @@
-"""`medal train-student` from the outside, on a cache of the real teacher and real chest X-rays."""
+"""`medal train-student` from the outside, on caches of drawn scans."""
 
 import csv
 import json
 import subprocess
 import sys
 
+import drawn
 import numpy as np
 import pytest
 import timm
@@ -142,8 +143,8 @@ def test_an_unknown_student_names_the_closest(medal, small_cache, small_npz, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_with_several_labels_through_both_stages(shared, medal, small_request, tmp_path):
-    table = shared / "data/bccd_multilabel/labels.csv"
+def test_a_table_with_several_labels_through_both_stages(medal, small_request, tmp_path):
+    table = drawn.save_smears(tmp_path / "smears")
     labels = ("--label-columns", "Platelets,RBC_many,Platelets_several")
     made = medal("cache-teacher", table, tmp_path / "b.h5", *small_request, *labels, "--limit", 40)
     assert made["rows"] == {"train": 40, "val": 40, "test": 40}
@@ -151,13 +152,13 @@ def test_a_table_with_several_labels_through_both_stages(shared, medal, small_re
     assert set(result["test"]["per_class"]) == {"Platelets", "RBC_many", "Platelets_several"}
 
 
-def test_a_table_with_domains_through_both_stages(shared, medal, small_request, tmp_path):
-    table = shared / "data/wbc_two_sources/labels.csv"
+def test_a_table_with_domains_through_both_stages(medal, small_request, tmp_path):
+    table = drawn.save_cells(tmp_path / "cells")
     columns = ("--domain-column", "domain", "--exclude-class", "basophil")
     medal("cache-teacher", table, tmp_path / "w.zarr", *small_request, *columns)
     cache = open_cache(tmp_path / "w.zarr")
     assert set(cache.manifest.domains) == {"tecom", "cellavision"}
-    assert sum(cache.manifest.rows.values()) == 396
+    assert sum(cache.manifest.rows.values()) == 272
     # Splits, classes and what was left out come from the cache: nothing has to be said again.
     result = medal("train-student", tmp_path / "w.zarr", table, "--out", tmp_path / "run", *QUICK)
     assert result["test"]["n"] > 30
@@ -171,20 +172,20 @@ def test_a_table_with_domains_through_both_stages(shared, medal, small_request, 
         assert tiers["rare"]["train_images"] < tiers["common"]["train_images"]
 
 
-def test_the_label_column_comes_from_the_cache(shared, medal, small_request, tmp_path):
-    table = shared / "data/busi_256/labels.csv"
+def test_the_label_column_comes_from_the_cache(medal, small_request, tmp_path):
+    folder = drawn.save_pictures(tmp_path / "scans", {"benign": 44, "malignant": 44, "normal": 44})
     renamed = tmp_path / "renamed.csv"
-    header, *rows = table.read_text().splitlines()
-    moved = "\n".join(f"{table.parent}/{row}" for row in rows[::6])
-    renamed.write_text(header.replace("label", "diagnosis") + "\n" + moved)
+    files = sorted(folder.rglob("*.png"))
+    rows = "".join(f"{file},{file.parts[-2]},{file.parts[-3]}\n" for file in files)
+    renamed.write_text("file,diagnosis,suggested_split\n" + rows)
     columns = ("--label-column", "diagnosis", "--split-column", "suggested_split")
     medal("cache-teacher", renamed, tmp_path / "b.zarr", *small_request, *columns)
     trained = medal("train-student", tmp_path / "b.zarr", renamed, "--out", tmp_path / "run", *QUICK)
     assert set(trained["test"]["per_class"]) == {"benign", "malignant", "normal"}
 
 
-def test_another_task_is_refused(shared, medal, small_cache, tmp_path):
-    table = shared / "data/bccd_multilabel/labels.csv"
+def test_another_task_is_refused(medal, small_cache, tmp_path, tmp_path_factory):
+    table = drawn.save_smears(tmp_path_factory.mktemp("smears"))
     labels = ("--label-columns", "Platelets,RBC_many")
     with pytest.raises(CacheMismatch, match="names 0/1 columns, but the cache is multi-class"):
         medal("train-student", small_cache, table, "--out", tmp_path / "run", *QUICK, *labels)

@@ -16,6 +16,8 @@ from medal.cache.reader import open_cache
 from medal.cache.store.place.entries import read_entries
 from medal.cache.store.place.store import open_store
 
+pytestmark = pytest.mark.xdist_group("serial")
+
 # A megabyte of features, in parts of 64 kB: enough steps for a kill to fall between.
 ROWS = {"train": 60000, "val": 20000, "test": 20000}
 # The parts are cut smaller, so that a small cache has many; everything else is the command's own.
@@ -129,13 +131,13 @@ def test_a_pull_killed_at_a_few_moments(large, took, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_push_killed_at_twenty_moments(large, took, tmp_path):
-    check_push(large, took, tmp_path, 20, 1)
+def test_a_push_killed_at_twenty_moments(large, took, seed, tmp_path):
+    check_push(large, took, tmp_path, 20, seed)
 
 
 @pytest.mark.slow
-def test_a_pull_killed_at_twenty_moments(large, took, tmp_path):
-    check_pull(large, took, tmp_path, 20, 1)
+def test_a_pull_killed_at_twenty_moments(large, took, seed, tmp_path):
+    check_pull(large, took, tmp_path, 20, seed)
 
 
 # One process of the crowd: pushes its own and a common cache, pulls, removes, collects, in an order of its own. What is

@@ -4,6 +4,7 @@ import os
 from multiprocessing import context
 from multiprocessing.reduction import ForkingPickler
 
+import drawn
 import numpy as np
 import pytest
 import torch
@@ -142,13 +143,13 @@ def _sent(images):
 
 
 @pytest.fixture
-def kinds(shared, small_npz, tmp_path):
+def kinds(small_npz, tmp_path):
     """A dataset of each kind; what stands behind `medmnist:` is an .npz."""
     for row in range(4):
         path = tmp_path / f"folder/{'ab'[row % 2]}/{row}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), 60 * row, np.uint8)).save(path)
-    table = shared / "data/busi_256/labels.csv"
+    table = drawn.save_cells(tmp_path / "cells")
     specs = {"npz": small_npz, "folder": tmp_path / "folder", "csv": table, "phantom": "phantom"}
     return {kind: open_dataset(str(spec)) for kind, spec in specs.items()}
 

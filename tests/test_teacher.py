@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import drawn
 import numpy as np
 import pytest
 import torch
@@ -58,20 +59,27 @@ def some_pixels(count=4, size=28, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).uniform(0, 255, (count, 3, size, size)).astype(np.float32))
 
 
-@pytest.fixture(scope="module")
-def chests(pneumonia):
-    with np.load(pneumonia) as data:
-        return resize_images([image[..., None] for image in data["val_images"][:8]], 112, "squash")
+@pytest.fixture(scope="module", params=["drawn", "real"])
+def known(request):
+    """A teacher's folder, and eight chests: drawn ones, and the real ones where they are at hand."""
+    if request.param == "drawn":
+        return request.getfixturevalue("teacher"), first_chests(drawn.draw_chests())
+    with np.load(request.getfixturevalue("pneumonia")) as data:
+        return request.getfixturevalue("real_teacher"), first_chests(data)
+
+
+def first_chests(data):
+    return resize_images([image[..., None] for image in data["val_images"][:8]], 112, "squash")
 
 
 @pytest.fixture(scope="module")
-def real(teacher):
-    return load(teacher)
+def full(known):
+    return load(known[0])
 
 
 @pytest.fixture(scope="module")
-def real_bf16(teacher):
-    return load(teacher, precision="bf16")
+def half(known):
+    return load(known[0], precision="bf16")
 
 
 # ── Features ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -104,26 +112,27 @@ def test_features_follow_the_recipe(tiny, feature, size):
     np.testing.assert_allclose(features, slow_features(model, inputs, feature), atol=1e-5)
 
 
-def test_cls_and_mean_are_what_the_classifier_of_transformers_reads(teacher, real, chests):
+def test_cls_and_mean_are_what_the_classifier_of_transformers_reads(known, full):
     from transformers import AutoModel
 
+    teacher, chests = known
     model = AutoModel.from_pretrained(teacher, local_files_only=True, attn_implementation="eager").eval()
     inputs = normalise(chests[:2], PREPROCESSING.mean, PREPROCESSING.std)
     expected = slow_features(model, inputs, "cls+mean")
-    np.testing.assert_allclose(real.features(chests[:2], PREPROCESSING), expected, atol=2e-4)
+    np.testing.assert_allclose(full.features(chests[:2], PREPROCESSING), expected, atol=2e-4)
 
 
-def test_the_same_batch_gives_the_same_bytes(real, real_bf16, chests):
-    for teacher in (real, real_bf16):
-        first = teacher.features(chests, PREPROCESSING)
-        assert first.tobytes() == teacher.features(chests, PREPROCESSING).tobytes()
+def test_the_same_batch_gives_the_same_bytes(known, full, half):
+    for teacher in (full, half):
+        first = teacher.features(known[1], PREPROCESSING)
+        assert first.tobytes() == teacher.features(known[1], PREPROCESSING).tobytes()
 
 
-def test_bf16_agrees_with_fp32_on_real_images(real, real_bf16, chests):
-    full, half = (teacher.features(chests, PREPROCESSING) for teacher in (real, real_bf16))
-    assert half.dtype == np.float32
-    assert not np.array_equal(full, half)
-    assert agreement(full, half) >= 0.999
+def test_bf16_agrees_with_fp32(known, full, half):
+    precise, coarse = (teacher.features(known[1], PREPROCESSING) for teacher in (full, half))
+    assert coarse.dtype == np.float32
+    assert not np.array_equal(precise, coarse)
+    assert agreement(precise, coarse) >= 0.999
 
 
 @pytest.mark.parametrize("feature", ["cls+mean", "last4"])

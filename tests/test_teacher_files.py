@@ -30,8 +30,8 @@ def test_a_folder_is_known_by_its_last_name_and_its_bytes(tmp_path, monkeypatch)
     assert locate_teacher(f"{tmp_path}/link/").name == "link"
 
 
-def test_the_real_teacher_has_the_sha256_of_its_source(teacher):
-    assert locate_teacher(str(teacher)).weights_sha256.startswith("8b38fc0f3652d5a3")
+def test_the_real_teacher_has_the_sha256_of_its_source(real_teacher):
+    assert locate_teacher(str(real_teacher)).weights_sha256.startswith("8b38fc0f3652d5a3")
 
 
 def test_shards_are_digested_whatever_their_names(tmp_path):

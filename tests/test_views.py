@@ -6,7 +6,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from draws import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from medal.cache.errors import DataError
@@ -41,7 +42,7 @@ def pixels():
 # ── Drawing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(st.integers(0, 2**63), st.integers(0, 10**6), st.integers(1, 100), st.permutations(range(12)))
 def test_a_row_depends_on_its_key_alone(seed, epoch, view, order):
     keys = some_keys(12)
@@ -226,7 +227,7 @@ def slow_view(image, values):
     return np.clip(exposed, 0, 255)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 10**6), st.sampled_from([(24, 24), (20, 31), (33, 17)]))
 def test_a_view_is_what_its_numbers_say(seed, shape):
     rng = np.random.default_rng(seed)
