@@ -83,6 +83,8 @@ def test_every_option_that_pages_name_exists():
     }
     known |= {"--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--requeue"}
     known |= {"--smoothing"}
+    for script in (ROOT / "benchmarks").rglob("*.py"):
+        known.update(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))
     known.update(flag for parameter in group.params for flag in parameter.opts)
     for name in COMMANDS:
         for parameter in group.get_command(context, name).params:
