@@ -153,6 +153,7 @@ def test_without_pydicom(elsewhere, tmp_path):
     assert elsewhere("pydicom", ASK, tmp_path) == f"no decoder | file 'x.dcm': {said}"
     opening = "import sys\nfrom medal.pipeline.datasets import open_dataset\nopen_dataset(sys.argv[1])"
     assert elsewhere("pydicom", opening, tmp_path).endswith(said)
+    (tmp_path / "x.dcm").unlink()
     for name in "ab":
         (tmp_path / name / "x.dcm").rename(tmp_path / name / "x.png")
     assert elsewhere("pydicom", opening, tmp_path) == ""  # pictures do not ask for it

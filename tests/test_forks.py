@@ -43,7 +43,9 @@ def test_a_fork_that_is_stopped_says_by_what(sent, status, shell, forks, teacher
     shell("--version")
     out = tmp_path / "x.zarr"
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(shell, "cache-teacher", "phantom", out, "--teacher", teacher, "--batch-size", 1)
+        running = pool.submit(
+            shell, "cache-teacher", "phantom", out, "--teacher", teacher, "--batch-size", 1, "--image-size", 224
+        )
         while not work_path(out).exists():
             assert not running.done(), running.result().stderr
             time.sleep(0.01)

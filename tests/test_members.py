@@ -32,10 +32,10 @@ def place(squares):
 
 
 @pytest.fixture(scope="module")
-def three(place):
+def three(place, tmp_path_factory):
     """A run of two seeds with a baseline, and its result."""
-    result = train(place, place / "three", seeds=2, baseline=True, **QUICK)
-    return place / "three", result
+    run = tmp_path_factory.mktemp("members") / "three"
+    return run, train(place, run, seeds=2, baseline=True, **QUICK)
 
 
 def members(run):
