@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from forks import start_cold
+from forks import Forks, start_cold
 
 from medal.cache.making.work import work_path
 
@@ -39,18 +39,28 @@ def test_what_is_read_at_the_import_gets_a_cold_start(shell, tmp_path):
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_fork_that_is_stopped_says_by_what(sent, status, shell, forks, teacher, tmp_path):
-    shell("--version")
-    out = tmp_path / "x.zarr"
+def test_a_fork_that_is_stopped_says_by_what(sent, status, teacher, tmp_path):
+    # A process of its own: what other tests left in the environment would let commands of the shared one start cold.
+    forks, out = Forks(), tmp_path / "x.zarr"
+    words = [
+        "cache-teacher",
+        "phantom",
+        str(out),
+        "--teacher",
+        str(teacher),
+        "--batch-size",
+        "1",
+        "--image-size",
+        "224",
+    ]
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(
-            shell, "cache-teacher", "phantom", out, "--teacher", teacher, "--batch-size", 1, "--image-size", 224
-        )
+        running = pool.submit(forks.run, words, tmp_path, dict(os.environ))
         while not work_path(out).exists():
             assert not running.done(), running.result().stderr
             time.sleep(0.01)
         os.kill(forks.child, sent)
         done = running.result()
+    forks.close()
     assert done.returncode == status, done.stderr
     assert ("Stopped by" in done.stderr) == (sent != signal.SIGKILL)
     assert not out.exists()
