@@ -22,7 +22,10 @@ from medal.pipeline.teacher.demo import tiny_teacher
 ANA, BEN, CLEO, LAB, OWN = 54001, 54002, 54003, 54100, 54200
 # The one that runs, or one of its version that lies where every user gets at it.
 PYTHONS = (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
-LIBRARIES = os.pathsep.join(path for path in sys.path if path.endswith(("site-packages", ".typing")))
+# The link `.typing/medal` of `make`: what an editable install adds is not read off PYTHONPATH.
+LIBRARIES = os.pathsep.join(
+    [str(Path(__file__).resolve().parent.parent / ".typing"), *(path for path in sys.path if "site-packages" in path)]
+)
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be two users at once"
 )
