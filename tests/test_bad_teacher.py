@@ -79,4 +79,4 @@ def test_who_distils_from_it_all_the_same_is_told(medal, bad_cache, chest, tmp_p
     assert result["gate"]["fires"]
     difference = result["comparison"]["test"]["student_minus_baseline"]["auroc"]
     assert difference["ci95"][1] < 0
-    assert result["verdict"].startswith("Distilling hurt")
+    assert "Distilling hurt" in result["verdict"]

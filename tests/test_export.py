@@ -15,6 +15,7 @@ from medal.cache.drafts import drafted
 from medal.cache.errors import StudentError
 from medal.cli import group
 from medal.pipeline.views.transforms import resize_images
+from medal.student.figures.temperature import describe_temperature
 from medal.student.run.predictions import read_predictions
 from medal.student.using import exported
 from medal.student.using.trained import open_run
@@ -61,7 +62,7 @@ def test_onnx_says_how_to_feed_and_to_read_it(whole, squares):
     told = json.loads(said["medal"])
     trained = open_run(squares / "run", "cpu")
     assert told["class_names"] == ["0", "1", "2"]
-    assert told["temperature"] == trained.temperature.to_dict()
+    assert told["temperature"] == describe_temperature(trained.temperature)
     assert told["input"]["shape"] == ["batch", 3, 32, 32]
     assert told["input"]["resize"] == "squash"
     assert told["input"]["mean_and_std_in_the_graph"] == [

@@ -166,7 +166,7 @@ def test_without_a_useful_val_a_fold_of_train_is_held_out(fate, folds):
     assert probe.chosen_on == "train hold-out"
     assert len(probe.tried) > 3
     assert probe.calibrated_on == ("train out-of-fold" if folds else "none")
-    assert (probe.temperature == 1.0) == (folds == 0)
+    assert (probe.temperature.images == 0) == (folds == 0)
 
 
 def test_one_patient_alone_has_in_sample_logits():

@@ -160,8 +160,8 @@ def measure(rows: Rows, split: npt.NDArray[np.str_], fraction: float, seed: int,
             "recipe": probe.recipe,
             "auroc": figures.auroc,
             "accuracy": figures.accuracy,
-            "log_loss": log_loss(given / np.float32(probe.temperature), rows.label[tested], rows.task),
-            "temperature": probe.temperature,
+            "log_loss": log_loss(given / np.float32(probe.temperature.value), rows.label[tested], rows.task),
+            "temperature": probe.temperature.value,
         }
     return found
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from .bootstrap import STATISTICS, Resamples, bootstrap, rests_on
-from .calibration import Reliability, fit_temperature, reliability
+from .bootstrap import FEW_OF_A_CLASS, FEW_UNITS, STATISTICS, Resamples, bootstrap, rests_on
+from .calibration import Reliability, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, one_against_rest, or_none, probabilities, score
+from .temperature import Temperature, fit_temperature
 
 __all__ = [
+    "FEW_OF_A_CLASS",
+    "FEW_UNITS",
     "STATISTICS",
     "Band",
     "ClassCurves",
@@ -18,6 +21,7 @@ __all__ = [
     "Reliability",
     "Resamples",
     "Scores",
+    "Temperature",
     "auroc",
     "bootstrap",
     "brier",

@@ -1,4 +1,4 @@
-"""How far probabilities can be taken at their word: reliability, expected calibration error, temperature."""
+"""How far probabilities can be taken at their word: reliability, expected calibration error."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.columns.dataset import Task
-from .scores import hits, known, log_loss, probabilities
+from .scores import hits, probabilities
 
-__all__ = ["Reliability", "fit_temperature", "reliability"]
-
-# Separable validation rows would drive the temperature to 0, hopeless ones to infinity.
-_TEMPERATURES = (0.05, 20.0)
+__all__ = ["Reliability", "reliability"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,19 +56,3 @@ def reliability(
     accuracy = np.bincount(place, right, bins)[used] / count[used]
     error = float(np.abs(accuracy - mean) @ count[used] / count.sum())
     return Reliability(mean, accuracy, count[used].astype(np.int64), error)
-
-
-def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[Any], task: Task) -> float:
-    """Return the temperature in 0.05…20 with the least log-loss (Guo et al., ICML 2017); 1 if no label is known."""
-    if not known(labels, task).any():
-        return 1.0
-    from scipy.optimize import minimize_scalar
-
-    low, high = map(math.log, _TEMPERATURES)
-    found = minimize_scalar(
-        lambda log_t: log_loss(logits, labels, task, math.exp(log_t)),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6},
-    )
-    return math.exp(float(found.x))

@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from ...cache.errors import DataError
 from ...cache.format.digest import Rows, rows_per_block
-from ...cache.progress import Tell
+from ...cache.progress import Alert, Tell
 from ..datasets.columns.dataset import Task
-from ..metrics.calibration import fit_temperature
+from ..datasets.columns.units import find_units
 from ..metrics.scores import known, score
+from ..metrics.temperature import Temperature, fit_temperature
 from .folds import assign_folds
 from .logistic import Head, gather
 from .logistic import linear_logits as logits
@@ -48,7 +49,7 @@ class Probe:
     C : inverse penalty of all of them; where labels are spread, of the plain probe
     chosen_on : the rows that C was chosen on
     tried : what was tried, in order
-    temperature : the logits over it are calibrated best
+    temperature : the logits over its value are calibrated
     calibrated_on : the rows that the temperature was fitted on
     converged : whether every probe reached the tolerance
     """
@@ -61,7 +62,7 @@ class Probe:
     C: float
     chosen_on: Evidence
     tried: tuple[Trial, ...]
-    temperature: float
+    temperature: Temperature
     calibrated_on: Evidence
     converged: bool
     settings: ProbeSettings
@@ -134,7 +135,10 @@ def fit_probe(
         part = fold if settings.folds or recipe != "grid" else deal(folds=_HOLD_OUT_PARTS)
         chosen, learn = _choose(recipe, problem, val, part, say)
         heads = _fit_heads(learn, order, fold, say)
-        temperature, calibrated_on = _calibrate(problem, fold, heads, val)
+        units = find_units(keys, groups)
+        temperature, calibrated_on = _calibrate(problem, fold, heads, val, units)
+    if calibrated_on != "none" and temperature.warning:
+        say(Alert(f"the teacher's probe: {temperature.warning}"))
     return Probe(
         weight=np.stack([head.weight for head in heads]),
         bias=np.stack([head.bias for head in heads]),
@@ -162,7 +166,7 @@ def silent_probe(rows: int, feature_dim: int, settings: ProbeSettings) -> Probe:
         C=settings.grid[len(settings.grid) // 2],
         chosen_on="none",
         tried=(),
-        temperature=1.0,
+        temperature=Temperature(1.0),
         calibrated_on="none",
         converged=True,
         settings=settings,
@@ -191,8 +195,9 @@ def describe_probe(
         "C": probe.C,
         "chosen_on": probe.chosen_on,
         "tried": [trial.to_dict() for trial in probe.tried],
-        "temperature": probe.temperature,
+        "temperature": probe.temperature.value,
         "calibrated_on": probe.calibrated_on,
+        "calibration": probe.temperature.to_dict(),
         "converged": probe.converged,
         "metrics": {split: score(logits[split], labels[split], task, classes).to_dict() for split in logits},
     }
@@ -256,18 +261,27 @@ def _fit_heads(learn: Learner, order: npt.NDArray[np.int64], fold: npt.NDArray[n
 
 
 def _calibrate(
-    problem: Problem, fold: npt.NDArray[np.int8], heads: Sequence[Head], val: Labelled | None
-) -> tuple[float, Evidence]:
-    """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter."""
+    problem: Problem,
+    fold: npt.NDArray[np.int8],
+    heads: Sequence[Head],
+    val: Labelled | None,
+    units: npt.NDArray[np.int64],
+) -> tuple[Temperature, Evidence]:
+    """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter.
+
+    Parameters
+    ----------
+    units : of train, (N,)
+    """
     if val is not None:
         return fit_temperature(_split_logits(val.features, heads[-1]), val.labels, problem.task), "val"
     if fold.max() < 0:
-        return 1.0, "none"
+        return Temperature(1.0), "none"
     given = np.empty((len(fold), problem.n_classes), np.float32)
     for index, head in enumerate(heads[:-1]):
         mine = fold == index
         given[mine] = _split_logits(problem.train.features, head)[mine]
-    return fit_temperature(given, problem.train.labels, problem.task), "train out-of-fold"
+    return fit_temperature(given, problem.train.labels, problem.task, units), "train out-of-fold"
 
 
 def _split_logits(features: Rows, head: Head) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_da
 
 if TYPE_CHECKING:
     pass
+from ..figures.tables import NO_WIDTH, mark_interval
 from .options import device_option, dry_run_option, overwrite_option, require_place, run_argument, workers_option
 from .predict import _foresee, _images
 
@@ -97,14 +98,28 @@ def evaluate(
             f"  calibration error {errors[0]:.3f}, with the run's temperature {result['temperature']['value']:g} "
             f"{errors[1]:.3f}"
         )
+    if _has_no_width(result["student"], *result["domains"].values()):
+        click.echo(f"  {NO_WIDTH}")
     if out is not None:
         click.echo(f"Wrote '{out}'.")
+
+
+_SAID = ("auroc", "accuracy")
 
 
 def _say_scores(scores: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} undefined"
         if scores[name] is None
-        else f"{name} {scores[name]:.4f} (95 % {scores['ci95'][name][0]:.3f} to {scores['ci95'][name][1]:.3f})"
-        for name in ("auroc", "accuracy")
+        else mark_interval(
+            f"{name} {scores[name]:.4f} (95 % {scores['ci95'][name][0]:.3f} to {scores['ci95'][name][1]:.3f})",
+            *scores["ci95"][name],
+        )
+        for name in _SAID
+    )
+
+
+def _has_no_width(*figures: dict[str, Any]) -> bool:
+    return any(
+        one["ci95"][name][0] is not None and len(set(one["ci95"][name])) == 1 for one in figures for name in _SAID
     )

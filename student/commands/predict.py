@@ -48,6 +48,7 @@ def predict(
     medal predict runs/chest new.png more/
     medal predict runs/chest study/ --out preds.csv
     """
+    from ..figures.temperature import describe_temperature, say_temperature
     from ..using.prediction import find_images, list_frames, predict_images, write_answers
     from ..using.trained import open_run
 
@@ -73,7 +74,7 @@ def predict(
                 "images": count,
                 "classes": list(trained.classes),
                 "task": trained.task,
-                "temperature": temperature.to_dict(),
+                "temperature": describe_temperature(temperature),
                 "out": str(out) if out is not None and count else None,
                 "bad": list(answers.bad),
                 "predictions": answers.to_dicts(),
@@ -84,8 +85,7 @@ def predict(
             _show(answers)
         else:
             click.echo(f"Wrote '{out}': {_images(count)}.")
-        source = f"fitted on {temperature.images} val predictions of the run" if temperature.images else "not fitted"
-        click.echo(f"Temperature {temperature.value:g}, {source}. Research software, not a medical device.")
+        click.echo(f"{say_temperature(temperature)} Research software, not a medical device.")
     if answers.bad:
         kept = f"; the other {count} are in '{out}'" if out is not None and count else ""
         listed = "\n  ".join(answers.bad)

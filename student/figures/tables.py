@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from .comparing import Comparison
 
 __all__ = [
+    "NO_WIDTH",
     "Table",
+    "mark_interval",
     "name_arm",
     "show_comparison",
     "show_result",
@@ -37,10 +39,16 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    @property
+    def note(self) -> str:
+        """What has to be said below it: an interval without width reads as certainty."""
+        return NO_WIDTH if any(_MARK in cell for row in self.rows for cell in row) else ""
+
     def markdown(self) -> str:
         """Return the table in Markdown; its cells are taken as they are."""
         lines = (self.header, ["---"] * len(self.header), *self.rows)
-        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return f"{text}\n\n{self.note}" if self.note else text
 
     def text(self) -> str:
         """Return the table as lines of text."""
@@ -58,9 +66,13 @@ class Table:
         # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
         widest = sum(max(map(len, column)) + 3 for column in zip(self.header, *self.rows, strict=True))
         Console(file=out, width=widest).print(grid)
-        return "\n".join(line.rstrip() for line in out.getvalue().rstrip().split("\n"))
+        lines = [line.rstrip() for line in out.getvalue().rstrip().split("\n")]
+        return "\n".join([*lines, self.note] if self.note else lines)
 
 
+# Beside an interval whose ends are one number, as of an AUROC of 1: every resample gives it too, however few images.
+_MARK = "†"
+NO_WIDTH = f"{_MARK} No width is no certainty: every resample of these images gives the same figure, however few."
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 
 
@@ -126,7 +138,12 @@ def write_figure(figures: Mapping[str, Any], name: str) -> str:
     if figures[name] is None:
         return "undefined"
     low, high = figures["ci95"][name]
-    return f"{write_number(figures[name])} ({write_number(low)}–{write_number(high)})"
+    return mark_interval(f"{write_number(figures[name])} ({write_number(low)}–{write_number(high)})", low, high)
+
+
+def mark_interval(text: str, low: float | None, high: float | None) -> str:
+    """Mark a written interval whose ends are the same number; a table says below what the mark means."""
+    return f"{text}{_MARK}" if low is not None and low == high else text
 
 
 def write_value(value: float | None) -> str:
@@ -162,4 +179,5 @@ def _recorded(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "undefined"
     (low, high), p = found["ci95"], found["p"]
-    return f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f}), p {'< 0.01' if p < 0.01 else f'{p:.2f}'}"
+    interval = mark_interval(f"{found['difference']:+.3f} ({low:+.3f} to {high:+.3f})", low, high)
+    return f"{interval}, p {'< 0.01' if p < 0.01 else f'{p:.2f}'}"

@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ...pipeline.datasets.columns.dataset import Task
-from ...pipeline.metrics import fit_temperature, known
+from ...pipeline.datasets.columns.units import find_units
+from ...pipeline.metrics import Temperature, fit_temperature
 from ..run.predictions import Predictions
 
-__all__ = ["Temperature", "calibrate"]
-
-
-@dataclass(frozen=True)
-class Temperature:
-    """What logits are divided by before they become probabilities.
-
-    Attributes
-    ----------
-    value : 1 where no val prediction of the run has a known label
-    images : val predictions of the run that it was fitted on
-    """
-
-    value: float
-    images: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the temperature and where it comes from, for JSON."""
-        origin = "val predictions recorded in the run" if self.images else "nothing: the run has no val labels"
-        return {"value": self.value, "images": self.images, "fitted_on": origin}
+__all__ = ["calibrate", "describe_temperature", "say_temperature"]
 
 
 def calibrate(recorded: Mapping[str, Predictions], task: Task) -> Temperature:
     """Fit the temperature on a run's recorded val predictions; test has no part in it."""
     val = recorded.get("val")
-    if val is None or not known(val.label, task).any():
-        return Temperature(1.0, 0)
-    labelled = known(val.label, task).reshape(len(val.label), -1).any(1)
-    return Temperature(round(fit_temperature(val.logits, val.label, task), 4), int(labelled.sum()))
+    if val is None:
+        return Temperature(1.0)
+    return fit_temperature(val.logits, val.label, task, find_units(val.key, val.group))
+
+
+def describe_temperature(temperature: Temperature) -> dict[str, Any]:
+    """Return the temperature, where it comes from, and its warning, for JSON."""
+    origin = "val predictions recorded in the run" if temperature.images else "nothing: the run has no val labels"
+    return {**temperature.to_dict(), "fitted_on": origin, "warning": temperature.warning or None}
+
+
+def say_temperature(temperature: Temperature) -> str:
+    """Return the temperature with its interval and the images that it rests on."""
+    if temperature.interval is None:
+        return "Temperature 1, not fitted: the run has no val labels."
+    low, high = temperature.interval
+    said = (
+        f"Temperature {temperature.value:g} (best fit {temperature.fitted:.3g}, 95 % {low:.3g} to {high:.3g}), from "
+        f"{temperature.images} val predictions of the run"
+    )
+    return f"{said}; {temperature.warning}." if temperature.warning else f"{said}."

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...pipeline.metrics import Difference
+from ...pipeline.metrics import FEW_OF_A_CLASS, FEW_UNITS, Difference
 
-__all__ = ["caution", "doubt", "judge_teacher", "name_figure", "write_verdict"]
+__all__ = ["caution", "judge_teacher", "name_figure", "write_verdict"]
 
 # What is judged by, the first that is defined.
 _OUTCOMES = ("auroc", "accuracy")
@@ -20,12 +20,10 @@ _NAMES = {
     "brier": "Brier score",
 }
 
-# Below these, percentile intervals are clearly too narrow. In simulations of two classes with an AUROC of .85, those of
-# 95 % held it in 57 % of cases with 4 patients, 76 % with 6, 86 % with 20, 94 % with 40; with one image of the rarer
-# class in 33 %, with 2 in 61 %, with 10 in 88 %. With 6 patients one comparison in seven of equals was significant.
-_FEW_UNITS, _FEW_OF_A_CLASS = 30, 10
-
 Compared = Mapping[str, Difference]
+Figures = Mapping[str, Any]
+
+_NO_VERDICT = "No verdict yet"
 
 
 def name_figure(name: str) -> str:
@@ -36,56 +34,118 @@ def name_figure(name: str) -> str:
 def write_verdict(
     split: str,
     *,
+    arms: Mapping[str, Figures],
     baseline: Compared | None,
     teacher: Compared,
-    images: int,
     by_seed: Sequence[tuple[float | None, float | None]],
     seeds: int,
     alpha: Any,
     chosen: bool,
 ) -> str:
-    """Return the verdict of a run, one or two sentences.
+    """Return the verdict of a run: is anything better than guessing, what does the student reach, did distilling help.
+
+    Its first words hold whatever is said below them: where both arms guess, or the images are too few, it is that there
+    is no verdict yet, and the difference follows as a figure.
 
     Parameters
     ----------
+    arms : figures of student, baseline and teacher on the split
     baseline, teacher : the student minus either, by statistic; None without a baseline
-    images : rows of known label that were compared
     by_seed : AUROC of the student and of the baseline of each seed
     alpha : weight of the soft term that the students were trained with
     chosen : it was chosen on val
     """
-    basis = f"{images} {split} images" + (f", mean of {seeds} seeds" if seeds > 1 else ", one seed")
+    student = arms["student"]
+    basis = f"{student['n']} {split} images, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
+    guessing = [arm for arm in ("student", "baseline") if _guesses(arms.get(arm))]
+    lead = _lead(arms, guessing, basis)
     if alpha == 0:
         # Another weight may have been ahead by less, which is luck as soon as several are tried.
-        first = (
+        why = (
             "Distillation did not help here: on val nothing was ahead of the labels alone by more than one standard "
             "error (alpha 0). "
             if chosen
             else ""
         )
-        return (
-            first + "The student was trained on the labels alone: " + _beside_teacher(teacher, split) + f" ({basis})."
-        )
+        return f"{lead} {why}The student was trained on the labels alone: {_beside_teacher(teacher)}."
     if baseline is None:
         return (
-            "Whether distilling helped is not known: no student was trained on the labels alone. The same command with "
-            f"--baseline adds it. {_capital(_beside_teacher(teacher, split))} ({basis})."
+            f"{lead} Whether distilling helped is not known: no student was trained on the labels alone. The same "
+            f"command with --baseline adds it. {_capital(_beside_teacher(teacher))}."
         )
     name = _outcome(baseline)
     if name is None:
-        return f"Whether distilling helped cannot be said: AUROC and accuracy are undefined on {split}."
-    found = baseline[name]
-    said = f"{split} {_NAMES[name]} {_by(found)} against the labels alone ({basis})"
-    if found.above:
-        return f"Distilling helped: {said}.{_by_seeds(by_seed)}{_but(baseline, name)}"
-    if found.below:
-        remedy = "Give --alpha auto, --no-distill, or another teacher."
-        return f"Distilling hurt: {said}.{_by_seeds(by_seed)} {remedy}"
-    wide = max(abs(edge) for edge in found.interval)
-    return (
-        f"Distilling made no difference that could be shown: {said}. A difference of up to about {wide:.3f} remains "
-        f"possible.{_but(baseline, name)}"
+        return f"{lead} Whether distilling helped cannot be said: AUROC and accuracy are undefined on {split}."
+    if lead.startswith(_NO_VERDICT):
+        shown = {one: each for one, each in baseline.items() if one in _OUTCOMES or _turned(one, each)}
+        return f"{lead} The student minus the labels alone: {_each(shown)}."
+    return f"{lead} {_judge(baseline, name, by_seed)}"
+
+
+def _lead(arms: Mapping[str, Figures], guessing: Sequence[str], basis: str) -> str:
+    """Say what the arms are worth by themselves, before they are compared."""
+    student = arms["student"]
+    shown = f"({basis})"
+    if "student" in guessing and len(guessing) == len({"student", "baseline"} & set(arms)):
+        both = " nor ".join(f"the {arm} (AUROC {_figure(arms[arm], 'auroc')})" for arm in guessing)
+        who = f"neither {both} can" if len(guessing) > 1 else f"{both} cannot"
+        return f"{_NO_VERDICT}: {who} be told from guessing {shown}; see whether more --epochs help."
+    reached = " and ".join(
+        f"{_NAMES[name]} {_figure(student, name)}" for name in _OUTCOMES if student[name] is not None
     )
+    said = f"The student reaches {reached or 'nothing that is defined'} {shown}"
+    for arm in guessing:
+        said += f"; the {arm} (AUROC {_figure(arms[arm], 'auroc')}) cannot be told from guessing"
+    if "baseline" in arms and caution(student["rests_on"]):
+        return f"{_NO_VERDICT}: so few images, or so few of a class, do not bear one. {said}."
+    return f"{said}."
+
+
+def _judge(baseline: Compared, name: str, by_seed: Sequence[tuple[float | None, float | None]]) -> str:
+    """Say whether distilling helped, and which figures say otherwise."""
+    found = baseline[name]
+    turned = {one: _turned(one, each) for one, each in baseline.items()}
+    said = f"{_NAMES[name]} {_by(found)} against the labels alone"
+    if turned[name] and -turned[name] in turned.values():
+        apart = {one: baseline[one] for one in baseline if turned[one]}
+        return f"Whether distilling helped depends on the figure, against the labels alone: {_each(apart)}."
+    if found.above:
+        return f"Distilling helped: {said}.{_by_seeds(by_seed)}"
+    if found.below:
+        return f"Distilling hurt: {said}.{_by_seeds(by_seed)} Give --alpha auto, --no-distill, or another teacher."
+    wide = max(abs(edge) for edge in found.interval)
+    # An end that is shown as 0.000 is no statement: on such images both are right, or wrong, alike.
+    left = (
+        f"A difference of up to about {wide:.3f} remains possible."
+        if wide >= 0.0005
+        else "These images cannot tell the two apart."
+    )
+    for word, sign in (("better", 1), ("worse", -1)):
+        if apart := {one: baseline[one] for one in baseline if turned[one] == sign}:
+            left += f" But significantly {word}: {_each(apart)}."
+    return f"Distilling made no difference that could be shown: {said}. {left}"
+
+
+def _turned(name: str, found: Difference) -> int:
+    """Return 1 where the student is significantly better by a figure, -1 where it is worse, else 0."""
+    sign = int(found.above) - int(found.below)
+    return -sign if name == "brier" else sign
+
+
+def _guesses(figures: Figures | None) -> bool:
+    """Say whether an arm ranks no better than guessing: its interval of the AUROC holds a half."""
+    low, _ = (figures or {}).get("ci95", {}).get("auroc", (None, None))
+    return low is not None and low <= 0.5
+
+
+def _figure(figures: Figures, name: str) -> str:
+    low, high = figures["ci95"].get(name, (None, None))
+    value = f"{figures[name]:.3f}"
+    return value if low is None else f"{value} (95 % {low:.3f} to {high:.3f})"
+
+
+def _each(compared: Compared) -> str:
+    return "; ".join(f"{_NAMES[name]} {_by(found)}" for name, found in compared.items())
 
 
 def caution(rests_on: Mapping[str, int]) -> str:
@@ -96,33 +156,12 @@ def caution(rests_on: Mapping[str, int]) -> str:
     rests_on : as `pipeline.metrics.rests_on` counts
     """
     units, rarest = rests_on["units"], rests_on["rarest"]
-    if units >= _FEW_UNITS and rarest >= _FEW_OF_A_CLASS:
+    if units >= FEW_UNITS and rarest >= FEW_OF_A_CLASS:
         return ""
     return (
         f"Do not take the intervals at their word: they rest on {units} patients, or images without one, {rarest} of "
-        f"them of the rarest class; below about {_FEW_UNITS}, or {_FEW_OF_A_CLASS} of a class, they are too narrow, "
+        f"them of the rarest class; below about {FEW_UNITS}, or {FEW_OF_A_CLASS} of a class, they are too narrow, "
         "and with few patients p-values are too small."
-    )
-
-
-def doubt(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a sentence to add to the verdict where students rank no better than guessing; else an empty one.
-
-    Parameters
-    ----------
-    arms : figures with ``auroc`` and its ``ci95``, by arm
-    """
-    lost = {}
-    for arm in ("student", "baseline"):
-        low, _ = arms.get(arm, {}).get("ci95", {}).get("auroc", (None, None))
-        if low is not None and low <= 0.5:
-            lost[arm] = arms[arm]["auroc"]
-    if not lost:
-        return ""
-    named = " and ".join(f"the {arm} (AUROC {value:.3f})" for arm, value in lost.items())
-    return (
-        f" Mind that {named} cannot be told from guessing on these images, so that this says little of distilling: "
-        "see whether more --epochs help."
     )
 
 
@@ -161,21 +200,13 @@ def _by_seeds(pairs: Sequence[tuple[float | None, float | None]]) -> str:
     return f" The student's AUROC was the higher one with {higher} of {len(differences)} seeds."
 
 
-def _but(baseline: Compared, judged: str) -> str:
-    """Say what got worse beside the outcome: a better ranking with worse decisions is no plain gain."""
-    found = baseline.get("accuracy")
-    if judged == "accuracy" or found is None or not found.below:
-        return ""
-    return f" But accuracy is significantly lower: {_by(found)}."
-
-
-def _beside_teacher(teacher: Compared, split: str) -> str:
+def _beside_teacher(teacher: Compared) -> str:
     name = _outcome(teacher)
     if name is None:
-        return f"its figures on {split} are undefined"
+        return "it cannot be compared with its teacher"
     found = teacher[name]
     verb = "significantly above" if found.above else "significantly below" if found.below else "not clearly apart from"
-    return f"on {split} the student is {verb} its teacher, {_NAMES[name]} {_by(found)}"
+    return f"the student is {verb} its teacher, {_NAMES[name]} {_by(found)}"
 
 
 def _outcome(compared: Compared) -> str | None:

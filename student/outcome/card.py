@@ -9,7 +9,7 @@ from typing import Any
 
 from ...cache.drafts import write_file
 from ..figures.methods import describe_methods
-from ..figures.tables import Table
+from ..figures.tables import Table, mark_interval
 
 __all__ = ["CARD", "write_card", "write_overview"]
 
@@ -161,7 +161,7 @@ def _front_matter(name: str, description: Mapping[str, Any], metrics: Mapping[st
 
 def _with_interval(figures: Mapping[str, Any], what: str) -> str:
     low, high = figures.get("ci95", {}).get(what, (None, None))
-    return f"{_number(figures[what])} [{_number(low)}, {_number(high)}]"
+    return mark_interval(f"{_number(figures[what])} [{_number(low)}, {_number(high)}]", low, high)
 
 
 def _number(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..figures.temperature import calibrate
+from ..figures.temperature import calibrate, describe_temperature
 from ..members.plan import Asked
 from ..members.train import Member
 from ..network.parallel import Ranks
@@ -38,7 +38,7 @@ def describe_run(asked: Asked, recipe: Recipe, work: Path, student: Member) -> d
         "alpha": student.alpha,
         "temperature": student.temperature,
         "loss": student.loss,
-        "calibration": calibrate(read_predictions(work), asked.targets.task).to_dict(),
+        "calibration": describe_temperature(calibrate(read_predictions(work), asked.targets.task)),
     }
 
 

@@ -14,7 +14,8 @@ from ...pipeline.metrics import Difference, bootstrap, score
 from ..figures.plots import plot_run
 from ..figures.score import Scored, compare_arms, figures
 from ..figures.tables import write_value
-from ..figures.verdict import caution, doubt, judge_teacher, write_verdict
+from ..figures.temperature import calibrate
+from ..figures.verdict import caution, judge_teacher, write_verdict
 from ..members.choice import Choice
 from ..members.plan import Asked
 from ..members.train import Member, read_record
@@ -100,6 +101,8 @@ def write_outcome(
         "epochs": asked.epochs,
     }
     folder.write_json(work / folder.METRICS, metrics)
+    if said := calibrate(recorded[top.place], targets.task).warning:
+        report(Alert(said))
     _record_teacher(work, targets)
     plot_run(
         work,
@@ -145,14 +148,14 @@ def conclude(
     pairs = zip(each["student"], each["baseline"], strict=False)
     verdict = write_verdict(
         shown,
+        arms={arm: one.figures for arm, one in scored.items()},
         baseline=judged.get("student_minus_baseline"),
         teacher=judged["student_minus_teacher"],
-        images=scored["student"].figures["n"],
         by_seed=[(one[shown]["auroc"], other[shown]["auroc"]) for one, other in pairs],
         seeds=len(each["student"]),
         alpha=alpha,
         chosen=chosen,
-    ) + doubt({arm: one.figures for arm, one in scored.items()})
+    )
     return f"{verdict}{more} {caution(scored['student'].figures['rests_on'])}".rstrip()
 
 

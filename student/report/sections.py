@@ -196,7 +196,8 @@ def _curve_figure(run: Recorded, arm: str, name: str, what: str, curves: ClassCu
 
 def _calibration(run: Recorded, anchor: str) -> Chart | None:
     """Return the reliability diagram of the student on top, whose temperature the run records."""
-    temperature = float(run.description["calibration"]["value"])
+    calibration = run.description["calibration"]
+    temperature, images = float(calibration["value"]), int(calibration["images"])
     top = run.rows
     before, after = (reliability(top.logits, top.label, run.task, temperature=value) for value in (1.0, temperature))
     if not len(before.count):
@@ -205,8 +206,9 @@ def _calibration(run: Recorded, anchor: str) -> Chart | None:
     bins = max(_FEWEST_BINS, min(15, int(before.count.sum()) // _IMAGES_OF_A_BIN))
     caption = (
         f"Reliability on {run.split}: the expected calibration error is {write_number(before.error)} as trained and "
-        f"{write_number(after.error)} after division by the temperature {temperature:g}, fitted on val. Points below "
-        f"the diagonal: more sure than right. Drawn in {bins} bins of equal mass."
+        f"{write_number(after.error)} after division by the temperature {temperature:g}, fitted on {images} images "
+        f"of val{_after(calibration)}. Points below the diagonal: more sure than right. Drawn in {bins} bins of equal "
+        "mass."
     )
     found = [
         (name, reliability(top.logits, top.label, run.task, temperature=value, bins=bins))
@@ -214,6 +216,10 @@ def _calibration(run: Recorded, anchor: str) -> Chart | None:
     ]
     drawn = draw_reliability(found, name=f"{anchor}-reliability", title="Reliability diagram", description=caption)
     return Chart(drawn, caption)
+
+
+def _after(calibration: Mapping[str, Any]) -> str:
+    return f" ({calibration['warning']})" if calibration.get("warning") else ""
 
 
 def _class_charts(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]], anchor: str) -> list[Chart]:

@@ -19,6 +19,7 @@ from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from ...pipeline.metrics import bootstrap, known, measure, or_none, reliability, rests_on
+from ..figures.temperature import describe_temperature
 from ..figures.verdict import caution
 from ..network.images import StudentImages, load_images
 from ..run.predictions import Predictions, write_predictions
@@ -166,7 +167,7 @@ def evaluate(
         "images": len(chosen.rows),
         "student": _measure_part(trained, logits, label, units),
         "domains": domains,
-        "temperature": trained.temperature.to_dict(),
+        "temperature": describe_temperature(trained.temperature),
         "warnings": _warnings(trained, dataset, chosen, label, units),
     }
 
@@ -202,6 +203,8 @@ def _warnings(
     labelled = int(known(label, trained.task).reshape(len(label), -1).any(1).sum())
     if labelled < len(label):
         found.append(f"{len(label) - labelled} of {len(label)} images have no label and count for nothing")
+    if trained.temperature.images and trained.temperature.warning:
+        found.append(trained.temperature.warning)
     if said := caution(rests_on(label, trained.task, units)):
         found.append(said)
     return found

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ...cache.errors import StudentError
 from ...cache.text import plural
+from ..figures.temperature import describe_temperature
 from .trained import NOTICE, Trained
 
 __all__ = [
@@ -82,7 +83,7 @@ def describe(trained: Trained) -> dict[str, Any]:
         "architecture": trained.architecture,
         "task": trained.task,
         "class_names": list(trained.classes),
-        "temperature": trained.temperature.to_dict(),
+        "temperature": describe_temperature(trained.temperature),
         "probability": ("softmax" if trained.task == "multiclass" else "sigmoid") + "(logits / temperature)",
         "input": {
             "name": "pixels",

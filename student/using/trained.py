@@ -17,9 +17,10 @@ from torch import nn
 
 from ...cache.errors import StudentError, TeacherError
 from ...pipeline.datasets.columns.dataset import DatasetOptions, Task
+from ...pipeline.metrics import Temperature
 from ...pipeline.views.preprocessing import Preprocessing
 from ...pipeline.views.transforms import normalise
-from ..figures.temperature import Temperature, calibrate
+from ..figures.temperature import calibrate
 from ..network.images import PixelSource
 from ..network.model import CONFIG, WEIGHTS, build_model, describe_model
 from ..network.speed import pick_device
