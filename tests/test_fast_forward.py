@@ -15,6 +15,7 @@ from medal.pipeline.teacher import fast_forward
 from medal.pipeline.teacher.demo import tiny_teacher
 from medal.pipeline.teacher.fast_forward import hasten
 from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.teacher.forms.huggingface import backbone_of
 from medal.pipeline.teacher.teacher import OutOfMemory, Teacher, agreement
 from medal.pipeline.views.preprocessing import Preprocessing
 
@@ -40,6 +41,11 @@ def random_model(name):
     return made
 
 
+def hastened(model):
+    hasten(backbone_of(model), CPU)
+    return model
+
+
 def tokens(model):
     pixels = torch.randn(4, 3, 42, 42, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -59,7 +65,7 @@ def test_a_hastened_model_says_what_the_plain_one_says(name, packs, monkeypatch)
         monkeypatch.setattr(fast_forward, "_packs", lambda: False)
     model = random_model(name)
     plain = tokens(model)
-    fast = tokens(hasten(copy.deepcopy(model), CPU))
+    fast = tokens(hastened(copy.deepcopy(model)))
     assert fast.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(plain, fast).min() > 0.9995
 
@@ -71,22 +77,22 @@ def kinds(model):
 @pytest.mark.skipif(not X86, reason="which chips oneDNN packs for is known of x86 alone")
 def test_weights_are_packed_where_the_chip_can():
     assert fast_forward._packs() == CHIP_PACKS
-    assert ("_Packed" in kinds(hasten(random_model("mlp"), CPU))) == CHIP_PACKS
+    assert ("_Packed" in kinds(hastened(random_model("mlp")))) == CHIP_PACKS
 
 
 @on_a_chip_that_packs
 def test_packed_layers_keep_the_exact_gelu_apart_from_its_approximation():
-    exact = kinds(hasten(random_model("mlp"), CPU))
+    exact = kinds(hastened(random_model("mlp")))
     assert "Linear" not in exact
     assert "GELUActivation" not in exact
-    assert "NewGELUActivation" in kinds(hasten(random_model("tanh"), CPU))
+    assert "NewGELUActivation" in kinds(hastened(random_model("tanh")))
 
 
 def test_without_packing_every_layer_stays_torchs_own(monkeypatch):
     monkeypatch.setattr(fast_forward, "_packs", lambda: False)
     for name in ("mlp", "tanh"):
         plain = kinds(random_model(name))
-        assert kinds(hasten(random_model(name), CPU)) == plain - {"Dinov2LayerScale"} | {"Identity"}
+        assert kinds(hastened(random_model(name))) == plain - {"Dinov2LayerScale"} | {"Identity"}
 
 
 class SmallMemory:

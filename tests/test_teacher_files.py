@@ -66,7 +66,7 @@ def test_shards_are_digested_whatever_their_names(tmp_path):
         (CONFIG, {"model__safetensors__index__json": b"{}"}, "lists no weights"),
         (CONFIG, {"model__safetensors__index__json": b"{"}, "cannot be read as JSON"),
         ([], {"model__safetensors": WEIGHTS}, "must hold a JSON object, got list"),
-        ({**CONFIG, "model_type": "vit"}, {"model__safetensors": WEIGHTS}, "model_type 'vit', expected 'dinov2' or"),
+        ({**CONFIG, "model_type": "vit"}, {"model__safetensors": WEIGHTS}, "model_type 'vit', expected 'dinov2', '"),
         ({}, {"model__safetensors": WEIGHTS}, "model_type None"),
         ({**CONFIG, "hidden_size": "8"}, {"model__safetensors": WEIGHTS}, "'hidden_size' .*got '8'"),
     ],

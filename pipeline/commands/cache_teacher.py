@@ -51,7 +51,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.command(cls=Command, groups=_GROUPS, short_help="Stage one: run the teacher once, seal a cache.")
 @click.argument("dataset")
 @click.argument("out", required=False)
-@click.option("--teacher", default=_DEFAULT.teacher, help="Hugging Face id or local folder.")
+@click.option("--teacher", default=_DEFAULT.teacher, help="Hugging Face id, local folder, or a .pth of DINOv2.")
 @click.option(
     "--revision", default=_DEFAULT.revision, help="Commit, tag or branch of the teacher on the hub (default: main)."
 )

@@ -13,8 +13,9 @@ from ...cache.home import home_folder
 from ...cache.progress import Alert, Tell
 from ..hub import ask_hub
 from .files import locate_teacher
-from .recovered import recover_teacher, write_teacher
+from .recovered import recover_teacher
 from .weights import WEIGHTS
+from .writing import PROCESSOR_OF_DINOV2, write_teacher
 
 __all__ = ["HUB_TEACHER", "find_teacher", "hub_has", "tiny_teacher"]
 
@@ -76,4 +77,5 @@ def tiny_teacher(teachers: Path) -> Path:
         model = Dinov2Model(config)
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     described = json.loads(config.to_json_string(use_diff=False)) | {"architectures": ["Dinov2Model"]}
-    return write_teacher(folder, tensors, described, "Random weights, made by `medal demo`: no teacher at all.\n")
+    source = "Random weights, made by `medal demo`: no teacher at all.\n"
+    return write_teacher(folder, tensors, described, source, PROCESSOR_OF_DINOV2)

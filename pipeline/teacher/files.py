@@ -1,6 +1,7 @@
 """Finding a teacher, a local folder or a Hugging Face id, and what its files say. Imports no torch.
 
 locate_teacher ─┬─ a folder ────────────────► its own files
+                ├─ a checkpoint that is a pickle ─► a folder of safetensors made from it
                 └─ an id ─► the hub's cache ─► else the hub itself, once
 """
 
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ...cache.errors import TeacherError
-from ..views.preprocessing import Intensity, Preprocessing, Resize
+from ..views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Intensity, Preprocessing, Resize
+from .forms.checkpoint import CHECKPOINTS, keep_checkpoint, keep_timm
+from .forms.form import Form
+from .forms.huggingface import HuggingFace
+from .forms.timm_vit import TIMM, TimmVit
 from .hub import cached_snapshot, fetch_from_hub, is_known_absent
-from .processor import check_channels, has_processor, read_normalisation
-from .weights import CONFIG, PROCESSOR, read_json, weight_files, weights_sha256
+from .processor import check_channels
+from .weights import CONFIG, PROCESSOR, has_only_timm_pickle, is_timm, read_json, weight_files, weights_sha256
 
 __all__ = [
-    "FAMILIES",
     "FEATURES",
     "TeacherFiles",
     "assumptions",
@@ -28,18 +32,19 @@ __all__ = [
     "check_image_size",
     "default_preprocessing",
     "feature_dim",
+    "form_of",
     "is_hub_id",
     "locate_teacher",
 ]
-
-# `model_type` in config.json; each is a class of transformers itself, so that no remote code is ever needed.
-FAMILIES = ("dinov2", "dinov2_with_registers")
 
 # Feature recipe → how many vectors of the model's width it joins, and how many blocks it needs (DESIGN.md, Words).
 FEATURES = {"cls+mean": (2, 1), "last4": (5, 4)}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+# As timm's users write them.
+_PREFIXES = ("hf-hub:", "local-dir:")
+_HUGGING_FACE, _TIMM = HuggingFace(), TimmVit()
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class TeacherFiles:
     revision : commit hash of a teacher from the hub, None for a local folder
     folder : where the files lie
     weights_sha256 : of the one weights file; of several, the SHA-256 of their sorted SHA-256 lines
-    config : config.json
+    config : config.json, in a form that has no such names with what `Form.describe` adds
     """
 
     name: str
@@ -67,7 +72,8 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
 
     Parameters
     ----------
-    teacher : a folder with config.json and safetensors weights, or a Hugging Face id; a folder goes first
+    teacher : a folder with config.json and safetensors weights, a checkpoint of DINOv2's own code, or a Hugging Face
+        id; a folder goes first
     revision : branch, tag or commit; only for an id. The hub's local cache is asked first, so that a teacher that is
         there needs no network and stays the same
 
@@ -76,7 +82,10 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
     TeacherError
         There is no such teacher, its files are incomplete or pickles, or it is not of the DINOv2 family.
     """
+    teacher = _plain(teacher)
     folder = Path(teacher).expanduser()
+    if folder.is_file() and folder.suffix in CHECKPOINTS:
+        return _read_folder(keep_checkpoint(folder, folder.stem), folder.stem, None)
     if folder.is_dir():
         if revision is not None:
             raise TeacherError(f"Teacher '{teacher}' is a folder, which has no revisions; leave out --revision.")
@@ -85,7 +94,8 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
     if not _HUB_ID.fullmatch(teacher):
         raise TeacherError(
             f"Teacher '{teacher}' is neither a folder that exists nor a Hugging Face id; "
-            "give a folder with config.json and model.safetensors, or an id such as facebook/dinov2-base."
+            "give a folder with config.json and model.safetensors, a .pth file of DINOv2, or an id such as "
+            "facebook/dinov2-base."
         )
     folder = fetch_from_hub(teacher, revision, _check_early)
     return _read_folder(folder, teacher, folder.name)
@@ -93,7 +103,19 @@ def locate_teacher(teacher: str, revision: str | None = None) -> TeacherFiles:
 
 def is_hub_id(teacher: str) -> bool:
     """Tell whether what a user gives as teacher is an id of the Hugging Face hub: no folder, but the form of one."""
-    return not Path(teacher).expanduser().is_dir() and _HUB_ID.fullmatch(teacher) is not None
+    teacher = _plain(teacher)
+    return not Path(teacher).expanduser().exists() and _HUB_ID.fullmatch(teacher) is not None
+
+
+def _plain(teacher: str) -> str:
+    for prefix in _PREFIXES:
+        teacher = teacher.removeprefix(prefix)
+    return teacher
+
+
+def form_of(config: Mapping[str, Any]) -> Form:
+    """Return the adapter of a teacher with this config.json."""
+    return _TIMM if is_timm(config) or config.get("model_type") == TIMM else _HUGGING_FACE
 
 
 def cached_teacher(name: str, revision: str | None) -> TeacherFiles:
@@ -122,32 +144,29 @@ def _name_of(folder: Path) -> tuple[str, str | None]:
 
 def _check_early(config_file: Path, teacher: str) -> None:
     """Refuse what is no DINOv2 by its config.json, before gigabytes of weights are downloaded."""
-    _check_family(read_json(config_file, teacher), teacher)
+    config = read_json(config_file, teacher)
+    form_of(config).check_config(config, teacher)
 
 
 def _read_folder(folder: Path, teacher: str, revision: str | None) -> TeacherFiles:
     if not (folder / CONFIG).is_file():
         raise TeacherError(
             f"Teacher '{teacher}' has no {CONFIG} (looked in '{folder}'); "
-            "a teacher is a folder as transformers' save_pretrained writes it."
+            "a teacher is a folder as transformers' save_pretrained or timm's save_for_hf writes it."
         )
     config = read_json(folder / CONFIG, teacher)
-    _check_family(config, teacher)
-    return TeacherFiles(teacher, revision, folder, weights_sha256(weight_files(folder, teacher)), config)
-
-
-def _check_family(config: Mapping[str, Any], teacher: str) -> None:
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise TeacherError(
-            f"Teacher '{teacher}' is of model_type {family!r}, expected {' or '.join(map(repr, FAMILIES))}; "
-            "choose a model of the DINOv2 family, such as facebook/dinov2-base."
-        )
+    form = form_of(config)
+    form.check_config(config, teacher)
+    if has_only_timm_pickle(folder):
+        folder = keep_timm(folder, teacher)
+    weights = weight_files(folder, teacher)
+    config = form.describe(config, folder, teacher)
     check_channels(config, teacher)
     for name in ("hidden_size", "num_hidden_layers", "patch_size"):
         value = config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise TeacherError(f"Teacher '{teacher}': '{name}' in {CONFIG} must be a positive number, got {value!r}.")
+    return TeacherFiles(teacher, revision, folder, weights_sha256(weights), config)
 
 
 def feature_dim(config: Mapping[str, Any], feature: str) -> int:
@@ -184,11 +203,11 @@ def default_preprocessing(
 ) -> Preprocessing:
     """Return the teacher's own normalisation with the size and resizing asked for.
 
-    Mean and std come from its image processor's file, and are ImageNet's where there is none. Its resizing is not
+    Mean and std come from the teacher's files, and are ImageNet's where they say none. Its resizing is not
     taken over: a centre crop after enlarging throws a quarter of an already cropped medical image away.
     """
     check_image_size(files.config, image_size)
-    mean, std = read_normalisation(files.folder, files.name)
+    mean, std = _normalisation(files) or (IMAGENET_MEAN, IMAGENET_STD)
     try:
         return Preprocessing(
             image_size=image_size, resize=resize, intensity=intensity, mean=mean, std=std, window=window
@@ -199,9 +218,14 @@ def default_preprocessing(
 
 def assumptions(files: TeacherFiles) -> list[str]:
     """Return a warning where a teacher's files do not say what its features depend on."""
-    if has_processor(files.folder) or is_known_absent(files.folder, PROCESSOR):
+    if _normalisation(files) is not None or is_known_absent(files.folder, PROCESSOR):
         return []
+    lacking = f"says no 'mean' in {CONFIG}" if files.config["model_type"] == TIMM else f"has no {PROCESSOR}"
     return [
-        f"teacher '{files.name}' has no {PROCESSOR} in '{files.folder}': ImageNet's mean and standard deviation are "
+        f"teacher '{files.name}' {lacking} in '{files.folder}': ImageNet's mean and standard deviation are "
         "assumed, as DINOv2 itself was trained with"
     ]
+
+
+def _normalisation(files: TeacherFiles) -> tuple[Any, Any] | None:
+    return form_of(files.config).normalisation(files.config, files.folder, files.name)

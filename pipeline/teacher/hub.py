@@ -10,13 +10,25 @@ from typing import Any
 from ...cache.errors import MedalError, TeacherError
 from ..hub import TIMEOUT_SECONDS, ask_hub
 from .processor import has_processor
-from .weights import CONFIG, INDEX, PROCESSOR, PROCESSOR_OF_ALL, WEIGHTS, shard_names, weight_files
+from .weights import (
+    CONFIG,
+    INDEX,
+    PROCESSOR,
+    PROCESSOR_OF_ALL,
+    TIMM_PICKLE,
+    WEIGHTS,
+    has_only_timm_pickle,
+    is_timm,
+    read_json,
+    shard_names,
+    weight_files,
+)
 
 __all__ = ["cached_snapshot", "fetch_from_hub", "is_known_absent"]
 
 
 def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[Path, str], None]) -> Path:
-    """Return the snapshot folder of a model, named by its commit; nothing but configuration and safetensors is fetched.
+    """Return the snapshot folder of a model, named by its commit; nothing but configuration and weights is fetched.
 
     Parameters
     ----------
@@ -26,7 +38,8 @@ def fetch_from_hub(teacher: str, revision: str | None, check_config: Callable[[P
     """
     cached = cached_snapshot(teacher, revision)
     if cached is not None:
-        if not has_processor(cached) and not is_known_absent(cached, PROCESSOR):
+        says = is_timm(read_json(cached / CONFIG, teacher)) or has_processor(cached)
+        if not says and not is_known_absent(cached, PROCESSOR):
             # A snapshot of some files only. Where the hub cannot be reached the caller warns of what is assumed.
             with suppress(Exception):
                 ask_hub(teacher, CONFIG, cached.name, seconds=TIMEOUT_SECONDS)
@@ -56,6 +69,9 @@ def _download(teacher: str, revision: str | None, check_config: Callable[[Path, 
     folder = config.parent
 
     # Of the very commit that the configuration is from.
+    if is_timm(read_json(config, teacher)):
+        _ = _fetch(teacher, WEIGHTS, folder.name) or _fetch(teacher, TIMM_PICKLE, folder.name)
+        return folder
     _fetch_processor(teacher, folder.name)
     if not _fetch(teacher, WEIGHTS, folder.name) and _fetch(teacher, INDEX, folder.name):
         for name in shard_names(folder, teacher):
@@ -89,7 +105,8 @@ def cached_snapshot(teacher: str, revision: str | None) -> Path | None:
 
     try:
         folder = Path(snapshot_download(teacher, revision=revision, local_files_only=True))
-        weight_files(folder, teacher)
+        if not has_only_timm_pickle(folder):
+            weight_files(folder, teacher)
     except (LocalEntryNotFoundError, HFValidationError, TeacherError):
         return None
     return folder if (folder / CONFIG).is_file() else None

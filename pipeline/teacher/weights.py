@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ __all__ = [
     "INDEX",
     "PROCESSOR",
     "PROCESSOR_OF_ALL",
+    "TIMM_PICKLE",
     "WEIGHTS",
+    "file_sha256",
+    "has_only_timm_pickle",
+    "is_timm",
     "read_json",
     "shard_names",
     "weight_files",
@@ -27,6 +32,8 @@ PROCESSOR_OF_ALL = "processor_config.json"  # newer transformers, which put what
 # The only names that transformers loads.
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# What pathology models in timm's form come as; read by torch's restricted loader alone.
+TIMM_PICKLE = "pytorch_model.bin"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -41,6 +48,18 @@ def read_json(path: Path, teacher: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TeacherError(f"Teacher '{teacher}': '{path}' must hold a JSON object, got {type(value).__name__}.")
     return value
+
+
+def has_only_timm_pickle(folder: Path) -> bool:
+    """Tell whether a folder is of timm's form and has its weights as one pickle alone."""
+    if not (folder / TIMM_PICKLE).is_file() or any(folder.glob("*.safetensors")):
+        return False
+    return is_timm(read_json(folder / CONFIG, folder.name))
+
+
+def is_timm(config: Mapping[str, Any]) -> bool:
+    """Tell whether a config.json is of timm's form."""
+    return "architecture" in config and "model_type" not in config
 
 
 def weight_files(folder: Path, teacher: str) -> list[Path]:
@@ -97,13 +116,14 @@ def _shards(folder: Path, teacher: str) -> list[Path]:
 
 def weights_sha256(files: list[Path]) -> str:
     """Return the SHA-256 of one weights file, or of several the SHA-256 of their sorted SHA-256 lines."""
-    digests = [_file_sha256(path) for path in files]
+    digests = [file_sha256(path) for path in files]
     if len(digests) == 1:
         return digests[0]
     return sha256("".join(f"{digest}\n" for digest in sorted(digests)).encode()).hexdigest()
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
