@@ -137,13 +137,21 @@ def group() -> None:
     """
 
 
+# A scheduler's end, a closed terminal, and Slurm's warning before the end (--signal=USR1@120).
+_STOPPING = ("SIGTERM", "SIGHUP", "SIGUSR1")
+
+
 def _stop(number: int, _frame: object) -> NoReturn:
+    # Schedulers repeat themselves; the first time is enough, and what is finished has to be written down in peace.
+    for name in _STOPPING:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     raise Stopped(number)
 
 
 def _take_signals() -> None:
     """Let what schedulers and closed terminals send stop a command as cleanly as Ctrl-C does."""
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in _STOPPING:
         number = getattr(signal, name, None)
         # Whoever had it ignored (nohup) wants to go on.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:

@@ -1,12 +1,18 @@
-"""Where medal keeps what it can make or fetch again."""
+"""Where medal keeps what it can make or fetch again, and paths below a user's own folder."""
 
 from __future__ import annotations
 
 import os
 import sys
+from os import PathLike, fspath
 from pathlib import Path
 
-__all__ = ["home_folder"]
+__all__ = ["expand_home", "home_folder"]
+
+
+def expand_home(path: str | PathLike[str]) -> str:
+    """Return a path whose ~ or ~USER is the folder of that user; one that no shell has expanded, as it was quoted."""
+    return os.path.expanduser(fspath(path))  # noqa: PTH111 - words that are no paths come by here
 
 
 def home_folder() -> Path:

@@ -20,6 +20,7 @@ from .format.forms import SUFFIXES, Survey, form_of, reading
 from .format.manifest import Manifest
 from .format.seal import Seal, check_seal, parse_seal
 from .format.values import value_problems
+from .home import expand_home
 
 __all__ = ["Cache", "open_cache"]
 
@@ -139,7 +140,7 @@ def open_cache(path: str | PathLike[str]) -> Cache:
     CacheMismatch
         Its format is newer than this medal reads.
     """
-    place = Path(path)
+    place = Path(expand_home(path))
     _refuse_other(place)
     try:
         seal_bytes, manifest_bytes = form_of(place).read_seal(place)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import Any
 
+from ..cache.home import expand_home
+from ..cache.processes import refuse_worker
 from ..cache.progress import Progress, Tell, silent
 from .caching.make import Made, plan_cache
 from .caching.make import cache_teacher as make
@@ -53,13 +55,14 @@ def cache_teacher(
     TypeError
         There is no setting of that name.
     """
+    refuse_worker("cache_teacher")
     asked = plan_cache(
-        fspath(dataset),
-        None if out is None else fspath(out),
+        expand_home(dataset),
+        None if out is None else expand_home(out),
         options or DatasetOptions(),
         CacheSettings(**settings),
         overwrite=overwrite,
-        sources=[fspath(source) for source in sources],
+        sources=[expand_home(source) for source in sources],
         store=lab,
         progress=progress,
         tell=tell,

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from ..cache.errors import StudentError
+from ..cache.home import expand_home
+from ..cache.processes import refuse_worker
 from ..cache.progress import Progress, Tell, silent
 from ..cache.reader import Cache
 from ..pipeline.datasets.columns.dataset import DatasetOptions
@@ -108,18 +110,19 @@ def train_student(
     TypeError
         There is no setting of that name.
     """
+    refuse_worker("train_student")
     require_tracker(track)
     chosen = StudentSettings(**settings)
     asking = partial(
         ask,
-        fspath(cache.path if isinstance(cache, Cache) else cache),
-        fspath(dataset),
+        expand_home(cache.path if isinstance(cache, Cache) else cache),
+        expand_home(dataset),
         options or DatasetOptions(),
         chosen,
-        Path(out),
+        Path(expand_home(out)),
         overwrite=overwrite,
-        also=[(fspath(one), weight) for one, weight in also],
-        unlabelled=[(fspath(one), fspath(images)) for one, images in unlabelled],
+        also=[(expand_home(one), weight) for one, weight in also],
+        unlabelled=[(expand_home(one), expand_home(images)) for one, images in unlabelled],
         check_views=check_views,
         track=track,
     )

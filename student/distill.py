@@ -75,7 +75,7 @@ def _lead(ask: Callable[[], Asked], ranks: Ranks, tell: Tell, act: Callable[[Ask
 
 
 def _foresee(asked: Asked) -> Foreseen:
-    size, seconds = estimate(asked)
+    size, seconds = (0, 0.0) if asked.action == "reuse" else estimate(asked)
     result = {
         "run": str(asked.run),
         "action": asked.action,
@@ -86,6 +86,8 @@ def _foresee(asked: Asked) -> Foreseen:
         "seconds": seconds,
         **({"domains": {one.name: dict(one.rows) for one in asked.held_out}} if asked.held_out else {}),
     }
+    if asked.action == "reuse":
+        return Foreseen(f"Nothing to do: '{asked.run}' is finished.", result)
     return Foreseen(
         f"Would {asked.action} '{asked.run}': {describe_passes(asked)} at {asked.image_size} px, about "
         f"{size / 1e6:.1f} MB and {seconds:.0f} s.",
@@ -117,12 +119,18 @@ def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALO
     report : given one sentence at a time: what was chosen, how each epoch went
     ranks : the processes that share the work, of which this one leads
     """
+    if asked.action == "reuse":
+        return _found(asked)
     start = time.perf_counter()
     with folder.working(asked.run, report) as work, threads_restored():
         # Another process may have finished or begun this very run since `ask`.
         found = folder.inspect_run(asked.run)
         action = folder.choose_action(found, asked.request, overwrite=asked.overwrite)
         asked = replace(asked, action=action)
+        if action == "reuse":
+            if not any(work.iterdir()):
+                work.rmdir()
+            return _found(asked)
         if action == "create":
             folder.clear(work)
         if asked.settings.targets == "stored":
@@ -140,6 +148,13 @@ def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALO
             (metrics, _), spent = _make(asked, recipe, work, start, progress=progress, report=report)
         folder.finish(work, asked.run)
     return {"run": str(asked.run), "action": asked.action, **metrics, **spent}
+
+
+def _found(asked: Asked) -> dict[str, Any]:
+    """Return the result of a run that is finished, as it was recorded."""
+    metrics, run = (json.loads((asked.run / name).read_text(encoding="utf-8")) for name in (folder.METRICS, folder.RUN))
+    spent = {name: run[name] for name in ("seconds", "images_per_second")}
+    return {"run": str(asked.run), "action": "reuse", **metrics, **spent}
 
 
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -82,6 +82,7 @@ def test_every_option_that_pages_name_exists():
         "--rdzv-endpoint",
     }
     known |= {"--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--requeue"}
+    known |= {"--signal", "--shm-size"}
     known |= {"--smoothing"}
     for script in (ROOT / "benchmarks").rglob("*.py"):
         known.update(re.findall(r'"(--[a-z-]+)"', script.read_text(encoding="utf-8")))

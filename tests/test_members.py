@@ -139,11 +139,18 @@ def test_baseline_and_seeds_are_added_without_training_the_students_again(three,
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("asked", [{"seeds": 1}, {"baseline": False}, {"alpha": 0.25}, {}])
-def test_what_adds_nothing_to_a_finished_run_is_refused(three, place, asked):
+@pytest.mark.parametrize("asked", [{"seeds": 1}, {"baseline": False}, {}])
+def test_nothing_is_to_do_where_a_finished_run_has_all_that_is_asked(three, place, asked):
+    run, result = three
+    found = train(place, run, **{"seeds": 2, "baseline": True, **QUICK, **asked})
+    assert found["action"] == "reuse"
+    assert found["test"] == result["test"]
+
+
+def test_what_is_asked_with_other_settings_of_a_finished_run_is_refused(three, place):
     run, _ = three
     with pytest.raises(StudentError, match=r"holds a finished run.*--baseline or more --seeds add to it"):
-        ask_for(place, run, **{"seeds": 2, "baseline": True, **QUICK, **asked})
+        ask_for(place, run, **{"seeds": 2, "baseline": True, **QUICK, "alpha": 0.25})
 
 
 def test_who_adds_to_a_run_with_another_setting_is_told_which(three, place):
@@ -195,7 +202,8 @@ def test_a_baseline_of_labels_alone_is_its_student(place, tmp_path):
     result = train(place, tmp_path / "run", heard.append, alpha=0.0, baseline=True, **QUICK)
     assert sum(text.startswith("epoch") for text in heard) == 2
     assert result["comparison"]["test"]["student_minus_baseline"]["auroc"]["p"] == 1
-    assert result["verdict"].startswith("The student was trained on the labels alone")
+    assert "The student was trained on the labels alone" in result["verdict"]
+    assert result["verdict"].startswith("The student reaches AUROC")
 
 
 @pytest.fixture

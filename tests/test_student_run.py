@@ -158,11 +158,16 @@ def test_unfinished_work_of_other_settings_is_not_thrown_away(place, tmp_path):
 # ── What is refused ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_finished_run_is_refused_and_replaced_only_when_asked(place, tmp_path):
-    train(place, tmp_path / "run", epochs=1)
+def test_a_finished_run_is_found_and_replaced_only_when_asked(place, tmp_path):
+    made = train(place, tmp_path / "run", epochs=1)
     before = (tmp_path / "run/model.safetensors").read_bytes()
-    with pytest.raises(StudentError, match=r"holds a finished run.*--overwrite"):
-        ask_for(place, tmp_path / "run", epochs=1)
+    heard = []
+    again = train(place, tmp_path / "run", heard.append, epochs=1)
+    assert again == {**made, "action": "reuse"}
+    assert heard == []
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+    with pytest.raises(StudentError, match=r"holds a finished run that differs in alpha.*--overwrite"):
+        ask_for(place, tmp_path / "run", epochs=1, alpha=0.25)
     train(place, tmp_path / "run", epochs=1, seed=3, overwrite=True)
     assert (tmp_path / "run/model.safetensors").read_bytes() != before
     assert [item.name for item in tmp_path.iterdir()] == ["run"]

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
+from ..home import expand_home
+
 __all__ = ["OTHERS", "Command", "options_of", "undo_flags"]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +32,10 @@ class Command(click.Command):
         for option in self.params:
             if isinstance(option, click.Option) and option.is_flag:
                 option.show_default = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words of a command line; a ~ that a shell left as it was, quoted or behind a =, is expanded."""
+        return super().parse_args(ctx, [_expand(word) for word in args])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section for each group that has any."""
@@ -80,6 +86,11 @@ def undo_flags(command: click.Command, typed: Sequence[str]) -> None:
             contrary = f"--{name.removeprefix('no-')}" if name.startswith("no-") else f"--no-{name}"
             if name not in typed and contrary not in flags:
                 option.secondary_opts = [contrary]
+
+
+def _expand(word: str) -> str:
+    flag, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{flag}{sign}{expand_home(value)}"
 
 
 def _record(parameter: click.Option, ctx: click.Context) -> tuple[str, str] | None:

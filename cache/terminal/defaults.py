@@ -19,6 +19,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import MedalError
+from ..home import expand_home
 
 __all__ = [
     "TYPED",
@@ -134,7 +135,8 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     several = {parameter.name for parameter in command.params if parameter.multiple}
     return {
         str(names[name]): [value] if names[name] in several and not isinstance(value, list) else value
-        for name, value in found.values.items()
+        for name, given in found.values.items()
+        for value in [expand_home(given) if isinstance(given, str) else given]
     }
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from ...cache.processes import count_ranks
+
 __all__ = ["ALONE", "Team", "join_team", "started_together"]
 
 Item = TypeVar("Item")
@@ -113,7 +115,7 @@ ALONE = Team()
 
 def started_together() -> bool:
     """Tell whether torchrun or srun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return count_ranks() > 1
 
 
 @contextmanager

@@ -36,7 +36,8 @@ STATISTICS = ("auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "br
 # Below these, percentile intervals are clearly too narrow. In simulations of two classes with an AUROC of .85, those of
 # 95 % held it in 57 % of cases with 4 patients, 76 % with 6, 86 % with 20, 94 % with 40; with one image of the rarer
 # class in 33 %, with 2 in 61 %, with 10 in 88 %. With 6 patients one comparison in seven of equals was significant.
-FEW_UNITS, FEW_OF_A_CLASS = 30, 10
+FEW_UNITS = 30
+FEW_OF_A_CLASS = 10
 
 # Weights of one block of resamples: 4 or 8 MiB, so that memory stays small and rows stay in the processor's cache.
 _BLOCK_ITEMS = 1 << 20

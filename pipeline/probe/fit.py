@@ -135,10 +135,7 @@ def fit_probe(
         part = fold if settings.folds or recipe != "grid" else deal(folds=_HOLD_OUT_PARTS)
         chosen, learn = _choose(recipe, problem, val, part, say)
         heads = _fit_heads(learn, order, fold, say)
-        units = find_units(keys, groups)
-        temperature, calibrated_on = _calibrate(problem, fold, heads, val, units)
-    if calibrated_on != "none" and temperature.warning:
-        say(Alert(f"the teacher's probe: {temperature.warning}"))
+        temperature, calibrated_on = _calibrate(problem, fold, heads, val, find_units(keys, groups), say)
     return Probe(
         weight=np.stack([head.weight for head in heads]),
         bias=np.stack([head.bias for head in heads]),
@@ -266,6 +263,7 @@ def _calibrate(
     heads: Sequence[Head],
     val: Labelled | None,
     units: npt.NDArray[np.int64],
+    say: Tell,
 ) -> tuple[Temperature, Evidence]:
     """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter.
 
@@ -273,15 +271,19 @@ def _calibrate(
     ----------
     units : of train, (N,)
     """
-    if val is not None:
-        return fit_temperature(_split_logits(val.features, heads[-1]), val.labels, problem.task), "val"
-    if fold.max() < 0:
+    if val is None and fold.max() < 0:
         return Temperature(1.0), "none"
-    given = np.empty((len(fold), problem.n_classes), np.float32)
-    for index, head in enumerate(heads[:-1]):
-        mine = fold == index
-        given[mine] = _split_logits(problem.train.features, head)[mine]
-    return fit_temperature(given, problem.train.labels, problem.task, units), "train out-of-fold"
+    if val is not None:
+        found = fit_temperature(_split_logits(val.features, heads[-1]), val.labels, problem.task)
+    else:
+        given = np.empty((len(fold), problem.n_classes), np.float32)
+        for index, head in enumerate(heads[:-1]):
+            mine = fold == index
+            given[mine] = _split_logits(problem.train.features, head)[mine]
+        found = fit_temperature(given, problem.train.labels, problem.task, units)
+    if found.warning:
+        say(Alert(f"the teacher's probe: {found.warning}"))
+    return found, "val" if val is not None else "train out-of-fold"
 
 
 def _split_logits(features: Rows, head: Head) -> npt.NDArray[np.float32]:

@@ -189,9 +189,9 @@ def train_student(
 ) -> None:
     """Train a light CNN on the images of DATASET and the soft targets of CACHE; the teacher is not needed.
 
-    Splits, classes and label columns come from the cache. The same command again resumes what was interrupted; a
-    finished run is refused without --overwrite, but for --baseline or more --seeds, which add to it. CACHE may be
-    STORE#NAME-OR-ID: a verified copy of it is used.
+    Splits, classes and label columns come from the cache. The same command again resumes what was interrupted, and
+    finds nothing to do about a finished run; --baseline or more --seeds add to one, --overwrite replaces it. CACHE may
+    be STORE#NAME-OR-ID: a verified copy of it is used.
 
     \b
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
@@ -227,7 +227,7 @@ def train_student(
         check_views=check_views,
         track=track,
     )
-    with join_ranks(settings.device) as ranks, _stopped_by_hand():
+    with join_ranks(settings.device) as ranks, _stopped():
         foreseen = foresee(asking, ranks, note) if dry_run else None
         result = foreseen.result if foreseen else distill(asking, ranks, progress, note)
     if result is None or not ranks.leads:
@@ -239,22 +239,24 @@ def train_student(
 
 
 @contextmanager
-def _stopped_by_hand() -> Iterator[None]:
-    """Say on Ctrl-C how to go on."""
+def _stopped() -> Iterator[None]:
+    """Say on Ctrl-C, or on a scheduler's signal, how to go on."""
     try:
         yield
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
-        raise StudentError(
-            f"Stopped by Ctrl-C; epochs up to the last checkpoint are kept. Go on with: {again}"
-        ) from error
+        how = str(error) or "Ctrl-C"
+        raise StudentError(f"Stopped by {how}; every finished epoch is kept. Go on with: {again}") from error
+
+
+_VERBS = {"create": "Trained", "resume": "Finished", "extend": "Added to", "reuse": "Nothing to do: found"}
 
 
 def _describe(result: Mapping[str, Any]) -> str:
     from ..figures.tables import show_result
 
     out, domains = Path(result["run"]), result.get("domains")
-    verb = {"create": "Trained", "resume": "Finished", "extend": "Added to"}[result["action"]]
+    verb = _VERBS[result["action"]]
     best = "" if domains else f", best epoch {result['best_epoch']} of {result['epochs']}"
     place = out / next(iter(domains.values()))["folder"] if domains else out
     return "\n".join(

@@ -58,7 +58,7 @@ def write_verdict(
     student = arms["student"]
     basis = f"{student['n']} {split} images, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
     guessing = [arm for arm in ("student", "baseline") if _guesses(arms.get(arm))]
-    lead = _lead(arms, guessing, basis)
+    lead = _lead(arms, guessing, basis, judged=alpha != 0 and baseline is not None)
     if alpha == 0:
         # Another weight may have been ahead by less, which is luck as soon as several are tried.
         why = (
@@ -82,8 +82,8 @@ def write_verdict(
     return f"{lead} {_judge(baseline, name, by_seed)}"
 
 
-def _lead(arms: Mapping[str, Figures], guessing: Sequence[str], basis: str) -> str:
-    """Say what the arms are worth by themselves, before they are compared."""
+def _lead(arms: Mapping[str, Figures], guessing: Sequence[str], basis: str, *, judged: bool) -> str:
+    """Say what the arms are worth by themselves, before they are compared, if they are."""
     student = arms["student"]
     shown = f"({basis})"
     if "student" in guessing and len(guessing) == len({"student", "baseline"} & set(arms)):
@@ -96,7 +96,7 @@ def _lead(arms: Mapping[str, Figures], guessing: Sequence[str], basis: str) -> s
     said = f"The student reaches {reached or 'nothing that is defined'} {shown}"
     for arm in guessing:
         said += f"; the {arm} (AUROC {_figure(arms[arm], 'auroc')}) cannot be told from guessing"
-    if "baseline" in arms and caution(student["rests_on"]):
+    if judged and caution(student["rests_on"]):
         return f"{_NO_VERDICT}: so few images, or so few of a class, do not bear one. {said}."
     return f"{said}."
 

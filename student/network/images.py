@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from multiprocessing import parent_process, resource_tracker
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...cache.errors import DataError, StudentError
+from ...cache.processes import find_unguarded_script
 from ...pipeline.datasets.columns.dataset import Images
 from ...pipeline.views.preprocessing import Resize
 from ...pipeline.views.transforms import resize_images
@@ -125,6 +126,12 @@ class ImageStream:
         self._wanted[:] = wanted
         if self._loader is not None:
             return iter(self._loader)
+        if self._start == "spawn" and (script := find_unguarded_script()):
+            raise StudentError(
+                f"'{script}' starts processes that read images, and each of them would run the script again from its "
+                'first line. Put what the script does under `if __name__ == "__main__":`, or give workers=0.'
+            )
+        _try_semaphores(self._workers, self._start)
         with warnings.catch_warnings(), _interrupts_held():
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more processes than cores, as asked
             self._loader = DataLoader(
@@ -223,6 +230,21 @@ def _end_with_parent(_worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=end, args=[parent_process()], daemon=True).start()
+
+
+def _try_semaphores(workers: int, start: Start) -> None:
+    """Make the semaphores that workers will share with this process, and drop them: some containers have no room.
+
+    What a DataLoader leaves that breaks off at its own prints a traceback.
+    """
+    try:
+        made = [get_context(start).Semaphore() for _ in range(8 * (workers + 1))]
+        del made
+    except OSError as error:
+        raise StudentError(
+            f"Processes that read images cannot begin: {error.strerror or error}, probably of '/dev/shm', full, "
+            "missing or read-only here. Give --workers 0, or a container more of it: docker run --shm-size 1g."
+        ) from error
 
 
 @contextmanager

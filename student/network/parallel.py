@@ -14,7 +14,6 @@ Dropout and its kind draw other numbers in each rank. Rank 0 alone evaluates, wr
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -27,6 +26,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ...cache.errors import StudentError
+from ...cache.processes import count_ranks
 
 __all__ = ["ALONE", "Ranks", "join_ranks"]
 
@@ -197,7 +197,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
     ----------
     device : ``auto``, ``cpu`` or ``cuda``; of several GPUs each rank of a machine takes one
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if count_ranks() == 1:
         yield ALONE
         return
     from accelerate import Accelerator

@@ -41,7 +41,7 @@ from ...cache.progress import Tell
 
 __all__ = ["RUN_KIND", "Action", "RunPlace", "choose_action", "inspect_run"]
 
-Action = Literal["create", "resume", "extend"]
+Action = Literal["create", "resume", "extend", "reuse"]
 
 MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
@@ -110,6 +110,8 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
         raise StudentError(
             f"'{work_folder(found.run)}', where the run would be made, holds something else; give another --out."
         )
+    if found.holds == "run" and not overwrite and found.finished and grows(request, found.finished):
+        return "reuse"  # all that is asked for is there, and perhaps more seeds or a baseline
     added = found.finished is not None and found.finished != request and grows(found.finished, request)
     if found.holds == "run" and not overwrite and not added:
         # Who adds to a run has to be told which of its settings they have not given again.

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,8 @@ from ...cache.errors import StudentError
 __all__ = ["Checkpoint", "TrainingState", "write_tensors"]
 
 _HEADER = "training"
-# Writing a ResNet-18 with its optimiser takes about a second; a kill costs at most this much and one epoch.
+# Writing a ResNet-18 with its optimiser takes about a second; a kill -9 costs at most this much and one epoch. Whatever
+# lets Python end, a signal or an error, costs no finished epoch: see `kept`.
 _SECONDS_BETWEEN = 20.0
 
 
@@ -96,6 +100,7 @@ class Checkpoint:
     def __init__(self, path: Path, seconds: float = _SECONDS_BETWEEN) -> None:
         self.path, self.seconds = path, seconds
         self._written = time.monotonic()
+        self._unwritten: tuple[dict[str, Tensor], dict[str, str]] | None = None
 
     def load(self, state: TrainingState) -> bool:
         """Load the file into `state` if it is there; say whether it was.
@@ -119,12 +124,50 @@ class Checkpoint:
         return True
 
     def save(self, state: TrainingState, *, now: bool = False) -> None:
-        """Write the state, unless the last one is fresh and `now` is not set."""
-        if not now and time.monotonic() - self._written < self.seconds:
-            return
+        """Write the state or, where the last one is fresh and `now` is not set, keep a copy that `kept` may write."""
+        late = now or time.monotonic() - self._written >= self.seconds
         header = {"history": state.history, "best_row": state.best_row, "seconds": state.seconds}
-        write_tensors(self.path, state.tensors(), {_HEADER: json.dumps(header)})
-        self._written = time.monotonic()
+        tensors = state.tensors()
+        if not late:
+            # The next epoch changes all of them but the best ones, which are replaced as a whole.
+            tensors = {
+                name: value if name.startswith("best.") else value.detach().to("cpu", copy=True)
+                for name, value in tensors.items()
+            }
+        self._unwritten = tensors, {_HEADER: json.dumps(header)}
+        if late:
+            self._write()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Write the last finished epoch, if that is not done, when an error, Ctrl-C or a signal ends what is within."""
+        try:
+            yield
+        except BaseException:
+            with _undisturbed():
+                self._write()
+            raise
+
+    def _write(self) -> None:
+        if self._unwritten is not None:
+            write_tensors(self.path, *self._unwritten)
+            self._unwritten, self._written = None, time.monotonic()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep further signals, and those of workers that were told to stop as well, from breaking off a last write."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGCHLD")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -111,7 +111,8 @@ def train(
     """
     devices: list[int] | None = [] if recipe.device == "cpu" else None
     forward = recipe.ranks.wrap(state.model)
-    with torch.random.fork_rng(devices=devices), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+    exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
+    with torch.random.fork_rng(devices=devices), exact, checkpoint.kept():
         stop = recipe.epochs if until is None else until
         for epoch in range(len(state.history), stop):
             start = time.perf_counter()
