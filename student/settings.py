@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..cache.errors import StudentError
+from ..pipeline.datasets.columns.aggregate import Aggregate, PatientRule
 
 __all__ = ["Alpha", "StudentSettings", "default_epochs"]
 
@@ -58,6 +59,8 @@ class StudentSettings:
     seeds : students that are trained, with the seeds `seed`, `seed` + 1 …
     baseline : train as many on the labels alone beside them
     at_sensitivity : where on the ROC curve the specificity is reported
+    aggregate : how the answers to a patient's images become one, in figures of patients
+    finding : classes, the gravest first, of which one image is enough for the patient to have it
     workers : processes that decode images, 0 = none besides the one that trains; None = as many as are of use. No
         result depends on it
     """
@@ -90,6 +93,8 @@ class StudentSettings:
     seeds: int = 1
     baseline: bool = False
     at_sensitivity: float = 0.95
+    aggregate: Aggregate = "mean"
+    finding: tuple[str, ...] = ()
     workers: int | None = None
 
     def __post_init__(self) -> None:
@@ -120,6 +125,11 @@ class StudentSettings:
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 
     @property
+    def patient_rule(self) -> PatientRule:
+        """How images make a patient."""
+        return PatientRule(self.aggregate, self.finding)
+
+    @property
     def soft_weight(self) -> Alpha:
         """The weight of the soft term, once it is settled."""
         if isinstance(self.alpha, str):
@@ -142,6 +152,9 @@ class StudentSettings:
         # Requests that were written down before there were these stay what they are.
         for name in ("leave_one_domain_out", "labelled_share"):
             if not found[name]:
+                del found[name]
+        for name, usual in (("aggregate", "mean"), ("finding", ())):
+            if found[name] == usual:
                 del found[name]
         return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}
 

@@ -7,6 +7,7 @@ from .calibration import Reliability, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
+from .patients import Patients, by_patient, pool
 from .scores import Scores, auroc, confusion_matrix, known, log_loss, one_against_rest, or_none, probabilities, score
 from .temperature import Temperature, fit_temperature
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassCurves",
     "Difference",
     "McNemar",
+    "Patients",
     "Reliability",
     "Resamples",
     "Scores",
@@ -26,6 +28,7 @@ __all__ = [
     "bootstrap",
     "brier",
     "by_domain",
+    "by_patient",
     "by_rarity",
     "class_counts",
     "class_curves",
@@ -40,6 +43,7 @@ __all__ = [
     "measure",
     "one_against_rest",
     "or_none",
+    "pool",
     "probabilities",
     "reliability",
     "rests_on",

@@ -12,7 +12,8 @@ from ...cache.terminal.console import json_option, note, print_json
 from ...cache.text import plain
 
 if TYPE_CHECKING:
-    pass
+    from ...pipeline.datasets.columns.aggregate import Aggregate
+from .options import aggregate_option, finding_option
 from .train_student import _plain_lines
 
 __all__ = ["compare"]
@@ -27,13 +28,23 @@ __all__ = ["compare"]
     metavar="FILE",
     help="Draw the differences as a forest plot, FILE ending in .png, .svg or .pdf.",
 )
+@aggregate_option
+@finding_option
 @json_option
-def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool) -> None:
+def compare(
+    runs: tuple[Path, ...],
+    split: str,
+    out: Path | None,
+    aggregate: Aggregate | None,
+    finding: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Compare runs with the first one, image by image, from the predictions that they recorded.
 
     Each RUN is a folder of train-student, or RUN/baseline or RUN/domain-NAME inside one; all its seeds count.
     Differences, 95 % intervals and p-values come from the same resamples of the images that all runs share, which are
-    matched by content; runs of other test images are refused.
+    matched by content; runs of other test images are refused. Where patients are known, one answer for each of
+    them is compared as well.
 
     \b
     medal compare runs/resnet runs/mobilenet
@@ -43,7 +54,7 @@ def compare(runs: tuple[Path, ...], split: str, out: Path | None, as_json: bool)
         raise click.UsageError("give two runs or more: medal compare RUN RUN...")
     from ..figures.comparing import compare_runs
 
-    result = compare_runs(runs, split, note)
+    result = compare_runs(runs, split, note, aggregate=aggregate, finding=finding)
     if out is not None:
         from ..figures.plots import plot_forest
 

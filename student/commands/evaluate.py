@@ -14,9 +14,19 @@ from ...cache.text import plain
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
-    pass
+    from ...pipeline.datasets.columns.aggregate import Aggregate
 from ..figures.tables import NO_WIDTH, mark_interval
-from .options import device_option, dry_run_option, overwrite_option, require_place, run_argument, workers_option
+from .options import (
+    aggregate_option,
+    chosen_rule,
+    device_option,
+    dry_run_option,
+    finding_option,
+    overwrite_option,
+    require_place,
+    run_argument,
+    workers_option,
+)
 from .predict import _foresee, _images
 
 __all__ = ["evaluate"]
@@ -38,6 +48,8 @@ __all__ = ["evaluate"]
     help="Write the predictions there, in the form of a run's predictions.csv.",
 )
 @overwrite_option
+@aggregate_option
+@finding_option
 @device_option
 @workers_option
 @dry_run_option
@@ -50,6 +62,8 @@ def evaluate(
     split: str | None,
     out: Path | None,
     overwrite: bool,
+    aggregate: Aggregate | None,
+    finding: tuple[str, ...],
     device: str,
     workers: int | None,
     dry_run: bool,
@@ -58,9 +72,9 @@ def evaluate(
 ) -> None:
     """Measure the student in RUN on DATASET: an external test set, or a split of the one that it was trained on.
 
-    The figures are those of train-student, with 95 % intervals over images, or over patients where they are known; and
-    by domain where the dataset has domains. Classes are matched by name: a class that the student does not know is
-    refused.
+    The figures are those of train-student, with 95 % intervals over images, or over patients where they are known; then
+    also by one answer a patient (--aggregate); and by domain where the dataset has domains. Classes are matched by
+    name: a class that the student does not know is refused.
 
     \b
     medal evaluate runs/chest other-hospital/ --out other.csv
@@ -79,7 +93,8 @@ def evaluate(
         what = f"measure on {_images(len(rows.rows))} ({rows.split}) of '{opened.name}'"
         _foresee(trained, len(rows.rows), out, as_json=as_json, what=what)
         return
-    result = measure(trained, opened, rows, out=out, workers=workers)
+    rule = chosen_rule(trained.description["request"], aggregate, finding)
+    result = measure(trained, opened, rows, rule=rule, out=out, workers=workers)
     for warning in result["warnings"]:
         note(Alert(warning))
     if as_json:
@@ -88,6 +103,10 @@ def evaluate(
     where = "" if result["split"] == "all" else f" of '{result['split']}'"
     click.echo(plain(f"'{run}' on {_images(result['images'])}{where} in '{opened.name}':"))
     click.echo(f"  student: {_say_scores(result['student'])}")
+    if patients := result["student"].get("patients"):
+        mixed = f", {patients['mixed']} with images of several classes left out" if patients["mixed"] else ""
+        counted = f"{patients['n']} labelled, {patients['aggregate']} of probabilities{mixed}"
+        click.echo(f"  by patient ({counted}): {_say_scores(patients)}")
     for name, figures in result["domains"].items():
         click.echo(plain(f"  in '{name}' ({figures['n']} labelled): {_say_scores(figures)}"))
     if result["student"]["absent"]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, get_args
 
 import click
 
 from ...cache.errors import StudentError
-
-if TYPE_CHECKING:
-    pass
-
+from ...pipeline.datasets.columns.aggregate import Aggregate, PatientRule
 
 __all__ = ["overwrite_option", "require_place"]
 
@@ -30,6 +28,28 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE,
 dry_run_option = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes."
 )
+
+
+aggregate_option = click.option(
+    "--aggregate",
+    type=click.Choice(get_args(Aggregate)),
+    default=None,
+    help="How the answers to a patient's images become one (default: as the run's own figures).",
+)
+
+
+finding_option = click.option(
+    "--finding",
+    multiple=True,
+    metavar="CLASS",
+    help="Class of which one image is enough for the patient to have it; again for others, the gravest first.",
+)
+
+
+def chosen_rule(request: Mapping[str, Any], aggregate: Aggregate | None, finding: Sequence[str] = ()) -> PatientRule:
+    """Return how images make a patient: as asked for, and else as a run's request says."""
+    usual = PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())))
+    return PatientRule(aggregate or usual.aggregate, tuple(finding) or usual.finding)
 
 
 workers_option = click.option(

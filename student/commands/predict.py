@@ -11,9 +11,20 @@ from ...cache.errors import DataError
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
 from ...cache.text import plain, plural
-from .options import device_option, dry_run_option, overwrite_option, require_place, run_argument
+from .options import (
+    aggregate_option,
+    chosen_rule,
+    device_option,
+    dry_run_option,
+    overwrite_option,
+    require_place,
+    run_argument,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ...pipeline.datasets.columns.aggregate import Aggregate
     from ..using.prediction import Answers
     from ..using.trained import Trained
 
@@ -31,12 +42,32 @@ _SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
     metavar="FILE.csv",
     help="Write a table with probabilities and logits there, instead of showing one.",
 )
+@click.option(
+    "--by",
+    type=click.Choice(["image", "group"]),
+    default="image",
+    help="group: one answer a patient, by --group-pattern, DICOM's PatientID, or one a file of several frames.",
+)
+@click.option(
+    "--group-pattern", metavar="REGEX", help="Find the patient in a file's path: its first group, as in '14-(\\d+)'."
+)
+@aggregate_option
 @overwrite_option
 @device_option
 @dry_run_option
 @json_option
 def predict(
-    run: Path, images: tuple[Path, ...], *, out: Path | None, overwrite: bool, device: str, dry_run: bool, as_json: bool
+    run: Path,
+    images: tuple[Path, ...],
+    *,
+    out: Path | None,
+    by: str,
+    group_pattern: str | None,
+    aggregate: Aggregate | None,
+    overwrite: bool,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Say what the student in RUN makes of each IMAGE: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
 
@@ -47,24 +78,34 @@ def predict(
     \b
     medal predict runs/chest new.png more/
     medal predict runs/chest study/ --out preds.csv
+    medal predict runs/chest clips/ --by group --group-pattern '([^/]+)/[^/]+$'
     """
     from ..figures.temperature import describe_temperature, say_temperature
+    from ..using.patients import answer_patients, name_patients, write_patients
     from ..using.prediction import find_images, list_frames, predict_images, write_answers
     from ..using.trained import open_run
 
+    if group_pattern is not None and by != "group":
+        raise click.UsageError("--group-pattern has a meaning with --by group alone.")
     require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     files, others = find_images(images)
     if others:
         note(f"{others} {plural(others, 'file')} in these folders {plural(others, 'is', 'are')} no image: left out")
-    frames = list_frames(trained, files)
+    listing = list_frames(trained, files)
+    frames = listing.images
+    patient = name_patients(listing, group_pattern) if by == "group" else {}
     if dry_run:
         _foresee(trained, len(frames), out, as_json=as_json, what=f"answer {_images(len(frames))} with")
         return
     with progress("predict", len(frames)) as advance:
         answers = predict_images(trained, frames, advance)
     count = len(answers.places)
-    if out is not None and count:
+    rule = chosen_rule(trained.description["request"], aggregate)
+    patients = answer_patients(answers, patient, rule.aggregate) if patient and count else None
+    if out is not None and patients is not None:
+        write_patients(out, patients)
+    elif out is not None and count:
         write_answers(out, answers)
     temperature = trained.temperature
     if as_json:
@@ -79,12 +120,19 @@ def predict(
                 "bad": list(answers.bad),
                 "predictions": answers.to_dicts(),
             }
+            | ({} if patients is None else {"aggregate": rule.aggregate, "patients": patients.to_dicts()})
         )
     elif count:
-        if out is None:
-            _show(answers)
+        if out is None and patients is not None:
+            named = [
+                f"{name} ({_images(images)})" for name, images in zip(patients.names, patients.images, strict=True)
+            ]
+            _show("patient", named, patients.decisions, patients.classes, patients.probability)
+        elif out is None:
+            _show("image", _names(answers), answers.decisions, answers.classes, answers.probability)
         else:
-            click.echo(f"Wrote '{out}': {_images(count)}.")
+            of = "" if patients is None else f" of {len(patients.names)} {plural(len(patients.names), 'patient')}"
+            click.echo(f"Wrote '{out}': {_images(count)}{of}.")
         click.echo(f"{say_temperature(temperature)} Research software, not a medical device.")
     if answers.bad:
         kept = f"; the other {count} are in '{out}'" if out is not None and count else ""
@@ -115,11 +163,20 @@ def _images(count: int) -> str:
     return f"{count} {plural(count, 'image')}"
 
 
-def _show(answers: Answers) -> None:
-    """Show a table of file, decision and the probability of each class."""
-    names = [f"{place.file}" + (f" frame {place.frame}" if place.frame is not None else "") for place in answers.places]
-    rows = [["image", "prediction", *answers.classes]]
-    for name, decision, probability in zip(names, answers.decisions, answers.probability, strict=True):
+def _names(answers: Answers) -> list[str]:
+    return [f"{place.file}" + (f" frame {place.frame}" if place.frame is not None else "") for place in answers.places]
+
+
+def _show(
+    what: str,
+    names: Sequence[str],
+    decisions: Sequence[str],
+    classes: Sequence[str],
+    answers: Iterable[Iterable[float]],
+) -> None:
+    """Show a table of name, decision and the probability of each class."""
+    rows = [[what, "prediction", *classes]]
+    for name, decision, probability in zip(names, decisions, answers, strict=True):
         rows.append([name, decision, *(f"{value:.4f}" for value in probability)])
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

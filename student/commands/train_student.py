@@ -23,6 +23,7 @@ from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_da
 from ...pipeline.views.policies import POLICIES
 from ..settings import StudentSettings
 from ..training.tracking import TRACKERS, require_tracker
+from .options import finding_option
 
 __all__ = ["train_student"]
 
@@ -32,7 +33,8 @@ _GROUPS = {
     "Training": "--epochs --batch-size --lr --augment --seed --class-weight --sampler --logit-adjustment "
     "--labelled-share",
     "Soft targets": "--alpha --temperature --loss --also-cache --targets --check-views --no-distill --unlabelled",
-    "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity --track",
+    "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity "
+    "--aggregate --finding --track",
     "Machine": "--precision --device --workers",
     "Joining CACHE and DATASET": "--on-missing --labels --max-cache-size --signers --revoked",
     **DATASET_GROUP,
@@ -156,6 +158,8 @@ class _Alpha(click.ParamType[float | str]):
     "Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
     type=click.FloatRange(min=0, max=1, min_open=True),
 )
+@_setting("--aggregate", "How the answers to a patient's images become one, where patients are known.")
+@finding_option
 @_setting("--on-missing", "What to do about images that the cache lacks.")
 @_setting("--labels", "Whose labels count where they disagree (default: refuse).")
 @click.option(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ...cache.errors import StudentError
 from ...cache.progress import Tell
+from ...pipeline.datasets.columns.aggregate import BY_MEAN, Aggregate, PatientRule
 from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.metrics import (
@@ -28,6 +29,7 @@ from ...pipeline.metrics import (
 )
 from ..run import folder
 from ..run.predictions import Predictions, read_predictions
+from .patients import measure_patients, several_images
 from .verdict import caution, name_figure
 
 __all__ = ["Comparison", "compare_runs"]
@@ -46,6 +48,7 @@ class Comparison:
     figures : of each run, means over its seeds, with intervals
     differences : of each run but the first: it minus the first one, by statistic
     mcnemar : likewise, between the seed ensembles; `only_first` is what the later run alone decides rightly
+    patients : of each run but the first: it minus the first one, by patient; empty where patients are not known
     """
 
     split: str
@@ -56,6 +59,7 @@ class Comparison:
     figures: tuple[Mapping[str, Any], ...]
     differences: tuple[Mapping[str, Difference], ...]
     mcnemar: tuple[McNemar, ...]
+    patients: tuple[Mapping[str, Difference], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison for JSON."""
@@ -72,6 +76,8 @@ class Comparison:
             }
             for name, found, test in zip(self.names[1:], self.differences, self.mcnemar, strict=True)
         ]
+        for found, by_patient in zip(differences, self.patients, strict=False):
+            found["patients"] = {statistic: one.to_dict() for statistic, one in by_patient.items()}
         return {"split": self.split, "images": self.images, "runs": runs, "differences": differences}
 
     def sentences(self) -> list[str]:
@@ -90,6 +96,19 @@ class Comparison:
                 f"decides rightly {test.only_first} are its own and {test.only_second} the other's (McNemar "
                 f"p = {test.p:.3f}{', as if images of one patient were independent' if self.tied else ''})."
             )
+        return [*said, *self._by_patient()]
+
+    def _by_patient(self) -> list[str]:
+        said = []
+        for name, found, figures in zip(self.names[1:], self.patients, self.figures[1:], strict=False):
+            for outcome in [one for one in ("auroc", "accuracy") if one in found][:1]:
+                one, of = found[outcome], figures["patients"]
+                verb = "is better than" if one.above else "is worse than" if one.below else "cannot be told from"
+                said.append(
+                    f"By patient ({of['aggregate']} of probabilities, {of['n']} patients) '{name}' {verb} "
+                    f"'{self.names[0]}': {name_figure(outcome)} {one.value:+.4f} (95 % {one.interval[0]:+.4f} to "
+                    f"{one.interval[1]:+.4f})."
+                )
         return said
 
 
@@ -105,9 +124,12 @@ class _Run:
     group: npt.NDArray[np.int64] | None
     logits: tuple[npt.NDArray[np.float32], ...]
     key_check: str | None = None
+    rule: PatientRule = BY_MEAN
 
 
-def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
+def compare_runs(
+    places: Sequence[Path], split: str, tell: Tell, *, aggregate: Aggregate | None = None, finding: Sequence[str] = ()
+) -> Comparison:
     """Compare finished runs with the first one on the same images, by what they recorded.
 
     Parameters
@@ -115,6 +137,7 @@ def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
     places : run folders, or those of members inside one
     split : ``test`` or ``val``
     tell : given a sentence where something is left open
+    aggregate, finding : how images make a patient; None, or nothing = as the first run has it
 
     Raises
     ------
@@ -137,6 +160,12 @@ def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
     for run, drawn in zip(runs, resamples, strict=True):
         found = mean_measures([measure(one, run.label, run.task, run.classes) for one in run.logits])
         figures.append(found | {"ci95": drawn.intervals()})
+    drawn_patients = []
+    if several_images(units, first.group):
+        rule = PatientRule(aggregate or first.rule.aggregate, tuple(finding) or first.rule.finding)
+        for run, found in zip(runs, figures, strict=True):
+            found["patients"], drawn = measure_patients(run.logits, run.label, units, run.task, run.classes, rule)
+            drawn_patients.append(drawn)
     return Comparison(
         split=split,
         names=tuple(run.name for run in runs),
@@ -149,6 +178,10 @@ def compare_runs(places: Sequence[Path], split: str, tell: Tell) -> Comparison:
             for drawn, found in zip(resamples[1:], figures[1:], strict=True)
         ),
         mcnemar=tuple(mcnemar(run.logits, first.logits, first.label, first.task) for run in runs[1:]),
+        patients=tuple(
+            compare(drawn, drawn_patients[0], (found["patients"], figures[0]["patients"]))
+            for drawn, found in zip(drawn_patients[1:], figures[1:], strict=False)
+        ),
     )
 
 
@@ -171,6 +204,8 @@ def _read_compared(place: Path, split: str) -> _Run:
         record = json.loads(described.read_text(encoding="utf-8"))
         task, classes = record["task"], tuple(map(str, record["classes"]))
         key_check = record.get("cache", {}).get("key_check")
+        request = record.get("request", {})
+        rule = PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudentError(f"'{described}' cannot be read: {error}. Train it again.") from error
     ordered = [_in_order(part) for part in parts if part is not None]
@@ -180,7 +215,7 @@ def _read_compared(place: Path, split: str) -> _Run:
     if any(not np.array_equal(first.key, other.key) for other in ordered[1:]):
         raise StudentError(f"The seeds of '{place}' have predictions of different images; train it again.")
     logits = tuple(part.logits for part in ordered)
-    return _Run(str(place), task, classes, first.key, first.label, first.group, logits, key_check)
+    return _Run(str(place), task, classes, first.key, first.label, first.group, logits, key_check, rule)
 
 
 def _in_order(part: Predictions) -> Predictions:

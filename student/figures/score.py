@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...pipeline.datasets.columns.aggregate import BY_MEAN, PatientRule
 from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import (
     Difference,
@@ -27,6 +28,7 @@ from ...pipeline.metrics import (
     rests_on,
 )
 from ..targets.load import Targets
+from .patients import measure_patients, several_images
 
 __all__ = ["PAIRS", "Compared", "Scored", "compare_arms", "figures", "intervals_as_json"]
 
@@ -38,21 +40,30 @@ Logits = Sequence[npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """One arm on one split: the logits of each seed, the labels, mean figures as JSON, the resamples of that mean."""
+    """One arm on one split: the logits of each seed, the labels, mean figures as JSON, the resamples of that mean.
+
+    Attributes
+    ----------
+    patients : resamples of what is said of patients, where they are known
+    """
 
     logits: Logits
     label: npt.NDArray[Any]
     figures: Mapping[str, Any]
     resamples: Resamples
+    patients: Resamples | None = None
 
 
-def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: float, seed: int = 0) -> Scored:
+def figures(
+    logits: Logits, split: str, targets: Targets, *, at_sensitivity: float, rule: PatientRule = BY_MEAN, seed: int = 0
+) -> Scored:
     """Measure an arm: means over seeds, 95 % intervals (over patients where they are known,
     copies of an image together), undefined figures None.
 
     Parameters
     ----------
     logits : (N, C) of each seed; the teacher has one
+    rule : how images make a patient
     seed : of the resamples, which arms that are to be compared must share
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
@@ -73,19 +84,29 @@ def figures(logits: Logits, split: str, targets: Targets, *, at_sensitivity: flo
             found["domains"][name]["ci95"] = intervals_as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))
-    return Scored(logits, part.label, found, resamples)
+    patients = None
+    if several_images(units, part.group):
+        found["patients"], patients = measure_patients(
+            logits, part.label, units, task, classes, rule, at_sensitivity=at_sensitivity, seed=seed
+        )
+    return Scored(logits, part.label, found, resamples, patients)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Two arms on the same rows: differences by statistic, and McNemar's test between their ensembles."""
+    """Two arms on the same rows: differences by statistic, of images and of patients, and McNemar's test."""
 
     differences: Mapping[str, Difference]
     mcnemar: McNemar
+    patients: Mapping[str, Difference] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return them as metrics.json has them."""
-        return {name: one.to_dict() for name, one in self.differences.items()} | {"mcnemar": self.mcnemar.to_dict()}
+        found: dict[str, Any] = {name: one.to_dict() for name, one in self.differences.items()}
+        found["mcnemar"] = self.mcnemar.to_dict()
+        if self.patients is not None:
+            found["patients"] = {name: one.to_dict() for name, one in self.patients.items()}
+        return found
 
 
 def compare_arms(arms: Mapping[str, Scored], task: Task) -> dict[str, Compared]:
@@ -99,7 +120,11 @@ def compare_arms(arms: Mapping[str, Scored], task: Task) -> dict[str, Compared]:
 
 def _compare(first: Scored, second: Scored, task: Task) -> Compared:
     differences = compare(first.resamples, second.resamples, (first.figures, second.figures))
-    return Compared(differences, mcnemar(first.logits, second.logits, first.label, task))
+    patients = None
+    if first.patients is not None and second.patients is not None:
+        each = (first.figures["patients"], second.figures["patients"])
+        patients = compare(first.patients, second.patients, each)
+    return Compared(differences, mcnemar(first.logits, second.logits, first.label, task), patients)
 
 
 def intervals_as_json(resamples: Resamples) -> dict[str, list[float | None]]:

@@ -94,6 +94,8 @@ def show_result(result: Mapping[str, Any]) -> str:
                 continue
             seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
             rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in _COLUMNS)])
+            if by := figures[split].get("patients"):
+                rows.append([split, f"{arm}, by patient", *(write_figure(by, column) for column in _COLUMNS)])
     return Table("", ["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows).text()
 
 

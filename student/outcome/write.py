@@ -11,6 +11,7 @@ import numpy as np
 
 from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import Difference, bootstrap, score
+from ..figures.patients import say_patients
 from ..figures.plots import plot_run
 from ..figures.score import Scored, compare_arms, figures
 from ..figures.tables import write_value
@@ -80,7 +81,17 @@ def write_outcome(
     judged = {name: one.differences for name, one in compared[shown].items()}
     gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
-    verdict = conclude(shown, scored[shown], judged, each, students[0].alpha, chosen=choice is not None)
+    less = compared[shown].get("student_minus_baseline")
+    by_patient = say_patients(scored[shown]["student"].figures, less.patients if less else None)
+    verdict = conclude(
+        shown,
+        scored[shown],
+        judged,
+        each,
+        students[0].alpha,
+        chosen=choice is not None,
+        more=f" {by_patient}" if by_patient else "",
+    )
     if gate["fires"]:
         report(Alert(gate["message"]))
     top = next(member for member in students if member.place == work)
@@ -119,7 +130,7 @@ def _score(
     asked: Asked, arms: Mapping[str, Sequence[Member]], recorded: Mapping[Path, Mapping[str, Predictions]], seed: int
 ) -> dict[str, dict[str, Scored]]:
     """Return the figures of each arm, by split and arm."""
-    targets, at = asked.targets, asked.settings.at_sensitivity
+    targets, at, rule = asked.targets, asked.settings.at_sensitivity, asked.settings.patient_rule
     scored: dict[str, dict[str, Scored]] = {}
     for split in ("val", "test"):
         if split in targets.splits:
@@ -129,7 +140,8 @@ def _score(
                 if members
             } | {"teacher": [targets.splits[split].teacher]}
             scored[split] = {
-                arm: figures(one, split, targets, at_sensitivity=at, seed=seed) for arm, one in logits.items()
+                arm: figures(one, split, targets, at_sensitivity=at, rule=rule, seed=seed)
+                for arm, one in logits.items()
             }
     return scored
 

@@ -122,7 +122,7 @@ def read_differences(metrics: Mapping[str, Any], split: str) -> dict[str, Mappin
     """Read the paired differences of metrics.json: ``student_minus_baseline`` → statistic → difference."""
     found = (metrics.get("comparison") or {}).get(split) or {}
     return {
-        name: {what: _as_difference(one) for what, one in each.items() if what != "mcnemar"}
+        name: {what: _as_difference(one) for what, one in each.items() if what not in ("mcnemar", "patients")}
         for name, each in found.items()
     }
 

@@ -60,6 +60,9 @@ def tabulate_figures(run: Recorded) -> Table:
                 name = name_arm(arm, len(run.learners.get(arm, ())))
                 rows.append([split, name, *(write_figure(found, what) for what in FIGURES)])
                 rows[-1].append(write_number(found.get("calibration_error")))
+                if by := found.get("patients"):
+                    cells = [write_figure(by, what) for what in FIGURES]
+                    rows.append([split, f"{name}, by patient", *cells, write_number(by.get("calibration_error"))])
     header = ["split", "model", *FIGURE_NAMES, "calibration error"]
     return Table("Figures with 95 % intervals. Brier score and calibration error: less is better.", header, rows)
 

@@ -14,11 +14,13 @@ from ...cache.drafts import drafted
 from ...cache.errors import DataError
 from ...cache.join import image_members
 from ...cache.keys import match_secret
+from ...pipeline.datasets.columns.aggregate import BY_MEAN, PatientRule
 from ...pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
 from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from ...pipeline.metrics import bootstrap, known, measure, or_none, reliability, rests_on
+from ..figures.patients import measure_patients, several_images
 from ..figures.temperature import describe_temperature
 from ..figures.verdict import caution
 from ..network.images import StudentImages, load_images
@@ -139,12 +141,19 @@ def answer_rows(
 
 
 def evaluate(
-    trained: Trained, dataset: Dataset, chosen: Chosen, *, out: Path | None = None, workers: int | None = None
+    trained: Trained,
+    dataset: Dataset,
+    chosen: Chosen,
+    *,
+    rule: PatientRule = BY_MEAN,
+    out: Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Measure a student as train-student does, and by domain where there are domains.
 
     Parameters
     ----------
+    rule : how images make a patient, where patients are known
     out : where to write the predictions, in the form of a run's
 
     Returns
@@ -162,10 +171,13 @@ def evaluate(
         rows = domain == number
         if rows.any():
             domains[name] = _measure_part(trained, logits[rows], label[rows], units[rows])
+    student = _measure_part(trained, logits, label, units)
+    if several_images(units, group):
+        student["patients"], _ = measure_patients([logits], label, units, trained.task, trained.classes, rule)
     return {
         "split": chosen.split,
         "images": len(chosen.rows),
-        "student": _measure_part(trained, logits, label, units),
+        "student": student,
         "domains": domains,
         "temperature": describe_temperature(trained.temperature),
         "warnings": _warnings(trained, dataset, chosen, label, units),

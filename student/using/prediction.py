@@ -20,12 +20,12 @@ from ...cache.errors import DataError
 from ...cache.progress import Advance
 from ...cache.system_files import is_nobodys
 from ...pipeline.datasets.columns.dataset import Place, Task
-from ...pipeline.datasets.pixels.files import FileImages, find_format, list_images
+from ...pipeline.datasets.pixels.files import FileImages, Listing, find_format, list_images
 from ...pipeline.metrics import probabilities
 from ..network.images import StudentImages
 from .trained import Trained
 
-__all__ = ["Answers", "find_images", "list_frames", "predict_images", "write_answers"]
+__all__ = ["Answers", "decide", "find_images", "list_frames", "predict_images", "write_answers"]
 
 # Images that are decoded at a time, and seen by the student at a time.
 _BATCH = 64
@@ -53,11 +53,7 @@ class Answers:
     @property
     def decisions(self) -> list[str]:
         """The most likely class, or all labels above 0.5, of each image."""
-        if self.task == "multiclass":
-            return [self.classes[index] for index in self.probability.argmax(1)]
-        return [
-            ";".join(name for name, yes in zip(self.classes, row, strict=True) if yes) for row in self.probability > 0.5
-        ]
+        return decide(self.probability, self.task, self.classes)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one object an image, for JSON."""
@@ -73,6 +69,13 @@ class Answers:
                 self.places, self.decisions, self.probability, self.logits, strict=True
             )
         ]
+
+
+def decide(probability: npt.NDArray[np.float64], task: Task, classes: Sequence[str]) -> list[str]:
+    """Return the most likely class, or all labels above 0.5, of each row (N, C)."""
+    if task == "multiclass":
+        return [classes[index] for index in probability.argmax(1)]
+    return [";".join(name for name, yes in zip(classes, row, strict=True) if yes) for row in probability > 0.5]
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
@@ -106,11 +109,11 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
     return list(dict.fromkeys(found)), others
 
 
-def list_frames(trained: Trained, files: Sequence[str]) -> FileImages:
+def list_frames(trained: Trained, files: Sequence[str]) -> Listing:
     """Return every frame of some files as images that are read as in training; of DICOM the headers are read now."""
-    images = list_images(Path(), files, replace(trained.options, window=None), "the images named").images
+    listing = list_images(Path(), files, replace(trained.options, window=None), "the images named")
     # Not all files need be DICOM for the run's window to be right for those that are.
-    return replace(images, window=trained.preprocessing.window)
+    return listing._replace(images=replace(listing.images, window=trained.preprocessing.window))
 
 
 def predict_images(trained: Trained, images: FileImages, advance: Advance) -> Answers:
