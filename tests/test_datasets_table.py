@@ -58,12 +58,15 @@ def test_named_columns_and_partial_splits(table):
 
 def test_multilabel(table):
     path = table("file,edema,mass\na.png,1,0\nb.png,,255\nc.png,-1,1\nd.png,0,1\n")
-    dataset = open_dataset(path, DatasetOptions(label_columns=("mass", "edema")))
+    with pytest.raises(DataError, match=r"blank cells: --blank 0 or --blank unknown; -1 in 'edema': --uncertain 0, 1"):
+        open_dataset(path, DatasetOptions(label_columns=("mass", "edema")))
+    said = {"blank": "unknown", "uncertain": "unknown"}
+    dataset = open_dataset(path, DatasetOptions(label_columns=("mass", "edema"), **said))
     assert (dataset.task, dataset.classes, dataset.label.dtype) == ("multilabel", ("mass", "edema"), np.uint8)
     assert dataset.label.tolist() == [[0, 1], [255, 255], [1, 255], [1, 0]]
     of_cache = open_dataset(path, classes=("edema", "mass"))
     assert of_cache.label.tolist() == dataset.label[:, ::-1].tolist()
-    fewer = open_dataset(path, DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("mass",)))
+    fewer = open_dataset(path, DatasetOptions(label_columns=("mass", "edema"), exclude_classes=("mass",), **said))
     assert (fewer.classes, fewer.label.tolist()) == (("edema",), [[1], [255], [255], [0]])
     with pytest.raises(DataError, match="has the labels 'mass'; expected 'edema', 'mass'"):
         open_dataset(path, DatasetOptions(label_columns=("mass",)), classes=("edema", "mass"))
@@ -151,7 +154,7 @@ def test_files_anywhere(table, tmp_path):
         ("file,label\na.png,x\n", {"group_column": "id"}, "no column 'id' for --group-column"),
         ("file,label\na.png,x\n", {"label_column": "x", "label_columns": ("y",)}, "were both given"),
         ("file,a,b\na.png,1,0\n", {"label_columns": ("a", "b", "a")}, "--label-columns names a column twice"),
-        ("file,a\na.png,1\nb.png,yes\n", {"label_columns": ("a",)}, "has 'yes' in column 'a', row 3; expected 0, 1"),
+        ("file,a\na.png,1\nb.png,many\n", {"label_columns": ("a",)}, "has 'many' in column 'a', row 3; expected 0, 1"),
         ("file,label,split\na.png,x,train\nb.png,y,3\n", {}, "has the split '3' in row 3; .* --split-names 3=train"),
         ("file,label\na.png,x\nb.png\n", {}, "has 1 cells in row 3; expected 2"),
         ("file,label,label\na.png,x,y\n", {}, "has the column 'label' twice"),

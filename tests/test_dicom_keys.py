@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medal.cache.keys import array_key, file_key
-from medal.pipeline.datasets.pixels.dicom_header import ELEMENTS
+from medal.pipeline.datasets.pixels.dicom.header import ELEMENTS
 from medal.pipeline.datasets.pixels.files import FileImages
 
 dicom = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "dicom_files.py")))

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
-from layout_cases import CLASSES, save_classes, save_flat, write_table
+from layout_cases import CLASSES, draw, save_classes, save_flat, write_table
+from PIL import Image
 
 from medal.pipeline.teacher.demo import tiny_teacher
 
@@ -45,6 +47,26 @@ def test_what_it_would_ask_is_a_problem(terminal, tiny, tmp_path):
     assert asked.returncode == 1
     assert "--rename-class 0.0=0 makes one of them" in asked.stdout
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+def test_it_reads_images_as_stage_one_will(terminal, tiny, tmp_path, teacher):
+    for name in CLASSES:
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        (tmp_path / "dark" / name).mkdir(parents=True)
+        for index in range(10):
+            grey = np.asarray(draw(name, index))
+            Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "deep" / name / f"{index}.png")
+            Image.fromarray(grey // 32).save(tmp_path / "dark" / name / f"{index}.png")
+    words = ("--teacher", tiny, "--image-size", 28) if teacher else ("--teacher", tmp_path / "none")
+    asked = terminal("doctor", tmp_path / "deep", *words)
+    assert "which is 12 bits of the more that they declare" in asked.stdout
+    assert "the flattest image spans 2" in asked.stdout  # of 255 greys, and not of the 16 that 12 bits are of 16
+    asked = terminal("doctor", tmp_path / "dark", *words)
+    assert asked.returncode == 1
+    assert "span fewer than 24 of 255 greys" in asked.stdout
+    assert "They have 8 bits, of which 0 is black and 255 white: use --intensity minmax" in asked.stdout
+    assert "class      benign" in asked.stdout
 
 
 def test_a_page_without_a_dataset_is_refused(terminal, tmp_path):

@@ -231,7 +231,10 @@ def test_what_blanks_and_minus_one_mean_is_asked(tmp_path):
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        (("0", "0.0", "1"), r"spelling of a number: '0' \(10\), '0.0' \(10\); --rename-class 0.0=0 makes one of them"),
+        (
+            ("0", "0.0", "1"),
+            r"spelling of a number or of yes and no: '0' \(10\), '0.0' \(10\); --rename-class 0.0=0 makes one of them",
+        ),
         (("mass", "Mass ", "clear"), r"'Mass' \(10\), 'mass' \(10\); --rename-class mass=Mass"),
         (
             ("mass", "NA", "clear"),

@@ -16,7 +16,7 @@ from ...cache.keys import KEY_BYTES
 from ...cache.text import plural
 from ..datasets.columns.dataset import UNKNOWN_CLASS, Dataset
 from ..datasets.columns.labels import label_bits, label_classes, quoted
-from ..datasets.kinds.table import BITS, FIRST_ROW, read_columns
+from ..datasets.kinds.tables.table import BITS, FIRST_ROW, read_columns
 
 __all__ = ["Amended", "amend", "read_keys"]
 

@@ -13,7 +13,7 @@ from ...cache.format.forms import SUFFIXES
 from ...cache.text import plain
 from .columns.dataset import Dataset, DatasetOptions
 from .columns.patients import NO_GROUP
-from .kinds.table_text import is_table
+from .kinds.tables.text import is_table
 
 __all__ = ["dataset_kind", "dataset_name", "open_dataset"]
 
@@ -231,7 +231,7 @@ def _open_npz(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
 
 
 def _open_table(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.table import open_table
+    from .kinds.tables.table import open_table
 
     return open_table(Path(spec), dataset_name(spec), options, classes)
 

@@ -133,7 +133,7 @@ _OPTIONS = (
     click.option(
         "--split-column",
         metavar="NAME",
-        help="Column of train, val or test in a .csv table (default: split, where there is one).",
+        help="Column of train, val or test in a .csv table (default: split, where there is one); none = draw splits.",
     ),
     click.option(
         "--split-names",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -57,8 +57,13 @@ class Understood:
         return asdict(self)
 
 
-def understand(dataset: Dataset) -> Understood:
-    """Count what a dataset is of, and decode a few of its images."""
+def understand(dataset: Dataset, said: Sequence[str]) -> Understood:
+    """Count what a dataset is of, and decode a few of its images.
+
+    Parameters
+    ----------
+    said : what is to be said of it
+    """
     split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
     names = {-1: _NO_SPLIT, **dict(enumerate(SPLITS))}
     there = {name: split == code for code, name in names.items() if (split == code).any()}
@@ -82,7 +87,7 @@ def understand(dataset: Dataset) -> Understood:
         patients={"patients": len(np.unique(known)), "images": len(known)},
         files=None if dataset.account is None else dataset.account.to_dict(),
         pixels=_look(dataset, sample),
-        notes=dataset.notes,
+        notes=tuple(said),
         sample=tuple(sample),
     )
 

@@ -18,14 +18,16 @@ from ...cache.home import home_folder
 from ..datasets.columns.dataset import Dataset, DatasetOptions
 from ..datasets.opening import open_dataset
 from ..datasets.understanding import Understood, understand
-from ..planning.plan import estimate_bytes, prepare
+from ..planning.contrast import check_views
+from ..planning.plan import Arranged, Plan, arrange, estimate_bytes, prepare
 from ..planning.request import IMAGE_SIZE, CacheSettings
 from ..teacher.files import TeacherFiles, cached_teacher, check_image_size, locate_teacher
+from .machine import Choice, choose, find_devices
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-__all__ = ["Choice", "Report", "examine"]
+__all__ = ["Report", "examine"]
 
 _DISTRIBUTION = "medalmighty"
 # For how long the teacher's forward pass is timed, after a first one that is not; seconds.
@@ -33,14 +35,6 @@ _SECONDS = 3.0
 _HUB_TEACHERS = ("facebook/dinov2-base", "facebook/dinov2-small")
 # The work directory holds the features until the cache beside it is sealed.
 _COPIES = 2
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What would be chosen, and why."""
-
-    value: Any
-    why: str
 
 
 @dataclass
@@ -98,8 +92,8 @@ def examine(
     try:
         import torch
 
-        report.devices = _find_devices(torch)
-        report.chosen = _choose(torch, settings)
+        report.devices = find_devices(torch)
+        report.chosen = choose(torch, settings)
     except (ImportError, OSError, MedalError) as error:
         report.problems.append(_told(error))
         return report
@@ -186,74 +180,6 @@ def _existing(path: Path) -> Path:
     return next(place for place in (path, *path.parents) if place.exists())
 
 
-# ── Devices ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _find_devices(torch: Any) -> list[dict[str, Any]]:
-    import psutil
-
-    memory = psutil.virtual_memory()
-    found = [
-        {
-            "kind": "cpu",
-            "name": torch.backends.cpu.get_cpu_capability(),
-            "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "memory_bytes": memory.total,
-            "available_bytes": memory.available,
-        }
-    ]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        found.append(
-            {
-                "kind": "cuda",
-                "name": properties.name,
-                "capability": f"{properties.major}.{properties.minor}",
-                "memory_bytes": properties.total_memory,
-                "available_bytes": torch.cuda.mem_get_info(index)[0],
-            }
-        )
-    return found
-
-
-def _choose(torch: Any, settings: CacheSettings) -> dict[str, Choice]:
-    """Return what stage one would take, by the functions that it takes it by."""
-    from ..teacher.teacher import pick_device, precision_for
-    from .precision import default_batch_size
-
-    device = pick_device(settings.device)
-    kind = torch.device(device).type
-    precision = precision_for(settings.precision, device)
-    asked = "asked for"
-    fast = (
-        "fast in this hardware; a run makes sure that it says what fp32 says"
-        if precision == "bf16"
-        else ("bf16 is not fast in this hardware")
-    )
-    batch_why = "as many as fit, halved from here where memory runs out" if kind == "cuda" else "what its caches like"
-    gpus = torch.cuda.device_count()
-    engine_why = (
-        f"for all {gpus} GPUs: torchrun --nproc-per-node {gpus} -m medal cache-teacher …"
-        if gpus > 1
-        else ("one process fills this machine; --engine ray is for several")
-    )
-    return {
-        "device": Choice(device, asked if settings.device != "auto" else ("CUDA" if kind == "cuda" else "no GPU")),
-        "precision": Choice(precision, asked if settings.precision != "auto" else fast),
-        "batch_size": Choice(
-            settings.batch_size or default_batch_size(device), asked if settings.batch_size else batch_why
-        ),
-        "threads": Choice(
-            torch.get_num_threads(),
-            "OMP_NUM_THREADS says so"
-            if os.environ.get("OMP_NUM_THREADS")
-            else "one for each core, as torch counts them",
-        ),
-        "engine": Choice(settings.engine, engine_why),
-    }
-
-
 # ── Teacher and dataset ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -322,16 +248,23 @@ def _weigh(
 
     free = shutil.disk_usage(_existing(Path("caches"))).free
     try:
-        dataset = open_dataset(spec, options)
-        report.understood = understand(dataset)
-        report.opened = dataset
-        images, size = len(dataset), None
-        if files is not None:
-            asked = prepare(spec, None, options, replace(settings, teacher=str(files.folder)))
-            images, size = asked.images, _COPIES * estimate_bytes(asked)
+        dataset = report.opened = open_dataset(spec, options)
     except (MedalError, OSError) as error:
         report.problems.append(_told(error))
         return
+    images, size, said = len(dataset), None, dataset.notes
+    try:
+        found: Plan | Arranged
+        if files is None:
+            found = arrange(dataset, settings, options)
+        else:
+            found = prepare(spec, None, options, replace(settings, teacher=str(files.folder)), opened=dataset)
+            size = _COPIES * estimate_bytes(found)
+        images, said, report.opened = sum(map(len, found.rows.values())), found.warnings, found.dataset
+        check_views(found.dataset, found.rows, settings)
+    except (MedalError, OSError) as error:
+        report.problems.append(_told(error))
+    report.understood = understand(report.opened, said)
     rate = report.teacher.get("images_per_second")
     kilobytes = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
     report.dataset = {

@@ -82,11 +82,13 @@ def prepare(
     *,
     overwrite: bool = False,
     sources: Sequence[str] = (),
+    opened: Dataset | None = None,
 ) -> Plan:
     """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
 
     Parameters
     ----------
+    opened : the dataset, where it is open already
     sources : sealed caches to take features over from, beside one that is at the target
 
     Raises
@@ -98,7 +100,7 @@ def prepare(
     """
     if options.unlabelled and settings.tune:
         raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
-    dataset = open_dataset(spec, options)
+    dataset = open_dataset(spec, options) if opened is None else opened
     files = locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
         raise TeacherError(
@@ -128,7 +130,7 @@ def prepare(
         action="create",
         splits_drawn=arranged.drawn,
         drawing=arranged.drawing,
-        warnings=(*assumptions(files), *arranged.warnings, *repeat_warnings(rows)),
+        warnings=(*assumptions(files), *arranged.warnings),
         existing=None,
         overwrite=overwrite,
         sources=tuple(map(open_cache, sources)),
@@ -189,7 +191,7 @@ def arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) 
         drawn=drawn,
         drawing=drawing,
         intensity=found.intensity,
-        warnings=(*dataset.notes, *warnings, *([found.note] if found.note else [])),
+        warnings=(*dataset.notes, *warnings, *([found.note] if found.note else []), *repeat_warnings(rows)),
         skipped=tuple(skipped),
     )
 

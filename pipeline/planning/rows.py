@@ -104,7 +104,7 @@ def rows_digest(rows: Mapping[str, SplitRows]) -> dict[str, str]:
 
 
 def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
-    """Return a sentence on images that stand in several splits, and one on images with several labels."""
+    """Return a sentence on images in several splits, one on images with several labels, one on patients in several."""
     key = np.concatenate([part.key for part in rows.values()])
     split = np.repeat(np.arange(len(rows)), [len(part) for part in rows.values()])
     label = np.concatenate([part.label for part in rows.values()])
@@ -120,6 +120,15 @@ def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
         )
     if contrary:
         found.append(f"{_images(contrary)} in the dataset several times with different labels")
+    group = np.concatenate([part.group for part in rows.values()])
+    known = np.flatnonzero(group >= 0)
+    known = known[np.argsort(group[known], kind="stable")]
+    torn = _count_mixed(split[known], np.flatnonzero(np.diff(group[known], prepend=-1))) if len(known) else 0
+    if torn:
+        found.append(
+            f"{torn} {plural(torn, 'patient has', 'patients have')} images in more than one split, where val and test "
+            "are to be new to probe and student: give other splits, or none, to have them drawn by patient"
+        )
     return found
 
 

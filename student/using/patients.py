@@ -17,7 +17,7 @@ from ...cache.errors import DataError
 from ...pipeline.datasets.columns.aggregate import Aggregate
 from ...pipeline.datasets.columns.dataset import Place
 from ...pipeline.datasets.columns.patients import group_by_pattern
-from ...pipeline.datasets.pixels.files import Listing
+from ...pipeline.datasets.pixels.listing import Listing
 from ...pipeline.metrics import pool
 from .prediction import Answers, decide
 

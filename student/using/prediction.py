@@ -20,7 +20,8 @@ from ...cache.errors import DataError
 from ...cache.progress import Advance
 from ...cache.system_files import is_nobodys
 from ...pipeline.datasets.columns.dataset import Place, Task
-from ...pipeline.datasets.pixels.files import FileImages, Listing, find_format, list_images
+from ...pipeline.datasets.pixels.files import FileImages, find_format
+from ...pipeline.datasets.pixels.listing import Listing, list_images
 from ...pipeline.metrics import probabilities
 from ..network.images import StudentImages
 from .trained import Trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,12 +14,13 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from .dataset import UNKNOWN_BIT, DatasetOptions, class_order
 from .labels import quoted
-from .suspicion import is_missing
+from .suspicion import check_alike, check_separators, is_missing
 
 __all__ = ["BITS", "Bits", "one_of", "read_bits", "split_labels"]
 
 BITS = {"0": 0, "1": 1, "": UNKNOWN_BIT, "-1": UNKNOWN_BIT, "255": UNKNOWN_BIT}
 _LISTED = 8
+_ANSWERS: dict[str, int | str] = {"true": 1, "yes": 1, "false": 0, "no": 0, "nan": "blank"}
 # What --blank and --uncertain can say of a cell.
 CHOICES = {"0": 0, "1": 1, "unknown": UNKNOWN_BIT}
 
@@ -38,11 +40,17 @@ class Bits(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def read_bits(columns: Columns, names: Sequence[str], options: DatasetOptions, what: str, first_row: int) -> Bits:
-    """Read 0/1 columns; a blank cell and -1 are unknown unless the options say otherwise.
+def read_bits(
+    columns: Columns, names: Sequence[str], options: DatasetOptions, what: str, first_row: int, *, fresh: bool
+) -> Bits:
+    """Read columns of 0 and 1, or of yes and no, or of true and false.
 
-    Where 1 is written 1.0 a program wrote the table, and what its blanks and its -1.0 mean differs from set to set: it
-    has to be said.
+    A blank cell is unknown unless the options say otherwise. Where 1 is written 1.0 a program wrote the table, and what
+    its blanks mean differs from set to set, as what -1 means does everywhere: that has to be said.
+
+    Parameters
+    ----------
+    fresh : no cache beside the table was made of it
 
     Raises
     ------
@@ -73,10 +81,10 @@ def read_bits(columns: Columns, names: Sequence[str], options: DatasetOptions, w
         columns_of_bits.append(np.array([coded[cell] for cell in cells], np.uint8))
     any_blank = any("" in columns[name] for name in names)
     asked = []
-    if options.blank is None and any_blank and (blanks or floats):
+    if fresh and options.blank is None and any_blank and (blanks or floats or doubts):
         which = f" ({quoted(blanks, _LISTED)} with blanks and no 0, or no 1)" if blanks else ""
         asked.append(f"blank cells{which}: --blank 0 or --blank unknown")
-    if options.uncertain is None and doubts and (floats or asked):
+    if fresh and options.uncertain is None and doubts:
         asked.append(f"-1 in {quoted(doubts, _LISTED)}: --uncertain 0, 1 or unknown")
     if asked:
         raise DataError(f"{what} does not say what some cells mean, which differs from set to set; {'; '.join(asked)}.")
@@ -87,8 +95,8 @@ def read_bits(columns: Columns, names: Sequence[str], options: DatasetOptions, w
 def _kind(cell: str) -> int | str:
     if cell in BITS:
         return {"": "blank", "-1": "uncertain"}.get(cell, BITS[cell])
-    if cell.lower() == "nan":
-        return "blank"
+    if cell.lower() in _ANSWERS:
+        return _ANSWERS[cell.lower()]
     try:
         value = float(cell)
     except ValueError:
@@ -100,9 +108,7 @@ def _notes(bits: npt.NDArray[np.uint8], names: Sequence[str], options: DatasetOp
     found = []
     unknown = int((bits == UNKNOWN_BIT).sum())
     if unknown and options.blank is None and options.uncertain is None:
-        found.append(
-            f"{unknown} of {bits.size} label cells are unknown (blank or -1); --blank and --uncertain say else"
-        )
+        found.append(f"{unknown} of {bits.size} label cells are unknown; --blank 0 reads blank ones as 0")
     if len(names) > 1 and len(bits) > 1 and ((bits == 1).sum(1) == 1).all() and not options.one_hot:
         found.append(
             f"every row has exactly one 1 among the {len(names)} label columns: with --one-hot they are classes, one "
@@ -133,7 +139,7 @@ def one_of(read: Bits, what: str, first_row: int) -> list[str]:
 
 
 def split_labels(
-    values: Sequence[str], separator: str, options: DatasetOptions, classes: Sequence[str] | None, what: str
+    values: list[str], separator: str, options: DatasetOptions, classes: Sequence[str] | None, what: str
 ) -> Bits:
     """Read cells that hold several labels each, as ``A|B`` or as a list ``['A', 'B']``; an empty cell is unknown.
 
@@ -142,7 +148,7 @@ def split_labels(
     DataError
         A label is not among `classes`, or no cell has any.
     """
-    unknown = {"", *options.unknown_labels}
+    unknown = {"", *options.unknown_labels} if options.blank != "0" else set(options.unknown_labels)
     renamed = dict(options.rename_classes)
     parts = {value: [renamed.get(part, part) for part in _parts(value, separator)] for value in set(values)}
     found = class_order([part for value, several in parts.items() if value not in unknown for part in several])
@@ -150,12 +156,9 @@ def split_labels(
     outside = [name for name in found if name not in names and name not in options.exclude_classes]
     if outside:
         raise DataError(f"{what} has the labels {quoted(outside)}; expected only {quoted(names)}, those of the cache.")
-    missing = [name for name in found if is_missing(name)] if classes is None and not options.accept_classes else []
-    if missing:
-        raise DataError(
-            f"{what} has {quoted(missing)} among its labels; expected names: --unknown-label {missing[0]} reads a cell "
-            "of it as unknown, --accept-classes as a label."
-        )
+    if classes is None and not options.accept_classes:
+        counts = Counter(part for value in values if value not in unknown for part in parts[value])
+        _check_labels({name: counts[name] for name in found}, what)
     names = (*names, *(name for name in options.exclude_classes if name in found and name not in names))
     if not names:
         raise DataError(f"{what} has no label in any cell; expected names, parted by '{separator}'.")
@@ -166,7 +169,23 @@ def split_labels(
         if value not in unknown:
             row[[place[part] for part in several]] = 1
         coded[value] = row
-    return Bits(names, np.stack([coded[value] for value in values]))
+    blank = values.count("") if "" in unknown and options.blank is None else 0
+    told = (
+        f"{blank} {plural(blank, 'cell')} of labels {plural(blank, 'is', 'are')} empty: unknown; --blank 0 = no label"
+    )
+    return Bits(names, np.stack([coded[value] for value in values]), (told,) if blank else ())
+
+
+def _check_labels(counts: Mapping[str, int], what: str) -> None:
+    """Refuse labels that look as if they were none, or one in two spellings, or several."""
+    missing = [name for name in counts if is_missing(name)]
+    if missing:
+        raise DataError(
+            f"{what} has {quoted(missing)} among its labels; expected names: --unknown-label {missing[0]} reads a cell "
+            "of it as unknown, --accept-classes as a label."
+        )
+    check_separators(counts, what)
+    check_alike(counts, what)
 
 
 def _parts(value: str, separator: str) -> list[str]:

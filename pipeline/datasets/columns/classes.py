@@ -12,7 +12,7 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from .dataset import UNKNOWN_CLASS, DatasetOptions, class_order
 from .labels import Labels, label_classes, quoted
-from .suspicion import check_classes
+from .suspicion import check_classes, say_doubtful
 
 __all__ = ["Classes", "read_classes"]
 
@@ -24,11 +24,13 @@ class Classes(NamedTuple):
     ----------
     excluded : all classes that were left out, the rare ones too
     renamed : what classes were called, and what they are called now
+    notes : what looks odd, in words
     """
 
     labels: Labels
     excluded: tuple[str, ...]
     renamed: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_classes(
@@ -66,11 +68,12 @@ def read_classes(
     known = {name: "" if name in unknown else renamed.get(name, name) for name in set(values)}
     named = [known[value] for value in values]
     counts = Counter(name for name in named if name)
+    notes: list[str] = []
     if classes is None and not options.accept_classes:
         first = None if first_row is None else (lambda name: first_row + named.index(name))
-        check_classes(
-            {name: counts[name] for name in class_order(list(counts))}, what, column=first is not None, first_row=first
-        )
+        in_order = {name: counts[name] for name in class_order(list(counts))}
+        check_classes(in_order, what, column=first is not None, first_row=first)
+        notes = say_doubtful(in_order)
     excluded = options.exclude_classes
     if options.min_class_images is not None and classes is None:
         rare = _rare(counts, options, what)
@@ -89,7 +92,7 @@ def read_classes(
         what=what,
         known=(*options.known_classes, *empty),
     )
-    return Classes(labels, excluded, renamed)
+    return Classes(labels, excluded, renamed, tuple(notes))
 
 
 def _rare(counts: Mapping[str, int], options: DatasetOptions, what: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from posixpath import splitext
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +13,28 @@ import numpy.typing as npt
 from ....cache.errors import DataError
 from ....cache.text import plural
 from .labels import quoted
+from .splits import find_split
 
-__all__ = ["NO_GROUP", "check_groups", "group_by_pattern", "number_groups", "say_shared_stems"]
+__all__ = ["NO_GROUP", "check_groups", "group_by_pattern", "number_groups", "patient_columns", "say_likely_patients"]
 
 NO_GROUP = "none"  # what --group-column is given to go without
 _SPLITS = 3
 _LISTED = 6
-# A number at the end of a name counts the images of what stands before it.
-_COUNTER = re.compile(r"(?P<stem>[^\d]*\d.*?)[ _.-]+\(?\d+\)?(\.[^.\d][^.]*)?$", re.DOTALL)
+# A number at the end of a name counts the images of what stands before it, a word or a letter says which of them it is:
+# 14-015704_1, P7-left, p12a.
+_SUFFIX = r"(\.[^.\d][^.]*)?"
+_COUNTER = re.compile(rf"(?P<stem>[^\d]*\d.*?)[ _.-]+\(?\d+\)?{_SUFFIX}", re.DOTALL)
+_WHICH = re.compile(rf"(?P<stem>[^\d]*\d+)(?:[ _.-]+[A-Za-z]\w{{0,9}}|[A-Za-z]){_SUFFIX}", re.DOTALL)
+# What is made of X stands beside X as X_flip, X_crop2.
+_MADE = re.compile(r"(?P<of>.+?)[ _.-]+[A-Za-z]\w*")
 # A fifth of the images: fewer may be chance.
 _SHARE = 5
-_PATIENT = re.compile(r"patient|subject|lesion|participant|(^|[^a-z])(pid|mrn|case)([^a-z]|$)", re.IGNORECASE)
+_FOLDERS, _MOST_IN_FOLDER = 2, 200  # folders for each of a class in a split; more images in one are no patient's
+_PATIENT = re.compile(
+    r"patient|subject|lesion|participant|donor|specimen|(^|[^a-z])(pid|mrn|cases?|study|exam|slide|person|id)([^a-z]|$)",
+    re.IGNORECASE,
+)
+_OTHER = re.compile("label|class|target|diagnos|categor|type|split|fold|site|scanner|device", re.IGNORECASE)
 
 Group = npt.NDArray[np.int64]
 
@@ -80,28 +92,75 @@ def check_groups(values: Sequence[str], column: str, what: str, drawn: bool) -> 
         )
 
 
-def say_shared_stems(names: Sequence[str]) -> str | None:
-    """Say that names look as if several images were of one patient, if they do."""
-    stems: Counter[str] = Counter()
-    example: dict[str, str] = {}
-    for name in names:
-        folder, _, file = name.rpartition("/")
-        match = _COUNTER.match(file)
-        if match is not None:
-            stem = f"{folder}/{match['stem']}"
-            stems[stem] += 1
-            example.setdefault(stem, file)
-    shared = {stem: count for stem, count in stems.items() if count > 1}
-    if len(shared) < 2 or _SHARE * sum(shared.values()) < len(names):
-        return None
-    first = min(shared)
-    return (
-        f"{sum(shared.values())} images share a stem with others ({len(shared)} stems, '{example[first]}' is one of "
-        f"{shared[first]}): if these are patients, keep each in one split with --group-pattern, for instance "
-        r"--group-pattern '([^/]+)[ _.-]+\d+\.\w+$'"
-    )
+def say_likely_patients(names: Sequence[str], split: Sequence[int] | None, places: int) -> list[str]:
+    """Say that names or folders look as if several images were of one patient, if they do.
+
+    Parameters
+    ----------
+    split : of each, where none is going to be drawn; it is said whether they stand in several
+    places : number of folders that classes and splits explain
+    """
+    stems, folders = list(map(_stem_of, names)), [name.rpartition("/")[0] for name in names]
+    said = _say_made(names)
+    if said and split is None:
+        return said
+    for keys, what, pattern in (
+        (stems, "stem", r"([^/]+)[ _.-]+\w+\.\w+$"),
+        (folders if _are_many(folders, places) else [""] * len(names), "folder", "([^/]+)/[^/]+$"),
+    ):
+        sizes = Counter(filter(None, keys))
+        shared = {key: count for key, count in sizes.items() if count > 1}
+        if len(shared) < 2 or _SHARE * sum(shared.values()) < len(names):
+            continue
+        first = min(shared)
+        if split is None:
+            said.append(
+                f"{sum(shared.values())} images share a {what} with others ({len(shared)} {what}s, "
+                f"'{names[keys.index(first)]}' is one of {shared[first]}): if these are patients, keep each in one "
+                f"split with --group-pattern, for instance --group-pattern '{pattern}'"
+            )
+            break
+        of_key: dict[str, set[int]] = {}
+        for key, part in zip(map(_without_splits, keys), split, strict=True):
+            if key:
+                of_key.setdefault(key, set()).add(part)
+        torn = sorted(key for key, parts in of_key.items() if len(parts) > 1)
+        if len(torn) > 1:
+            said.append(
+                f"images of {len(torn)} names with a {what} in common stand in several splits, '{torn[0]}' for one: if "
+                "these are patients, val and test are not new to probe and student; --group-pattern says who they are"
+            )
+            break
+    return said
+
+
+def _stem_of(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    match = _COUNTER.fullmatch(file) or _WHICH.fullmatch(file)
+    return "" if match is None else f"{folder}/{match['stem']}"
+
+
+def _are_many(folders: Sequence[str], places: int) -> bool:
+    count = len(set(folders))
+    return count > _FOLDERS * places and len(folders) < _MOST_IN_FOLDER * count
+
+
+def _without_splits(key: str) -> str:
+    return "/".join(part for part in key.split("/") if find_split(part, {}) < 0)
+
+
+def _say_made(names: Sequence[str]) -> list[str]:
+    """Say that images are called as others are, with a word behind."""
+    stems = {splitext(name)[0] for name in names}
+    made = [name for name in names if (found := _MADE.fullmatch(splitext(name)[0])) and found["of"] in stems]
+    if len(made) < 2 or _SHARE * len(made) < len(names):
+        return []
+    return [
+        f"{len(made)} images are called as another is with a word behind it, '{made[0]}' for one: if they are made of "
+        "it, they are no images of their own, or belong into its split (--group-pattern)"
+    ]
 
 
 def patient_columns(columns: Sequence[str]) -> list[str]:
     """Return the columns of a table whose names speak of patients."""
-    return [name for name in columns if _PATIENT.search(name)]
+    return [name for name in columns if _PATIENT.search(name) and not _OTHER.search(name)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -16,7 +16,17 @@ from .dataset import SPLITS, Dataset
 from .labels import exclude_flags, quoted
 from .units import find_units
 
-__all__ = ["SPLIT_NAMES", "check_filled", "check_rare", "describe_drawing", "draw_splits", "find_split", "rarest_class"]
+__all__ = [
+    "SPLIT_NAMES",
+    "check_filled",
+    "check_rare",
+    "describe_drawing",
+    "draw_splits",
+    "find_split",
+    "name_likely_splits",
+    "rarest_class",
+    "words_of_splits",
+]
 
 # What people call the splits.
 SPLIT_NAMES = {
@@ -33,6 +43,9 @@ SPLIT_NAMES = {
 }
 # What stands beside the name of a split in the name of a folder: train_images, 1-test, TrainingSet.
 _BESIDE = re.compile(r"[\s_.-]*(?:(?:data)?sets?|data|images?|imgs?|split|folder)$|^\d+[\s_.-]+", re.IGNORECASE)
+# Words that make a name look as if it were of a split; not enough to take it for one.
+_WORDS = SPLIT_NAMES | {"trn": "train", "tst": "test", "eval": "test", "evaluation": "test", "holdout": "test"}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 _NAMED = 3  # classes that are left out by name; more of them by how few images they have
 _TRAIN, _VAL, _TEST = range(len(SPLITS))
 _SHARES = {_TRAIN: 0.70, _VAL: 0.15, _TEST: 0.15}
@@ -54,6 +67,19 @@ def find_split(name: str, renamed: Mapping[str, str]) -> int:
     if plain not in SPLIT_NAMES:
         plain = _BESIDE.sub("", _BESIDE.sub("", plain))
     return SPLITS.index(SPLIT_NAMES[plain]) if plain in SPLIT_NAMES else -1
+
+
+def words_of_splits(name: str) -> set[str]:
+    """Return the splits that words of a name speak of: ``train2017``, ``ISIC_Test_Input``."""
+    words = (word.lower() for word in _WORD.findall(name))
+    return {_WORDS[word] for word in words if word in _WORDS}
+
+
+def name_likely_splits(names: Iterable[str]) -> str | None:
+    """Return what says that names are of splits, as --split-names wants it; None unless they speak of two or more."""
+    said = {name: words_of_splits(name) for name in names}
+    likely = {name: next(iter(found)) for name, found in sorted(said.items()) if len(found) == 1}
+    return ",".join(f"{name}={split}" for name, split in likely.items()) if len(set(likely.values())) > 1 else None
 
 
 def draw_splits(dataset: Dataset, keys: Keys, seed: int) -> npt.NDArray[np.int8]:

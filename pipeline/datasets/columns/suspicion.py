@@ -12,46 +12,60 @@ from ....cache.text import plural
 from .dataset import class_order
 from .labels import quoted
 
-__all__ = ["check_classes", "is_missing"]
+__all__ = ["check_alike", "check_classes", "check_separators", "is_missing", "say_doubtful"]
 
 ACCEPT = "--accept-classes"  # what takes classes as they are
 # More than any public set that people sort by hand into classes; a column of identifiers or ages has more.
 MOST_CLASSES = 50
 _MOST_GRADES = 10
+_LEAST_MEASURED = 3
+_MOST_HALVES = 5  # as many as clinical dementia has: 0, 0.5, 1, 2, 3
 _LISTED = 8
-# What pandas, R, spreadsheets and people write for "no label". In this case alone: a grade may well be called "none".
+# What pandas, R, SPSS, spreadsheets and people write for "no label". "None" in this case alone: a grade may well be
+# called "none".
 _MISSING = frozenset(
-    {
-        "NA",
-        "N/A",
-        "n/a",
-        "#N/A",
-        "<NA>",
-        "N.A.",
-        "n.a.",
-        "NULL",
-        "Null",
-        "null",
-        "None",
-        "NIL",
-        "NaT",
-        "-1",
-        "-1.0",
-        "?",
-        "??",
-        "-",
-        "--",
-        ".",
-    }
+    {"na", "n/a", "#n/a", "<na>", "n.a.", "null", "<null>", "#null!", "#value!", "#ref!", "#div/0!", "#num!", "#name?"}
+    | {"nil", "nan", "nat", "?", "??", "???", "-", "--", "---", ".", "..", "missing", "not available", "unlabeled"}
+    | {"unlabelled", "tbd", "todo", "not labeled", "not labelled", "no label", "undefined"}
 )
+_MISSING_AS_WRITTEN = frozenset({"None", "NONE"})
+# Among grades, numbers that stand for none in SPSS and in arrays of eight bits.
+_CODES = frozenset({-1, -2, -8, -9, -88, -98, -99, -999, -9999, 9, 88, 99, 255, 888, 999, 9999})
+# What may well be a class of its own, and may well be none: said, not refused.
+_DOUBTFUL = frozenset({"unknown", "unk", "other/unknown", "uncertain", "none", "not sure", "unspecified", "ungradable"})
 _SEPARATORS = "|;,+&/"
+# Between labels, if all that they part are classes themselves: names have them too.
+_LOOSE = (" and ", *" -_.^#~:\\\t\n")
+# The same answer in two spellings.
+_ANSWERS = {"yes": "1", "true": "1", "no": "0", "false": "0"}
+# Folders and columns of these are of who or where, not of what; with numbers behind.
+_WHO = re.compile(
+    r"(patients?|pat|pt|subjects?|subj?|cases?|persons?|id|pid|folds?|parts?|batch|images?|imgs?|chunk|folder|"
+    r"dir|site|hospital|cent(?:er|re)|scans?|series|study|session|ses|visit|slides?|wsi|split|volumes?|vol)",
+    re.IGNORECASE,
+)
+_WHAT = re.compile(r"(class|cls|category|cat|type|label|grade|stage|level|score|diagnosis|c|k)?", re.IGNORECASE)
+_LEAST_WHO, _LEAST_CODES, _DIGITS = 3, 11, 3
 
 Counts = Mapping[str, int]
 
 
 def is_missing(name: str) -> bool:
     """Tell whether a cell is spelled as programs and people spell "no label"."""
-    return name in _MISSING or name.lower() == "nan"
+    return name in _MISSING_AS_WRITTEN or name.lower() in _MISSING or (_is_number(name) and float(name) == -1)
+
+
+def say_doubtful(counts: Counts) -> list[str]:
+    """Say of classes that their names may mean that none is known."""
+    doubtful = [name for name in counts if name.lower() in _DOUBTFUL or is_missing(name)]
+    if not doubtful:
+        return []
+    flags = " ".join(f"--unknown-label {_word(name)}" for name in doubtful)
+    return [
+        f"{_listed(doubtful, counts)} is read as a class of its own: {flags} reads it as unknown"
+        if len(doubtful) == 1
+        else f"{_listed(doubtful, counts)} are read as classes of their own: {flags} reads them as unknown"
+    ]
 
 
 def check_classes(counts: Counts, what: str, *, column: bool, first_row: Callable[[str], int] | None = None) -> None:
@@ -69,13 +83,14 @@ def check_classes(counts: Counts, what: str, *, column: bool, first_row: Callabl
     """
     if column:
         _check_missing(counts, what, first_row)
-        _check_separators(counts, what)
-    _check_alike(counts, what)
+        check_separators(counts, what)
+    check_alike(counts, what)
+    _check_numbered(counts, what, column)
     _check_many(counts, what, column)
 
 
 def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | None) -> None:
-    missing = [name for name in counts if is_missing(name)]
+    missing = [name for name in counts if is_missing(name)] + _codes(counts)
     if not missing:
         return
     total = sum(counts[name] for name in missing)
@@ -88,16 +103,36 @@ def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | 
     )
 
 
-def _check_separators(counts: Counts, what: str) -> None:
+def _codes(counts: Counts) -> list[str]:
+    """Return the numbers that stand apart from grades counted from 0 or 1, and are ones that mean "none"."""
+    numbers = {name: float(name) for name in counts if _is_number(name)}
+    apart = [name for name, number in numbers.items() if number in _CODES and number != -1]
+    grades = sorted(number for name, number in numbers.items() if name not in apart and number != -1)
+    others = len(numbers) < len(counts)
+    counted = len(grades) > 1 and grades[0] in (0, 1) and grades == [grades[0] + step for step in range(len(grades))]
+    apart = [name for name in apart if not counted or numbers[name] != grades[-1] + 1]
+    return apart if counted and not others else []
+
+
+def check_separators(counts: Counts, what: str) -> None:
+    """Refuse names that look like several labels each.
+
+    Raises
+    ------
+    DataError
+    """
     lists = [name for name in counts if "[" in name or "]" in name or "{" in name]
     if lists:
         raise DataError(
             f"{what} has {_listed(lists, counts)} for a class, which looks like a list of labels; "
             f"--label-separator ',' reads lists as several labels an image, {ACCEPT} takes them as classes."
         )
-    for separator in _SEPARATORS:
+    for separator in (*_SEPARATORS, *_LOOSE):
         joined = [name for name in counts if separator in name]
-        if joined and (separator in "|;" or _is_list(joined, counts, separator)):
+        if separator in _LOOSE:
+            parts = {name: name.split(separator) for name in joined if not _is_number(name)}
+            joined = [name for name, several in parts.items() if all(part in counts for part in several)]
+        if joined and (separator in ("|", ";", *_LOOSE) or _is_list(joined, counts, separator)):
             raise DataError(
                 f"{what} has {_listed(joined, counts)} for a class, which looks like several labels; "
                 f"--label-separator {_word(separator)} reads several labels an image, {ACCEPT} takes them as classes."
@@ -110,10 +145,17 @@ def _is_list(joined: Sequence[str], counts: Counts, separator: str) -> bool:
     return any(part in counts for part in parts) or len(set(parts)) < len(parts)
 
 
-def _check_alike(counts: Counts, what: str) -> None:
+def check_alike(counts: Counts, what: str) -> None:
+    """Refuse names that are most likely two spellings of one.
+
+    Raises
+    ------
+    DataError
+    """
     alike: dict[str, list[str]] = {}
     for name in counts:
-        alike.setdefault(_plain(name), []).append(name)
+        plain = _plain(name)
+        alike.setdefault(repr(float(_ANSWERS[plain])) if plain in _ANSWERS else plain, []).append(name)
     groups = [names for names in alike.values() if len(names) > 1]
     if not groups:
         return
@@ -123,7 +165,7 @@ def _check_alike(counts: Counts, what: str) -> None:
         flags += [f"--rename-class {_word(f'{name}={kept}')}" for name in names if name != kept]
     seen = "; ".join(_listed(names, counts) for names in groups[:_LISTED])
     raise DataError(
-        f"{what} has classes that differ only in case, spaces or the spelling of a number: {seen}; "
+        f"{what} has classes that differ only in case, spaces or the spelling of a number or of yes and no: {seen}; "
         f"{' '.join(flags)} makes one of them, {ACCEPT} takes them as they stand."
     )
 
@@ -133,18 +175,43 @@ def _plain(name: str) -> str:
     if _is_number(name):
         return repr(float(name))
     folded = unicodedata.normalize("NFKC", name).casefold()
-    return re.sub(r"[\s_-]+", " ", folded).strip()
+    return re.sub(r"[\s_-]+", " ", folded).strip(" .,;:")
 
 
 def _is_number(name: str) -> bool:
     return re.fullmatch(r"[+-]?\d+(\.\d*)?", name) is not None
 
 
+def _check_numbered(counts: Counts, what: str, column: bool) -> None:
+    """Refuse classes called patient1, patient2 … or fold1, fold2 …: who or where, not what."""
+    parts = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in counts]
+    words = {"" if part is None else part[1].strip(" _-").lower() for part in parts}
+    word = words.pop()
+    if words or not word or len(counts) < _LEAST_WHO or _WHAT.fullmatch(word):
+        return
+    coded = len(counts) >= _LEAST_CODES and all(part is not None and len(part[2]) >= _DIGITS for part in parts)
+    if not coded and not _WHO.fullmatch(word):
+        return
+    names = class_order(list(counts))
+    remedy = (
+        "name the column of classes with --label-column"
+        if column
+        else "say which folder is the class with --class-level K, or take it from the path with --class-pattern"
+    )
+    raise DataError(
+        f"{what} has {len(names)} classes that are one word and a number, as patients and parts of a set are called: "
+        f"{quoted(names, _LISTED)}; {remedy}, or take them as they stand with {ACCEPT}."
+    )
+
+
 def _check_many(counts: Counts, what: str, column: bool) -> None:
     names = class_order(list(counts))
     numbers = sorted(float(name) for name in counts) if all(map(_is_number, counts)) else []
-    grades = numbers and numbers[0] in (0, 1) and numbers == [numbers[0] + step for step in range(len(numbers))]
-    measured = len(numbers) > _MOST_GRADES and not grades
+    grades = numbers and numbers == [numbers[0] + step for step in range(len(numbers))] and numbers[0] < _MOST_GRADES
+    fractions = any(number != int(number) for number in numbers)
+    large = len(numbers) >= _LEAST_MEASURED and numbers[-1] >= _MOST_GRADES
+    fine = fractions and len(numbers) > _MOST_HALVES
+    measured = numbers and not grades and (len(numbers) > _MOST_GRADES or fine or large)
     if not measured and len(names) <= MOST_CLASSES:
         return
     looks = "which look like a measurement" if measured else f"more than {MOST_CLASSES}"

@@ -17,7 +17,8 @@ from ..columns.dataset import Dataset, DatasetOptions
 from ..columns.labels import no_labels, quoted
 from ..columns.reading import record_reading
 from ..columns.splits import find_split
-from ..pixels.files import FORMATS, Listing, list_images
+from ..pixels.files import FORMATS
+from ..pixels.listing import Listing, list_images
 from .grouping import group_images
 from .placing import DEEPER, LOOSE, Placed, place_images
 from .tree import Tree, walk
@@ -58,11 +59,17 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     labels = read.labels
     listing = list_images(path, [placed.names[row] for row in labels.rows], options, what)
     account = _account(tree, placed, left, listing, labels.rows)
-    notes = [f"folder '{folder}' has no image and is no class" for folder in placed.empty]
-    group, said = group_images(listing, options, what, drawn=max(placed.split) < 0)
+    notes = [
+        *placed.notes,
+        *read.notes,
+        *(f"folder '{folder}' has no image and is no class" for folder in placed.empty),
+    ]
+    splits = np.array(placed.split, np.int8)
+    given = None if splits.max(initial=-1) < 0 else splits[labels.rows].tolist()
+    places = len(set(zip(placed.classes, placed.split, strict=True)))
+    group, said = group_images(listing, options, what, split=given, places=places)
     if account.left_out:
         _log.warning("%s: %s", what, account)
-    splits = np.array(placed.split, np.int8)
     rows = labels.rows[listing.place]
     return Dataset(
         name=name,
@@ -70,12 +77,12 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
         classes=labels.classes,
         images=listing.images,
         label=labels.label[listing.place],
-        split=splits[rows] if splits.max(initial=-1) >= 0 else None,
+        split=None if given is None else splits[rows],
         domain=np.full(len(rows), -1, np.int16),
         group=group,
         excluded=read.excluded,
         account=account,
-        notes=(*notes, *said),
+        notes=(*notes, *listing.notes, *said),
         reading=record_reading(options, rename_classes=tuple(read.renamed.items())),
     )
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ....cache.errors import DataError
 from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
-from ..columns.patients import NO_GROUP, check_groups, group_by_pattern, number_groups, say_shared_stems
-from ..pixels.files import Listing
+from ..columns.patients import NO_GROUP, check_groups, group_by_pattern, number_groups, say_likely_patients
+from ..pixels.listing import Listing
 
 __all__ = ["group_images"]
 
@@ -26,14 +26,16 @@ def group_images(
     options: DatasetOptions,
     what: str,
     *,
-    drawn: bool,
+    split: Sequence[int] | None,
+    places: int,
     column: tuple[str, Sequence[str]] | None = None,
 ) -> tuple[Group, list[str]]:
     """Return the patient of each image, (M,) int64, -1 none, and what to say of them.
 
     Parameters
     ----------
-    drawn : splits are going to be drawn
+    split : of each of the files listed, where no patients are going to be kept together as splits are drawn
+    places : number of folders that classes and splits explain
     column : a table's column of patients: its name, and its cell for each of the files listed
 
     Raises
@@ -41,13 +43,13 @@ def group_images(
     DataError
         What is said of patients cannot be true of any, or contradicts itself.
     """
-    files = len(listing.names)
+    files, drawn = len(listing.names), split is None
     if options.group_pattern is not None:
         if column is not None and options.group_column is not None:
             raise DataError("--group-column and --group-pattern were both given; expected one of them.")
-        values, said = group_by_pattern(listing.names, options.group_pattern, what)
+        values, found = group_by_pattern(listing.names, options.group_pattern, what)
         check_groups(values, "--group-pattern", what, drawn)
-        return listing.group(number_groups(values)), [said]
+        return listing.group(number_groups(values)), [found]
     if column is not None:
         check_groups(column[1], column[0], what, drawn)
         return listing.group(number_groups(column[1])), []
@@ -59,11 +61,14 @@ def group_images(
     named = int((patients >= 0).sum())
     if count > 1 and count < named and (count >= _SPLITS or not drawn):
         return listing.group(patients), [f"images are grouped by DICOM's PatientID: {count} patients"]
-    if 0 < count < min(named, _SPLITS) and drawn:
+    said: list[str] = []
+    if 0 < count < min(named, _SPLITS):
         # One for all is what many a tool writes when it takes names away.
-        return listing.group(nobody), [
-            f"the DICOM files name {count} {plural(count, 'patient')} by PatientID, which cannot fill three splits: "
-            "images of one come into several splits, unless --group-pattern or a table's column tells them apart"
+        why = "which cannot fill three splits" if drawn else "who may be any"
+        said = [
+            f"the DICOM files name {count} {plural(count, 'patient')} by PatientID, {why}: images of one may come into "
+            "several splits, unless --group-pattern or a table's column tells them apart"
         ]
-    said_of_names = say_shared_stems(listing.names) if drawn and not options.unlabelled else None
-    return listing.group(nobody), [said_of_names] if said_of_names else []
+    elif not options.unlabelled:
+        said = say_likely_patients(listing.names, split, places)
+    return listing.group(nobody), said

@@ -12,7 +12,7 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
 from ..columns.labels import quoted
-from ..columns.splits import find_split
+from ..columns.splits import find_split, name_likely_splits
 from ..pixels.file_kinds import kind_of_name
 from .tree import DOCUMENTS, Tree
 
@@ -37,6 +37,7 @@ class Placed:
     split : one an image, -1 where its folders name none
     left : the images that are in no class, by reason
     empty : classes that folders name and that have no image
+    notes : what looks odd, in words
     """
 
     names: list[str] = field(default_factory=list)
@@ -44,6 +45,7 @@ class Placed:
     split: list[int] = field(default_factory=list)
     left: dict[str, list[str]] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def put(self, name: str, label: str, split: int) -> None:
         self.names.append(name)
@@ -75,10 +77,10 @@ def place_images(
             placed.put(name, "", -1)
         return placed
     if options.class_pattern is not None:
-        return _by_pattern(images, options.class_pattern, split_names, what)
+        return _with_word_of_splits(_by_pattern(images, options.class_pattern, split_names, what))
     if options.class_level is not None:
         _refuse_nowhere(tree, options.class_level, options.exclude_classes, what)
-        return _by_level(images, options.class_level, split_names, what)
+        return _with_word_of_splits(_by_level(images, options.class_level, split_names, what))
     return _usual(tree, images, left, options, split_names, what)
 
 
@@ -102,6 +104,22 @@ def _by_pattern(images: Sequence[str], pattern: str, split_names: dict[str, str]
             f"{what} has no image whose path --class-pattern '{pattern}' matches, '{images[0]}' for one; expected a "
             "regular expression whose first group is the class."
         )
+    return placed
+
+
+def _with_word_of_splits(placed: Placed) -> Placed:
+    """Say that folders look like splits where none has been read as one."""
+    if max(placed.split, default=0) >= 0:
+        return placed
+    paths = [name.split("/")[:-1] for name in placed.names]
+    for level in range(max(map(len, paths))):
+        folders = {path[level] for path in paths if len(path) > level}
+        likely = name_likely_splits(folders - set(placed.classes))
+        if likely:
+            placed.notes.append(
+                f"folders look like splits and are not read as such: --split-names {likely} reads them, else splits "
+                "are drawn"
+            )
     return placed
 
 
@@ -164,6 +182,12 @@ def _usual(
     files = [*images, *(name for names in left.values() for name in names)]
     tops = [name for name in tree.folders if "/" not in name]
     splits = {name: split for name in tops if (split := find_split(name, split_names)) >= 0}
+    likely = None if splits else name_likely_splits(tops)
+    if likely:
+        raise DataError(
+            f"{what} has folders of classes that look like splits, {quoted(tops, _LISTED)}; expected classes: "
+            f"--split-names {likely} reads these as splits, --class-level 1 as classes."
+        )
     filled = Counter(name.split("/")[0] for name in files if name.count("/") > 1)
     depth = 2 if any(filled[name] for name in splits) else 1
     placed = Placed()

@@ -20,10 +20,18 @@ NOWHERE = "links to nothing"
 OTHERS = "other formats"
 DOCUMENTS = "documents"
 
-_WORDS = r"(?:masks?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|manual|superpixels?)"
-# What an outline of X is called beside X: X_mask, X_mask_1, X-seg, X_segmentation, X_label2.
-_BESIDE = re.compile(rf"(?P<image>.+?)[ _.-]+{_WORDS}(?:[ _.-]*\(?\d*\)?)?", re.IGNORECASE)
-_WORD = re.compile("mask|seg|label|gt|truth|annot|manual|superp", re.IGNORECASE)  # quicker, and all that most need
+_WORDS = (
+    r"(?:masks?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|annotated|manual|"
+    r"superpixels?|contours?|outlines?|overlays?)"
+)
+# What an outline of X is called beside X: X_mask, X_mask_1, X-seg, X_lesion_segmentation, X_label2, Xmask, mask_X.
+_BESIDE = (
+    re.compile(rf"(?P<image>.+?)[ _.-]+(?:[a-z]+[ _-])?{_WORDS}(?:[ _.-]*\(?\d*\)?)?", re.IGNORECASE),
+    re.compile(r"(?P<image>.+?)mask", re.IGNORECASE),
+    re.compile(rf"{_WORDS}[ _.-]+(?P<image>.+)", re.IGNORECASE),
+)
+# Quicker, and all that most need.
+_WORD = re.compile("mask|seg|label|gt|truth|annot|manual|superp|contour|outline|overlay", re.IGNORECASE)
 _MASK_FOLDER = re.compile(rf"(?:\w+[ _-])?{_WORDS}", re.IGNORECASE)
 
 
@@ -129,24 +137,41 @@ def find_masks(names: Iterable[str]) -> set[str]:
     masks: set[str] = set()
     for stems in folders.values():
         for stem, files in stems.items():
-            found = _BESIDE.fullmatch(stem) if _WORD.search(stem) else None
-            if found is not None and found["image"] in stems:
+            if any(image in stems for image in _images_of(stem)):
                 masks.update(files)
-    for folder, stems in folders.items():
-        parent, _, last = folder.rpartition("/")
-        if _MASK_FOLDER.fullmatch(last) and any(
-            other != folder and other.rpartition("/")[0] == parent and _cover(stems, beside)
-            for other, beside in folders.items()
-        ):
-            masks.update(name for files in stems.values() for name in files)
+    likely = [(folder, place) for folder in folders for place in _mask_places(folder)]
+    # By what stands before and behind the folder that is called masks: images/train/1.png by masks/train/1.png.
+    alike: dict[tuple[str, str], list[str]] = {}
+    for folder in folders if likely else ():
+        for place in range(folder.count("/") + 1):
+            alike.setdefault(_around(folder, place), []).append(folder)
+    for folder, place in likely:
+        others = alike[_around(folder, place)]
+        if any(other != folder and _cover(folders[folder], folders[other]) for other in others):
+            masks.update(name for files in folders[folder].values() for name in files)
     return masks
+
+
+def _images_of(stem: str) -> list[str]:
+    """Return the stems that an outline of this stem may be of."""
+    if not _WORD.search(stem):
+        return []
+    return [found["image"] for pattern in _BESIDE if (found := pattern.fullmatch(stem)) is not None]
+
+
+def _mask_places(folder: str) -> list[int]:
+    if not _WORD.search(folder):
+        return []
+    return [place for place, name in enumerate(folder.split("/")) if _MASK_FOLDER.fullmatch(name)]
+
+
+def _around(folder: str, place: int) -> tuple[str, str]:
+    names = folder.split("/")
+    return "/".join(names[:place]), "/".join(names[place + 1 :])
 
 
 def _cover(masks: dict[str, list[str]], images: dict[str, list[str]]) -> bool:
     """Tell whether most masks of a folder are named by an image of another, with or without a mask's ending."""
 
-    def image(stem: str) -> str:
-        found = _BESIDE.fullmatch(stem)
-        return stem if stem in images or found is None else found["image"]
-
-    return 2 * sum(image(stem) in images for stem in masks) > len(masks)
+    covered = sum(stem in images or any(image in images for image in _images_of(stem)) for stem in masks)
+    return 2 * covered > len(masks)

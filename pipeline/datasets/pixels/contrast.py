@@ -15,7 +15,17 @@ from ...views.preprocessing import Intensity, write_levels
 from ..columns.dataset import Dataset, DatasetOptions, Deep, Images
 from .intensity import float_scale, scale
 
-__all__ = ["FLAT", "SAMPLED", "Found", "find_intensity", "flat_rows", "is_flat", "sample_deep", "settle_intensity"]
+__all__ = [
+    "FLAT",
+    "SAMPLED",
+    "Found",
+    "Looked",
+    "find_intensity",
+    "flat_rows",
+    "is_flat",
+    "sample_deep",
+    "settle_intensity",
+]
 
 # Enough to meet what one image in twenty holds, but for one set in thirty.
 SAMPLED = 64
@@ -203,15 +213,23 @@ def _without_padding(values: npt.NDArray[np.float64]) -> tuple[float, float, npt
 # ── Views ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flat_rows(images: Images, rows: npt.NDArray[np.int64]) -> tuple[list[int], int]:
-    """Return which of the first few of some rows come out nearly as one grey, and how many were looked at.
+class Looked(NamedTuple):
+    """Rows that were looked at: nearly of one grey, of more, and of one value, which no choice of black changes."""
 
-    Images of one value are left out: no choice of black and white would show more of them.
-    """
-    found = _ask(images.read, rows)
-    looked = [(row, pixels) for row, pixels in zip(rows.tolist(), found, strict=False) if pixels is not None]
-    lively = [(row, pixels) for row, pixels in looked if pixels.min() != pixels.max()]
-    return [row for row, pixels in lively if is_flat(pixels)], len(lively)
+    flat: list[int]
+    lively: list[int]
+    blank: list[int]
+
+
+def flat_rows(images: Images, rows: npt.NDArray[np.int64]) -> Looked:
+    """Return which of the first few of some rows come out nearly as one grey."""
+    found = Looked([], [], [])
+    for row, pixels in zip(rows.tolist(), _ask(images.read, rows), strict=False):
+        if pixels is None:
+            continue
+        kind = found.blank if pixels.min() == pixels.max() else found.flat if is_flat(pixels) else found.lively
+        kind.append(row)
+    return found
 
 
 def is_flat(pixels: Pixels) -> bool:

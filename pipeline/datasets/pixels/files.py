@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import file_key, page_key
 from ....cache.system_files import is_system_file
 from ...views.preprocessing import Intensity
-from ..columns.dataset import UNREADABLE, DatasetOptions, Deep, Place, Window
+from ..columns.dataset import UNREADABLE, Deep, Place, Window
 from .file_kinds import DICOM, PICTURES, kind_of_content, kind_of_name, suffix_of
 from .key_memory import KeyMemory
+from .pages import PAGED
 
-__all__ = ["FORMATS", "Facts", "FileImages", "Format", "Listing", "find_format", "list_images"]
+__all__ = ["FORMATS", "LOCALIZERS", "NOWHERE", "Facts", "FileImages", "Format", "find_format"]
 
 _log = logging.getLogger(__name__)
 Pixels = npt.NDArray[Any]
 T = TypeVar("T")
 
-_HEADER_THREADS = 8  # headers are read from network shares as well, where waiting is all that it costs
 _FILES_KEPT = 32
-_LOOKED_AT = 64
-NOWHERE, LOCALIZERS = "link to nothing", "localizers"  # why a file is left out
+# Why a file is left out.
+NOWHERE = "link to nothing"
+LOCALIZERS = "localizers"
 
 
 class Facts(NamedTuple):
@@ -104,14 +103,14 @@ def _deep_picture(path: Path, what: str, frame: int) -> Deep | None:
 
 def _dicom(what: str = "") -> ModuleType:
     try:
-        from . import dicom
+        from .dicom import decoding
     except ImportError as exc:
         raise DataError(
             f"{what}{': ' if what else ''}DICOM files are read with pydicom 3 or newer, which cannot be imported "
             f'({exc}); pip install "medalmighty[dicom]".',
             "no decoder",
         ) from exc
-    return dicom
+    return decoding
 
 
 def _dicom_facts(path: Path) -> Facts:
@@ -133,12 +132,12 @@ def _deep_dicom(path: Path, what: str, frame: int) -> Deep | None:
 
 
 _PICTURE = Format(None, None, _picture_key, _decode_picture, _deep_picture)
-_TIFF = _PICTURE._replace(pages=_count_pages)
+_PAGED = _PICTURE._replace(pages=_count_pages)
 _DICOM = Format(_dicom_facts, None, _dicom_key, _decode_dicom, _deep_dicom)
 
 # By suffix, in lower case.
-FORMATS = dict.fromkeys(PICTURES, _PICTURE) | dict.fromkeys((".tif", ".tiff"), _TIFF) | dict.fromkeys(DICOM, _DICOM)
-_BY_KIND = {"picture": _PICTURE, "dicom": _DICOM}
+FORMATS = dict.fromkeys(PICTURES, _PICTURE) | dict.fromkeys(PAGED, _PAGED) | dict.fromkeys(DICOM, _DICOM)
+_BY_KIND = {"picture": _PAGED, "dicom": _DICOM}
 
 
 def find_format(path: Path) -> Format | None:
@@ -224,127 +223,3 @@ class FileImages:
         except OSError as exc:
             reason = exc.strerror or type(exc).__name__
             raise DataError(f"{what} in '{self.folder}' cannot be read: {reason}.", UNREADABLE) from exc
-
-
-class Listing(NamedTuple):
-    """Images of files, of which some have several frames.
-
-    Attributes
-    ----------
-    place : (M,) int64 index of each image's file among those listed
-    tied : (M,) bool, whether an image is a frame of a file that is one examination
-    names : (N,) the files listed
-    patients : (N,) of the files listed, as `Facts.patient`; empty where no file names one
-    left : files that are DICOM and no image of the study, by what they are; no image is of them
-    """
-
-    images: FileImages
-    place: npt.NDArray[np.int64]
-    tied: npt.NDArray[np.bool_]
-    names: tuple[str, ...] = ()
-    patients: tuple[bytes, ...] = ()
-    left: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-
-    def group(self, group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return (M,) int64 groups of the images, from (N,) of the files: frames of one examination are in one."""
-        group = group[self.place]
-        alone = np.flatnonzero((group < 0) & self.tied).tolist()
-        first = int(group.max(initial=-1)) + 1
-        names = [self.images.names[row] for row in alone]
-        number = {name: index for index, name in enumerate(dict.fromkeys(names), first)}
-        group[alone] = [number[name] for name in names]
-        return group
-
-
-def list_images(
-    folder: Path, names: Sequence[str], options: DatasetOptions, what: str, frames: Sequence[str] | None = None
-) -> Listing:
-    """Make a row of every frame; of DICOM files the headers are read, of others nothing.
-
-    Of a TIFF file of several pages, only the first is an image, unless `frames` names others.
-
-    Parameters
-    ----------
-    names : (N,) files under the folder
-    frames : (N,) of a file that has several, the number of the only one wanted, counted from 1; empty = all
-
-    Raises
-    ------
-    DataError
-        There is no pydicom to read DICOM files with, no image for a window, or no frame of that number.
-    """
-    # By suffix first: a path for each of a hundred thousand names is not free.
-    formats = [FORMATS.get(suffix_of(name)) or find_format(folder / name) for name in names]
-    dicom = [(row, kind.facts) for row, kind in enumerate(formats) if kind is not None and kind.facts is not None]
-    counts, patients = [1] * len(names), [b""] * len(names)
-    left: dict[str, list[str]] = {}
-    odd: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        facts = list(pool.map(lambda item: item[1](folder / names[item[0]]), dicom))
-    for (row, _), fact in zip(dicom, facts, strict=True):
-        counts[row], patients[row] = fact.frames, fact.patient
-        if fact.odd is not None:
-            odd.setdefault(fact.odd, []).append(names[row])
-        if fact.no_image is not None and (fact.no_image != LOCALIZERS or options.skip_localizers):
-            left.setdefault(fact.no_image, []).append(names[row])
-            counts[row] = 0
-    for oddity, found in odd.items():
-        _log.warning("%s: %d DICOM files %s, for instance '%s'", what, len(found), oddity, found[0])
-    if frames is not None:
-        counts = _count_pages_asked(folder, names, formats, counts)
-    # Of what has no frames, a column of that name says something else.
-    asked = [
-        frames[row] if frames is not None and _has_frames(kind, counts[row]) else "" for row, kind in enumerate(formats)
-    ]
-    wanted = [_wanted(count, asked[row], names[row], what) for row, count in enumerate(counts)]
-    place = np.repeat(np.arange(len(names)), [len(part) for part in wanted])
-    numbers = np.array([frame for part in wanted for frame in part], np.int64)
-    images = FileImages(
-        folder,
-        tuple(names[row] for row in place.tolist()),
-        options.intensity,
-        tuple(numbers.tolist()) if numbers.any() else (),
-        options.window,
-    )
-    if options.window is not None and not dicom and not _any_deep(images):
-        raise DataError(f"{what} has no DICOM file and no image of more than 8 bits for --window; leave it out.")
-    chosen = np.array(list(map(bool, asked)), bool)
-    film = np.array([kind is not None and kind.facts is not None for kind in formats], bool)
-    known = tuple(patients) if any(patients) else ()
-    gone = {kind: tuple(files) for kind, files in left.items()}
-    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, gone)
-
-
-def _count_pages_asked(
-    folder: Path, names: Sequence[str], formats: Sequence[Format | None], counts: Sequence[int]
-) -> list[int]:
-    """Return the counts with those of files whose pages a table names one by one; each file is opened once."""
-    pages = {name: kind.pages for name, kind in zip(names, formats, strict=True) if kind is not None and kind.pages}
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        found = dict(zip(pages, pool.map(lambda item: item[1](folder / item[0]), pages.items()), strict=True))
-    return [found.get(name, count) for name, count in zip(names, counts, strict=True)]
-
-
-def _has_frames(kind: Format | None, count: int) -> bool:
-    return count > 1 or (kind is not None and kind.facts is not None)
-
-
-def _wanted(count: int, asked: str, name: str, what: str) -> list[int]:
-    """Return the frames of a file that are images of their own, [0] where it is one as a whole."""
-    if count and asked and not (asked.isdecimal() and 1 <= int(asked) <= count):
-        raise DataError(
-            f"{what} asks for frame '{asked}' of file '{name}', which has {count}; expected 1 to {count}, or empty = "
-            "all of them."
-        )
-    if count <= 1:
-        return [0] * count
-    return [int(asked)] if asked else list(range(1, count + 1))
-
-
-def _any_deep(images: FileImages) -> bool:
-    """Tell whether one of the first few images that can be read is of more than 8 bits."""
-    for row in range(min(len(images), _LOOKED_AT)):
-        with suppress(DataError):
-            if images.deep(row) is not None:
-                return True
-    return False

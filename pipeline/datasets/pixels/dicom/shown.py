@@ -15,11 +15,11 @@ from pydicom.pixels.processing import (
     convert_color_space,
 )
 
-from ...views.preprocessing import Intensity, levels_of
-from ..columns.dataset import Window
-from .dicom_header import Header, Shown
-from .dicom_tables import Lut, Palette, Unusable
-from .intensity import float_range, scale, stretch
+from ....views.preprocessing import Intensity, levels_of
+from ...columns.dataset import Window
+from ..intensity import float_range, scale, stretch
+from .header import Header, Shown
+from .tables import Lut, Palette, Unusable
 
 __all__ = ["GREY", "YBR", "apply_modality", "declared_ends", "show_colour", "show_grey"]
 

@@ -8,13 +8,14 @@ import gzip
 import io
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from ....cache.errors import DataError
-from ....cache.text import plural
-from ..columns.labels import others_beside, quoted
+from .....cache.errors import DataError
+from .....cache.text import plural
+from ...columns.labels import others_beside, quoted
 
-__all__ = ["FIRST_ROW", "TABLES", "Columns", "is_table", "read_columns"]
+__all__ = ["FIRST_ROW", "TABLES", "Columns", "find_column", "is_table", "read_columns", "require"]
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 FIRST_ROW = 2  # as a spreadsheet counts, the header being row 1
@@ -23,6 +24,8 @@ _GZIP = b"\x1f\x8b"
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # Excel's first line, which says what parts the cells below.
 _SEP = re.compile(r"\ufeff?\"?sep=(.)\"?\r?\n", re.IGNORECASE)
+# Before the header: empty lines, some with separators, and remarks.
+_BEFORE = re.compile(r"(?:[ \t,;|]*\r?\n|#[ \t][^\n]*\n)+")
 
 Columns = dict[str, list[str]]
 
@@ -35,7 +38,8 @@ def is_table(name: str) -> bool:
 def read_columns(path: Path, what: str, usual: str) -> Columns:
     """Read a table into its columns by name, cells stripped.
 
-    UTF-8 or UTF-16, packed by gzip or not; comma, semicolon, tab or bar; ``sep=;`` in a line before the header.
+    UTF-8 or UTF-16, packed by gzip or not; comma, semicolon, tab or bar; ``sep=;``, empty lines and remarks (``# …``)
+    before the header.
 
     Parameters
     ----------
@@ -50,10 +54,12 @@ def read_columns(path: Path, what: str, usual: str) -> Columns:
         text = _decode(path.read_bytes())
         said = _SEP.match(text)
         text = text[said.end() :] if said else text
+        before = _BEFORE.match(text)
+        text = text[before.end() :] if before else text
         separator = said[1] if said else _separator(text)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         names = [cell.strip() for cell in next(reader, [])]
-        rows = [row for row in reader if any(row)]
+        rows = [row for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError as exc:
         raise DataError(
             f"There is no {what}{others_beside(path)}; expected the path of a .csv with the columns {usual}."
@@ -93,3 +99,25 @@ def _separator(text: str) -> str:
     """Return what parts the cells of a header, not counting what stands in quotes."""
     header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     return max(_SEPARATORS, key=header.count)
+
+
+def find_column(columns: Columns, usual: str) -> str | None:
+    """Return the column of a usual name, whose case does not count where it is the only one; None if there is none."""
+    if usual in columns:
+        return usual
+    alike = [name for name in columns if name.lower() == usual]
+    return alike[0] if len(alike) == 1 else None
+
+
+def require(columns: Columns, wanted: Sequence[str], what: str, purpose: str) -> None:
+    """Refuse a table without some columns.
+
+    Raises
+    ------
+    DataError
+    """
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise DataError(
+            f"{what} has no column {quoted(missing)} for {purpose}; its columns are {quoted(list(columns))}."
+        )

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
-from .quiet import quiet_decoders
+from ..quiet import quiet_decoders
 
 __all__ = ["PREAMBLE", "has_magic", "read_facts"]
 

@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ....cache.errors import DataError
-from ..columns.account import Account
-from ..columns.bits import BITS
-from ..columns.dataset import Dataset, DatasetOptions, class_order
-from ..columns.reading import record_reading
-from ..columns.repeats import Merged, merge_rows
-from ..pixels.files import Listing, list_images
-from .grouping import group_images
+from .....cache.errors import DataError
+from ...columns.account import Account
+from ...columns.bits import BITS
+from ...columns.dataset import Dataset, DatasetOptions, class_order
+from ...columns.reading import record_reading
+from ...columns.repeats import Merged, merge_rows
+from ...pixels.listing import Listing, list_images
+from ..grouping import group_images
+from .columns import FILE, Found, find_columns, say_patient_columns
+from .labels import read_labels
 from .lookup import Lookup
-from .table_columns import FILE, find_columns, read_labels, say_patient_columns
-from .table_text import FIRST_ROW, read_columns
+from .text import FIRST_ROW, read_columns
 
 __all__ = ["BITS", "FIRST_ROW", "open_table", "read_columns"]
 
@@ -48,9 +49,9 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     """
     what = f"table '{path}'"
     lookup = Lookup(path.parent, [Path(folder) for folder in options.image_folders], what)
-    found = find_columns(path, options, lookup, what)
+    found = find_columns(path, options, lookup, what, fresh=classes is None)
     named = read_labels(found.columns, options, classes, what)
-    files = lookup.resolve(found.files)
+    files = lookup.resolve(found.files, found.starts)
     labels = named.classes.labels
     rows = labels.rows
     images = [(files[row], found.frames[row]) if found.frames else files[row] for row in rows.tolist()]
@@ -62,11 +63,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     frames = [found.frames[row] for row in kept.tolist()] if found.frames else None
     listing = list_images(path.parent, [files[row] for row in kept.tolist()], options, what, frames)
     split = None if found.split is None else found.split[kept]
-    drawn = split is None or not (split == 1).any()
-    patients = None if found.groups is None else (found.group_column, [found.groups[row] for row in kept.tolist()])
-    group, said = group_images(listing, options, what, drawn=drawn, column=patients)
-    if patients is None and drawn and not options.unlabelled and options.group_column is None:
-        said += say_patient_columns(found, options)
+    group, said = _find_groups(found, listing, kept, split, len(labels.classes), options, what)
     account = _account(found.files, rows, merged, listing, lookup.unnamed(files))
     if account.left_out:
         _log.warning("%s: %s", what, account)
@@ -82,7 +79,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         domains=domain_names,
         label_columns=named.label_columns,
         account=account,
-        notes=(*found.notes, *named.notes, *said),
+        notes=(*found.notes, *named.notes, *named.classes.notes, *listing.notes, *said),
         excluded=named.classes.excluded,
         reading=record_reading(
             options,
@@ -90,6 +87,25 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
             rename_classes=tuple(named.classes.renamed.items()),
         ),
     )
+
+
+def _find_groups(
+    found: Found,
+    listing: Listing,
+    rows: npt.NDArray[np.int64],
+    split: npt.NDArray[np.int8] | None,
+    classes: int,
+    options: DatasetOptions,
+    what: str,
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return the patient of each image, (M,) int64, -1 none, and what to say of them."""
+    given = None if split is None or not (split == 1).any() else split.tolist()
+    column = None if found.groups is None else (found.group_column, [found.groups[row] for row in rows.tolist()])
+    places = classes * (1 if split is None else len(set(split.tolist())))
+    group, said = group_images(listing, options, what, split=given, places=places, column=column)
+    if column is None and given is None and not options.unlabelled and options.group_column is None:
+        said += say_patient_columns(found, options)
+    return group, said
 
 
 def _domains(
@@ -116,7 +132,7 @@ def _account(
         **{reason: tuple(names) for reason, names in listing.left.items()},
     }
     left = {reason: names for reason, names in parts.items() if names}
-    used = len(files) - sum(map(len, left.values()))
+    used = len(np.unique(listing.place))
     beside = {reason: tuple(names) for reason, names in unnamed.items()}
     return Account(unit="rows", found=len(files), used=used, left=left, beside=beside)
 

@@ -25,10 +25,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from ....cache.errors import DataError
-from .dicom_facts import PREAMBLE, has_magic
-from .dicom_tables import Lut, Palette, Unusable, read_lut, read_palette
-from .quiet import quiet_decoders
+from .....cache.errors import DataError
+from ..quiet import quiet_decoders
+from .facts import PREAMBLE, has_magic
+from .tables import Lut, Palette, Unusable, read_lut, read_palette
 
 __all__ = ["ELEMENTS", "Header", "Shown", "named", "read_header", "read_whole"]
 

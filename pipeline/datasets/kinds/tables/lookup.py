@@ -4,21 +4,65 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from ....cache.errors import DataError
-from ....cache.text import plural
-from ..columns.labels import quoted
-from ..pixels.file_kinds import kind_of_name
-from .tree import NOWHERE, Tree, walk
+from .....cache.errors import DataError
+from .....cache.text import plural
+from ...columns.labels import quoted
+from ...pixels.file_kinds import kind_of_name
+from ..tree import Tree, walk
 
-__all__ = ["Lookup"]
+__all__ = ["Lookup", "Names"]
 
 _LISTED = 20
 _SAMPLE = 32
 _SEARCHED = {"picture", "dicom", "unknown"}  # what a file may be by its name to be looked for
+
+
+class Names:
+    """Paths that are found by all of them, by their end, and by their end without a suffix.
+
+    Backslashes are slashes, and letters with marks may be composed or not.
+
+    Parameters
+    ----------
+    paths : with slashes
+    meant : what is returned of each; None = the path itself
+    """
+
+    def __init__(self, paths: Iterable[str], meant: Iterable[str] | None = None) -> None:
+        index: dict[str, list[tuple[list[str], str]]] = {}
+        paths = list(paths)
+        for path, value in zip(paths, paths if meant is None else meant, strict=True):
+            parts = _parts(path)
+            if parts:
+                index.setdefault(parts[-1], []).append((parts, value))
+        self._by_name = index
+
+    def find(self, name: str) -> list[str]:
+        """Return what fits a name best: all of the name or all of the path has to agree."""
+        parts = _parts(name)
+        if not parts:
+            return []
+        stem = _stem(parts[-1])
+        by_name = _fitting(parts, self._by_name.get(parts[-1], []))
+        return by_name or _fitting([*parts[:-1], stem], self._by_stem.get(stem, []))
+
+    @cached_property
+    def _by_stem(self) -> Mapping[str, list[tuple[list[str], str]]]:
+        index: dict[str, list[tuple[list[str], str]]] = {}
+        for places in self._by_name.values():
+            for parts, value in places:
+                stem = _stem(parts[-1])
+                index.setdefault(stem, []).append(([*parts[:-1], stem], value))
+        return index
+
+
+def _parts(name: str) -> list[str]:
+    name = unicodedata.normalize("NFC", name.replace("\\", "/"))
+    return [part for part in name.split("/") if part not in ("", ".", "..")]
 
 
 class Lookup:
@@ -45,21 +89,40 @@ class Lookup:
             raise DataError(f"There is no folder {quoted(missing)} for --images; expected a folder with images in it.")
         return [walk(folder, f"folder '{folder}' of --images") for folder in self._folders]
 
-    def resolve(self, cells: Sequence[str]) -> list[str]:
+    def resolve(self, cells: Sequence[str], starts: Sequence[str] | None = None) -> list[str]:
         """Return the file of each cell: its path from the table's folder, or an absolute one.
+
+        A link to nothing is a file here; whether it may be left out is decided where it is read.
+
+        Parameters
+        ----------
+        starts : of each cell, the folder that it starts from, as a path from the table's; None = all from the table's
 
         Raises
         ------
         DataError
-            Cells lead nowhere, or to several files.
+            Cells lead nowhere or to several files, or several of them to one.
         """
-        found: dict[str, str | None] = {}
+        places = list(zip(cells, starts or [""] * len(cells), strict=True))
+        found: dict[tuple[str, str], str] = {}
         several: dict[str, list[str]] = {}
-        for cell in dict.fromkeys(cells):
-            candidates = self.find(cell)
-            found[cell] = candidates[0] if len(candidates) == 1 else None
+        missing: list[tuple[str, str]] = []
+        searched: dict[str, str] = {}
+        for place in dict.fromkeys(places):
+            cell, start = place
+            candidates = self.find(cell, start)
             if len(candidates) > 1:
                 several[cell] = candidates
+            elif not candidates:
+                missing.append(place)
+            else:
+                found[place] = file = candidates[0]
+                other = searched.setdefault(file, cell)
+                if _parts(other) != _parts(cell):
+                    raise DataError(
+                        f"{self._what} has '{other}' and '{cell}', and '{file}' is the only file that either fits; "
+                        "expected a file for each: are folders missing under --images?"
+                    )
         if several:
             first = next(iter(several))
             raise DataError(
@@ -67,37 +130,39 @@ class Lookup:
                 f"for one: {quoted(several[first], 3)}; expected one each: name a folder that holds only one of them "
                 "with --images, or write paths into the table."
             )
-        missing = [cell for cell in found if found[cell] is None]
         if missing:
-            raise DataError(self._missing(missing))
-        return [found[cell] or "" for cell in cells]
+            raise DataError(self._missing([f"{start}/{cell}" if start else cell for cell, start in missing]))
+        return [found[place] for place in places]
 
     def fits(self, cells: Sequence[str]) -> bool:
         """Tell whether all of the first few cells lead to files."""
         return bool(cells) and all(cell and self.find(cell) for cell in dict.fromkeys(cells[:_SAMPLE]))
 
-    def find(self, cell: str) -> list[str]:
+    def find(self, cell: str, start: str = "") -> list[str]:
         """Return the files that a cell may mean, those of the most exact reading alone."""
-        if not cell or (self._beside / cell).is_file():
-            return [cell] if cell else []
-        name = unicodedata.normalize("NFC", cell.replace("\\", "/"))
-        near = self._written_otherwise(name)
-        if near is not None:
-            return [near]
-        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-        if not parts or not self._folders:
+        if not cell:
             return []
-        by_name = _fitting(parts, self._by_name.get(parts[-1], []))
-        stem = _stem(parts[-1])
-        return by_name or _fitting([*parts[:-1], stem], self._by_stem.get(stem, []))
+        near = f"{start}/{cell}" if start and not PurePosixPath(cell).is_absolute() else cell
+        if self.is_beside(near):
+            return [near]
+        other = self._written_otherwise(unicodedata.normalize("NFC", near.replace("\\", "/")))
+        if other is not None:
+            return [other]
+        return self._names.find(cell) if self._folders else []
+
+    def is_beside(self, name: str) -> bool:
+        """Tell whether a path from the table's folder leads to a file, or to a link to one that is missing."""
+        path = self._beside / name
+        return path.is_file() or path.is_symlink()
 
     def _written_otherwise(self, name: str) -> str | None:
         """Return the path of a name whose slashes or letters with marks are written in another way."""
-        if (self._beside / name).is_file():
+        if self.is_beside(name):
             return name
         found = PurePosixPath()
         for part in PurePosixPath(name).parts:
-            last = part if (self._beside / found / part).exists() else self._composed(self._beside / found).get(part)
+            here = self._beside / found
+            last = part if part == ".." or (here / part).exists() else self._composed(here).get(part)
             if last is None:
                 return None
             found /= last
@@ -118,25 +183,15 @@ class Lookup:
         return {}
 
     @cached_property
-    def _by_name(self) -> Mapping[str, list[tuple[list[str], str]]]:
-        index: dict[str, list[tuple[list[str], str]]] = {}
+    def _names(self) -> Names:
+        paths, meant = [], []
         for folder, tree in zip(self._folders, self.trees, strict=True):
             start = os.path.relpath(folder, self._beside) if not folder.is_absolute() else str(folder)
             for file in tree.files:
-                if kind_of_name(file) not in _SEARCHED:
-                    continue
-                parts = unicodedata.normalize("NFC", file).split("/")
-                index.setdefault(parts[-1], []).append((parts, file if start == "." else f"{start}/{file}"))
-        return index
-
-    @cached_property
-    def _by_stem(self) -> Mapping[str, list[tuple[list[str], str]]]:
-        index: dict[str, list[tuple[list[str], str]]] = {}
-        for places in self._by_name.values():
-            for parts, file in places:
-                stem = _stem(parts[-1])
-                index.setdefault(stem, []).append(([*parts[:-1], stem], file))
-        return index
+                if kind_of_name(file) in _SEARCHED:
+                    paths.append(file)
+                    meant.append(file if start == "." else f"{start}/{file}")
+        return Names(paths, meant)
 
     def unnamed(self, used: Sequence[str]) -> dict[str, list[str]]:
         """Return the files under the folders of images that no row names, by why that may be."""
@@ -151,8 +206,6 @@ class Lookup:
         return left
 
     def _missing(self, missing: Sequence[str]) -> str:
-        nowhere = [cell for cell in missing if (self._beside / cell).is_symlink()]
-        links = f" ({len(nowhere)} {NOWHERE})" if nowhere else ""
         searched = f"relative to '{self._beside}'"
         remedy = "put them there, take their rows out, or name the folder that they lie under with --images"
         if self._folders:
@@ -160,7 +213,7 @@ class Lookup:
             remedy = "put them there, or take their rows out"
         return (
             f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that "
-            f"{plural(len(missing), 'is', 'are')} not there{links}, {searched}: {quoted(missing, _LISTED)}; {remedy}."
+            f"{plural(len(missing), 'is', 'are')} not there, {searched}: {quoted(missing, _LISTED)}; {remedy}."
         )
 
 

@@ -27,15 +27,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ....cache.format.digest import canonical_json
-from ....cache.keys import KEY_BYTES
-from ...views.preprocessing import Intensity
-from ..columns.dataset import Deep, Window
-from .dicom_facts import read_facts
-from .dicom_header import Header, Shown, named, read_header, read_whole
-from .dicom_shown import GREY, YBR, apply_modality, declared_ends, show_colour, show_grey
-from .dicom_tables import Lut, Unusable
-from .intensity import float_range
+from .....cache.format.digest import canonical_json
+from .....cache.keys import KEY_BYTES
+from ....views.preprocessing import Intensity
+from ...columns.dataset import Deep, Window
+from ..intensity import float_range
+from .facts import read_facts
+from .header import Header, Shown, named, read_header, read_whole
+from .shown import GREY, YBR, apply_modality, declared_ends, show_colour, show_grey
+from .tables import Lut, Unusable
 
 __all__ = ["decode_dicom", "deep_dicom", "dicom_key", "read_facts"]
 

@@ -1,0 +1,169 @@
+"""Files as rows: how many images each has, whose they are, and which are none of a study."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....cache.errors import DataError
+from ....cache.text import plural
+from ..columns.dataset import DatasetOptions
+from .file_kinds import suffix_of
+from .files import FORMATS, LOCALIZERS, FileImages, Format, find_format
+from .pages import holds_more
+
+__all__ = ["Listing", "list_images"]
+
+_log = logging.getLogger(__name__)
+
+_HEADER_THREADS = 8  # headers are read from network shares as well, where waiting is all that it costs
+_LOOKED_AT = 64
+
+
+class Listing(NamedTuple):
+    """Images of files, of which some have several frames.
+
+    Attributes
+    ----------
+    place : (M,) int64 index of each image's file among those listed
+    tied : (M,) bool, whether an image is a frame of a file that is one examination
+    names : (N,) the files listed
+    patients : (N,) of the files listed, as `Facts.patient`; empty where no file names one
+    left : files that are DICOM and no image of the study, by what they are; no image is of them
+    notes : what looks odd, in words
+    """
+
+    images: FileImages
+    place: npt.NDArray[np.int64]
+    tied: npt.NDArray[np.bool_]
+    names: tuple[str, ...] = ()
+    patients: tuple[bytes, ...] = ()
+    left: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
+    def group(self, group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return (M,) int64 groups of the images, from (N,) of the files: frames of one examination are in one."""
+        group = group[self.place]
+        alone = np.flatnonzero((group < 0) & self.tied).tolist()
+        first = int(group.max(initial=-1)) + 1
+        names = [self.images.names[row] for row in alone]
+        number = {name: index for index, name in enumerate(dict.fromkeys(names), first)}
+        group[alone] = [number[name] for name in names]
+        return group
+
+
+def list_images(
+    folder: Path, names: Sequence[str], options: DatasetOptions, what: str, frames: Sequence[str] | None = None
+) -> Listing:
+    """Make a row of every frame; of DICOM files the headers are read, of others nothing.
+
+    Of a TIFF, GIF or WebP file of several pages, only the first is an image, unless `frames` names others.
+
+    Parameters
+    ----------
+    names : (N,) files under the folder
+    frames : (N,) of a file that has several, the number of the only one wanted, counted from 1; empty = all
+
+    Raises
+    ------
+    DataError
+        There is no pydicom to read DICOM files with, no image for a window, or no frame of that number.
+    """
+    # By suffix first: a path for each of a hundred thousand names is not free.
+    formats = [FORMATS.get(suffix_of(name)) or find_format(folder / name) for name in names]
+    dicom = [(row, kind.facts) for row, kind in enumerate(formats) if kind is not None and kind.facts is not None]
+    counts, patients = [1] * len(names), [b""] * len(names)
+    left: dict[str, list[str]] = {}
+    odd: dict[str, list[str]] = {}
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        facts = list(pool.map(lambda item: item[1](folder / names[item[0]]), dicom))
+    for (row, _), fact in zip(dicom, facts, strict=True):
+        counts[row], patients[row] = fact.frames, fact.patient
+        if fact.odd is not None:
+            odd.setdefault(fact.odd, []).append(names[row])
+        if fact.no_image is not None and (fact.no_image != LOCALIZERS or options.skip_localizers):
+            left.setdefault(fact.no_image, []).append(names[row])
+            counts[row] = 0
+    for oddity, found in odd.items():
+        _log.warning("%s: %d DICOM files %s, for instance '%s'", what, len(found), oddity, found[0])
+    if frames is not None:
+        counts = _count_pages_asked(folder, names, formats, counts)
+    # Of what has no frames, a column of that name says something else.
+    asked = [
+        frames[row] if frames is not None and _has_frames(kind, counts[row]) else "" for row, kind in enumerate(formats)
+    ]
+    wanted = [_wanted(count, asked[row], names[row], what) for row, count in enumerate(counts)]
+    place = np.repeat(np.arange(len(names)), [len(part) for part in wanted])
+    numbers = np.array([frame for part in wanted for frame in part], np.int64)
+    images = FileImages(
+        folder,
+        tuple(names[row] for row in place.tolist()),
+        options.intensity,
+        tuple(numbers.tolist()) if numbers.any() else (),
+        options.window,
+    )
+    if options.window is not None and not dicom and not _any_deep(images):
+        raise DataError(f"{what} has no DICOM file and no image of more than 8 bits for --window; leave it out.")
+    chosen = np.array(list(map(bool, asked)), bool)
+    film = np.array([kind is not None and kind.facts is not None for kind in formats], bool)
+    known = tuple(patients) if any(patients) else ()
+    gone = {kind: tuple(files) for kind, files in left.items()}
+    notes = _say_more_pages(folder, names, formats) if frames is None else ()
+    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, gone, notes)
+
+
+def _say_more_pages(folder: Path, names: Sequence[str], formats: Sequence[Format | None]) -> tuple[str, ...]:
+    """Say how many files have pages that are not read; each is opened for a few bytes."""
+    asked = [name for name, kind in zip(names, formats, strict=True) if kind is not None and kind.pages is not None]
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        held = pool.map(lambda name: holds_more(folder / name), asked)
+        more = [name for name, several in zip(asked, held, strict=True) if several]
+    if not more:
+        return ()
+    return (
+        f"{len(more)} {plural(len(more), 'file')} of {len(names)} hold several pages or frames, '{more[0]}' for one, "
+        "and the first of each is read alone: a table with a column 'frame' names others, or split them into files",
+    )
+
+
+def _count_pages_asked(
+    folder: Path, names: Sequence[str], formats: Sequence[Format | None], counts: Sequence[int]
+) -> list[int]:
+    """Return the counts with those of files whose pages a table names one by one; each file is opened once."""
+    pages = {name: kind.pages for name, kind in zip(names, formats, strict=True) if kind is not None and kind.pages}
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        found = dict(zip(pages, pool.map(lambda item: item[1](folder / item[0]), pages.items()), strict=True))
+    return [found.get(name, count) for name, count in zip(names, counts, strict=True)]
+
+
+def _has_frames(kind: Format | None, count: int) -> bool:
+    return count > 1 or (kind is not None and kind.facts is not None)
+
+
+def _wanted(count: int, asked: str, name: str, what: str) -> list[int]:
+    """Return the frames of a file that are images of their own, [0] where it is one as a whole."""
+    if count and asked and not (asked.isdecimal() and 1 <= int(asked) <= count):
+        raise DataError(
+            f"{what} asks for frame '{asked}' of file '{name}', which has {count}; expected 1 to {count}, or empty = "
+            "all of them."
+        )
+    if count <= 1:
+        return [0] * count
+    return [int(asked)] if asked else list(range(1, count + 1))
+
+
+def _any_deep(images: FileImages) -> bool:
+    """Tell whether one of the first few images that can be read is of more than 8 bits."""
+    for row in range(min(len(images), _LOOKED_AT)):
+        with suppress(DataError):
+            if images.deep(row) is not None:
+                return True
+    return False
