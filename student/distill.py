@@ -146,7 +146,7 @@ def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALO
             metrics, spent = _make_each(asked, recipe, work, start, progress=progress, report=report)
         else:
             (metrics, _), spent = _make(asked, recipe, work, start, progress=progress, report=report)
-        folder.finish(work, asked.run)
+        folder.finish(work, asked.run, report)
     return {"run": str(asked.run), "action": asked.action, **metrics, **spent}
 
 

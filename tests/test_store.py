@@ -92,6 +92,9 @@ def test_lists_are_filtered_and_say_what_can_be_asked(store, tmp_path, medal, sh
     medal("push", "--yes", tmp_path / "more.zarr", store)
     assert [one["dataset"] for one in medal("list", store, "--filter", "dataset=more")["caches"]] == ["more"]
     assert medal("list", store, "--filter", "task=multilabel")["caches"] == []
+    teacher = medal("list", store)["caches"][0]["teacher"]
+    said = shell("list", store, "--filter", f"teacher=hub/{teacher}")
+    assert f"no cache has teacher=hub/{teacher}; near to it are teacher={teacher}" in said.stderr
     assert shell("list", store, "--filter", "colour=red").returncode == 2
     shown = shell("list", store).stdout.splitlines()
     assert shown[0].split() == ["id", "dataset", "task", "rows", "teacher", "auroc", "views", "MB", "by", "when"]

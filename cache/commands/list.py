@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,11 +53,24 @@ def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
         if not equal or (rows and key not in rows[0]):
             known = ", ".join(rows[0]) if rows else "dataset, task, teacher, by"
             raise click.BadParameter(f"'{text}' is no KEY=VALUE with one of: {known}", param_hint="--filter")
-        rows = [row for row in rows if _matches(row[key], value)]
+        kept = [row for row in rows if _matches(row[key], value)]
+        if rows and not kept:
+            note(Alert(_name_near(key, value, {str(row[key]) for row in rows})))
+        rows = kept
     if as_json:
         print_json({"store": store, "caches": rows, "problems": problems})
         return
     _print_table(rows)
+
+
+def _name_near(key: str, asked: str, there: set[str]) -> str:
+    """Say what a store has in place of what it lacks; of a teacher the last part of its name counts most."""
+    last = asked.rstrip("/").rpartition("/")[2]
+    near = [name for name in sorted(there) if name.rpartition("/")[2] == last] or get_close_matches(
+        asked, sorted(there)
+    )
+    hint = f"; near to it are {', '.join(f'{key}={plain(name)}' for name in near)}" if near else ""
+    return f"no cache has {key}={asked}{hint}"
 
 
 def _described(entry: Entry, is_served: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import CacheCorrupt
 from ..format.digest import Rows, array_sha256, canonical_json
 from ..format.forms import form_of
 from ..format.seal import make_seal
+from ..progress import Alert, Tell
 from ..reader import Cache, open_cache
 from ..verify import verify
 
@@ -36,12 +37,15 @@ def beside(target: Path, what: Literal["sealing", "pulling", "replaced"]) -> Pat
     return target.with_name(f".{target.stem}.medal-{what}{target.suffix}")
 
 
-def write_cache(target: Path, arrays: Mapping[str, Rows], manifest: Mapping[str, Any]) -> Cache:
+def write_cache(
+    target: Path, arrays: Mapping[str, Rows], manifest: Mapping[str, Any], tell: Tell = lambda _: None
+) -> Cache:
     """Write, verify and seal a cache, then put it at `target`, replacing what is there.
 
     Parameters
     ----------
     manifest : all fields but `arrays`, which is filled in here, or with it where the arrays are known already
+    tell : warned where what stood there could not be removed
 
     Raises
     ------
@@ -59,14 +63,17 @@ def write_cache(target: Path, arrays: Mapping[str, Rows], manifest: Mapping[str,
         problems = verify(written)
         if problems:
             raise CacheCorrupt(f"The cache written for '{target}' does not read back: {problems[0]}")
-        move_into_place(draft, target)
+        move_into_place(draft, target, tell)
     finally:
         remove(draft)
     return Cache(target, written.manifest, written.seal)
 
 
-def move_into_place(draft: Path, target: Path) -> None:
-    """Rename a finished draft to its target; what stood there before goes only when the new one is in place."""
+def move_into_place(draft: Path, target: Path, tell: Tell = lambda _: None) -> None:
+    """Rename a finished draft to its target; what stood there before goes only when the new one is in place.
+
+    The new one is there then: that the old one cannot be removed is a warning.
+    """
     if target.is_dir():
         # A folder cannot be replaced by a rename in one step, so the old one steps aside first.
         old = beside(target, "replaced")
@@ -77,7 +84,15 @@ def move_into_place(draft: Path, target: Path) -> None:
         except OSError:
             old.rename(target)
             raise
-        remove(old)
+        try:
+            remove(old)
+        except OSError as error:
+            tell(
+                Alert(
+                    f"'{target}' is finished, but what stood there before could not be removed "
+                    f"({error.strerror or error}) and is left as '{old}': remove it, or ask its owner to"
+                )
+            )
     else:
         draft.replace(target)
     sync_folder(target.parent)

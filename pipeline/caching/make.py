@@ -12,6 +12,7 @@ from ...cache.making.life import Action
 from ...cache.making.lock import Lock, locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
+from ...cache.permission import require_place
 from ...cache.progress import Alert, Progress, Tell
 from ...cache.reader import Cache
 from ...cache.store.publish import Pushed
@@ -144,6 +145,8 @@ def cache_teacher(
     begun = time.monotonic()
     made = _reused(asked)
     if made is None or _is_left(asked):
+        for place in (asked.target, work_path(asked.target)):
+            require_place(place)
         with locked(asked.target, wait=wait, tell=tell) as lock:
             # Another process may have finished it while this one waited, or died between two renames.
             put_back(asked.target)
@@ -214,7 +217,7 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
         if contrast:
             tell(_low_contrast(contrast))
         lock.check()
-        cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how, contrast))
+        cache = write_cache(asked.target, arrays, describe_cache(asked, arrays, probe, how, contrast), tell)
         write_list(asked.target, asked.skipped)
         work.remove()
     except DataError as error:

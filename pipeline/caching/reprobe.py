@@ -22,6 +22,7 @@ from ...cache.making.life import decide, find_at
 from ...cache.making.lock import locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
+from ...cache.permission import require_place
 from ...cache.progress import Tell
 from ...cache.reader import Cache, open_cache
 from ..datasets import check_rare
@@ -169,6 +170,7 @@ def reprobe(asked: Reprobing, *, wait: bool = True, tell: Tell = lambda _: None)
     begun = time.monotonic()
     if asked.action == "reuse" and asked.existing is not None:
         return Reprobed(cache=asked.existing, action="reuse", seconds=time.monotonic() - begun)
+    require_place(asked.target)
     with locked(asked.target, wait=wait, tell=tell) as lock:
         put_back(asked.target)
         asked = decide_again(asked)
@@ -187,7 +189,7 @@ def reprobe(asked: Reprobing, *, wait: bool = True, tell: Tell = lambda _: None)
             arrays, probe = lay_out(content, tell)
             description = _describe(asked, describe_fit(content.dataset, content.rows, arrays, probe))
             lock.check()
-            cache = write_cache(asked.target, arrays, description)
+            cache = write_cache(asked.target, arrays, description, tell)
         except (OSError, KeyboardInterrupt) as error:
             how = "by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"by the file system ({error})"
             raise CacheIncomplete(

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import click
 
+from ...cache import permission
 from ...cache.errors import StudentError
 from ...pipeline.datasets.columns.aggregate import Aggregate, PatientRule
 
@@ -68,5 +69,6 @@ def require_place(out: Path | None, *, overwrite: bool) -> None:
         raise StudentError(
             f"There is no folder '{out.parent}' to write '{out.name}' into; make it, or give another --out."
         )
+    permission.require_place(out)
     if out.exists() and not overwrite:
         raise StudentError(f"'{out}' is there already; give --overwrite to replace it, or another --out.")

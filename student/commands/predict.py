@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...cache.errors import DataError
+from ...cache.progress import Alert
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, note, print_json, progress
 from ...cache.text import plain, plural
@@ -106,7 +107,10 @@ def predict(
     if out is not None and patients is not None:
         write_patients(out, patients)
     elif out is not None and count:
-        write_answers(out, answers)
+        escaped = write_answers(out, answers)
+        if escaped:
+            what = plural(escaped, "file name is", "file names are")
+            note(Alert(f"{escaped} {what} no UTF-8: '{out}' has the bytes that are none escaped, as in \\xe9"))
     temperature = trained.temperature
     if as_json:
         print_json(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.text import plain
 from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import confusion_matrix, one_against_rest, probabilities, reliability
 
@@ -21,9 +20,10 @@ if TYPE_CHECKING:
 
 from ...cache.errors import StudentError
 from .comparing import Comparison
+from .lettering import letter
 from .verdict import name_figure
 
-__all__ = ["drawing", "plot_forest", "plot_run", "shorten"]
+__all__ = ["drawing", "plot_forest", "plot_run"]
 
 # Of a forest plot.
 _FORMS = (".png", ".svg", ".pdf")
@@ -31,7 +31,6 @@ _SHOWN = ("auroc", "accuracy")
 
 # Legends and matrices of more classes than this are unreadable; the figures are in metrics.json.
 _MOST_CLASSES = 20
-_LONGEST = 24  # signs of a name; longer ones would leave no room for what they name
 _STUDENT, _TEACHER = "tab:blue", "tab:orange"
 
 Array = npt.NDArray[Any]
@@ -53,12 +52,6 @@ def drawing(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
         yield
 
 
-def shorten(name: str) -> str:
-    """Return a name as it fits beside an axis; what is no character that can be drawn is escaped."""
-    safe = plain(name)
-    return safe if len(safe) <= _LONGEST else f"{safe[: _LONGEST - 1]}…"
-
-
 def plot_run(
     folder: Path,
     *,
@@ -75,11 +68,15 @@ def plot_run(
     logits : ``student`` and ``teacher``, each (N, C), of the split that is shown
     labels : (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     """
-    classes = [shorten(name) for name in classes]
-    with drawing():
+    lettering = letter(classes)
+    classes = lettering.labels
+    with drawing({"font.family": lettering.families}):
         _save(_curves(history), folder / "curves.png")
-        _save(_confusion(logits["student"], labels, task, classes), folder / "confusion.png")
-        _save(_roc(logits["student"], labels, task, classes), folder / "roc.png")
+        for draw, name in ((_confusion, "confusion.png"), (_roc, "roc.png")):
+            figure = draw(logits["student"], labels, task, classes)
+            if lettering.legend:
+                figure.supxlabel(lettering.legend, fontsize="x-small")
+            _save(figure, folder / name)
         _save(_reliability(logits, labels, task), folder / "reliability.png")
 
 
@@ -182,7 +179,9 @@ def plot_forest(path: Path, compared: Comparison) -> None:
         raise StudentError(f"'{path.parent}' is no folder to draw '{path.name}' into; make it, or give another --out.")
     from matplotlib.figure import Figure
 
-    with drawing():
+    # Runs are known by their paths, which are not cut; of letters that no font has there is no list that numbers them.
+    families = letter(compared.names).families
+    with drawing({"font.family": families}):
         names = compared.names[1:]
         figure = Figure(figsize=(10, 1.4 + 0.5 * len(names)), layout="constrained")
         for axes, statistic in zip(figure.subplots(1, len(_SHOWN), sharey=True, squeeze=False)[0], _SHOWN, strict=True):

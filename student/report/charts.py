@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...pipeline.metrics import Band, Difference, Reliability
 from ...pipeline.metrics.curves import GRID
-from ..figures.plots import shorten
+from ..figures.lettering import shorten
 from .theme import COLOURS, chart
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _spaced(count: int) -> npt.NDArray[np.float64]:
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [shorten(name) for name in names])
+    axes.set_yticks(range(len(names)), shorten(names))
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")

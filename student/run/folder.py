@@ -37,6 +37,7 @@ from ...cache.making.leftovers import Kind
 from ...cache.making.life import differences
 from ...cache.making.lock import locked
 from ...cache.making.writer import move_into_place, put_back, remove
+from ...cache.permission import require_place, share_as_parent
 from ...cache.progress import Tell
 
 __all__ = ["RUN_KIND", "Action", "RunPlace", "choose_action", "inspect_run"]
@@ -159,6 +160,8 @@ def working(run: Path, tell: Tell) -> Iterator[Path]:
         Another process is at it.
     """
     work = work_folder(run)
+    for place in (run, work):
+        require_place(place)
     try:
         with locked(run, wait=False, tell=tell):
             # A process may have died in `finish`, between two renames: the old run comes back until the new one, whole
@@ -195,10 +198,11 @@ def clear(work: Path) -> None:
         remove(item)
 
 
-def finish(work: Path, run: Path) -> None:
+def finish(work: Path, run: Path, tell: Tell) -> None:
     """Move a whole folder to its place, then drop what only the making needed; an old run goes after that."""
     _remove_empty(run)
-    move_into_place(work, run)
+    share_as_parent(work)
+    move_into_place(work, run, tell)
     for name in (PLAN, CHECKPOINT):
         remove(run / name)
 

@@ -19,7 +19,7 @@ from ...pipeline.datasets.columns.dataset import Place
 from ...pipeline.datasets.columns.patients import group_by_pattern
 from ...pipeline.datasets.pixels.listing import Listing
 from ...pipeline.metrics import pool
-from .prediction import Answers, decide
+from .prediction import Answers, as_text, decide
 
 __all__ = ["PatientAnswers", "answer_patients", "name_patients", "write_patients"]
 
@@ -109,5 +109,5 @@ def write_patients(path: Path, found: PatientAnswers) -> None:
     writer.writerow(["group", "images", "first", "prediction", *(f"probability:{name}" for name in found.classes)])
     columns = (found.names, found.images, found.first, found.decisions, found.probability)
     for name, count, first, decision, probability in zip(*columns, strict=True):
-        writer.writerow([name, count, first, decision, *(f"{value:.6g}" for value in probability)])
-    write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        writer.writerow([as_text(name), count, as_text(first), decision, *(f"{value:.6g}" for value in probability)])
+    write_file(path, text.getvalue().encode())

@@ -26,7 +26,7 @@ from ...pipeline.metrics import probabilities
 from ..network.images import StudentImages
 from .trained import Trained
 
-__all__ = ["Answers", "decide", "find_images", "list_frames", "predict_images", "write_answers"]
+__all__ = ["Answers", "as_text", "decide", "find_images", "list_frames", "predict_images", "write_answers"]
 
 # Images that are decoded at a time, and seen by the student at a time.
 _BATCH = 64
@@ -144,8 +144,18 @@ def predict_images(trained: Trained, images: FileImages, advance: Advance) -> An
     return Answers(trained.task, trained.classes, tuple(places), answers, probability, tuple(bad))
 
 
-def write_answers(path: Path, answers: Answers) -> None:
-    """Write a table: ``file``, ``frame``, ``prediction``, ``probability:CLASS`` …, ``logit:CLASS`` …, in one step."""
+def as_text(name: str | None) -> str:
+    r"""Return a file's name as text that is UTF-8: bytes of it that are none, as of Latin-1, become ``\xe9``."""
+    return (name or "").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_answers(path: Path, answers: Answers) -> int:
+    """Write a table: ``file``, ``frame``, ``prediction``, ``probability:CLASS`` …, ``logit:CLASS`` …, in one step.
+
+    Returns
+    -------
+    How many names are no UTF-8, and stand there as `as_text` writes them
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     columns = [f"{what}:{name}" for what in ("probability", "logit") for name in answers.classes]
@@ -153,8 +163,11 @@ def write_answers(path: Path, answers: Answers) -> None:
     rows = zip(answers.places, answers.decisions, answers.probability, answers.logits, strict=True)
     for place, decision, probability, logits in rows:
         frame = "" if place.frame is None else place.frame
-        writer.writerow([place.file, frame, decision, *(f"{value:.6g}" for value in probability), *map(str, logits)])
-    write_file(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        writer.writerow(
+            [as_text(place.file), frame, decision, *(f"{value:.6g}" for value in probability), *map(str, logits)]
+        )
+    write_file(path, text.getvalue().encode())
+    return sum(as_text(place.file) != (place.file or "") for place in answers.places)
 
 
 def _named(images: FileImages, row: int, sentence: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 from ...drafts import drafted
 from ...errors import CacheCorrupt
 from ...format.plain_files import read_plain
-from .permission import FOLDER_BITS, mode_for_new, require_writable, share
+from ...permission import FOLDER_BITS, mode_for_new, require_writable, share
 
 __all__ = ["Files", "Folder", "Objects", "Server", "Stat"]
 

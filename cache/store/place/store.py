@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CacheCorrupt, CacheError, CacheNotFound, MedalError, StoreUnusable
+from ...permission import is_denied, why_denied
 from ...system_files import is_system_file, is_system_folder
 from .files import Files, Folder, Objects, Server, Stat
 from .layout import COMPUTING, ENTRIES, MARKER, SETS, UNLISTED, marker_bytes, parse_marker
-from .permission import is_denied, why_denied
 
 __all__ = ["Store", "open_store"]
 

@@ -1,4 +1,4 @@
-"""Who may do what in a store's folder: what new files are to let others do, and what to say where somebody may not."""
+"""Who may do what in a shared folder: what new files are to let others do, and what to say where somebody may not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["FOLDER_BITS", "is_denied", "mode_for_new", "require_writable", "share", "why_denied"]
+from .errors import MedalError
+
+__all__ = [
+    "FOLDER_BITS",
+    "is_denied",
+    "mode_for_new",
+    "require_place",
+    "require_writable",
+    "share",
+    "share_as_parent",
+    "why_denied",
+]
 
 # Not the sticky bit: in a folder that has it nobody can replace the index that somebody else wrote.
 FOLDER_BITS = 0o777 | stat.S_ISGID
@@ -39,13 +50,53 @@ def share(path: Path, mode: int | None, group: int) -> None:
         path.chmod(mode if path.is_dir() else mode & 0o666)
 
 
+def share_as_parent(path: Path) -> None:
+    """Let a new folder, and all in it, be of those whom its parent folder is set up for, if that is of a group."""
+    parent = path.absolute().parent
+    status = parent.stat()
+    if status.st_mode & stat.S_ISGID:
+        for one in (path, *path.rglob("*")):
+            share(one, status.st_mode & FOLDER_BITS, status.st_gid)
+
+
+def require_place(target: Path) -> None:
+    """Refuse, before anything is computed, a place that this process may not write to, or replace what stands there.
+
+    Raises
+    ------
+    MedalError
+        With what the owner can run.
+    """
+    folders = [_nearest(target.absolute().parent)]
+    if target.is_dir() and not target.is_symlink():
+        folders += [target, *(Path(place, name) for place, names, _ in os.walk(target) for name in names)]
+    try:
+        for folder in folders:
+            _require_folder(folder)
+        _require_own_in_sticky(target, folders[0])
+    except OSError as error:
+        raise MedalError(f"'{target}' cannot be written{why_denied(error)}. Nothing was done.") from error
+
+
+def _require_own_in_sticky(target: Path, parent: Path) -> None:
+    if not hasattr(os, "geteuid") or not os.path.lexists(target) or not parent.stat().st_mode & stat.S_ISVTX:
+        return
+    if os.geteuid() not in (0, target.lstat().st_uid, parent.stat().st_uid):
+        raise PermissionError(errno.EPERM, "in a folder with the sticky bit only its owner may replace it", str(target))
+
+
 def require_writable(root: Path, folders: tuple[str, ...]) -> None:
     """Raise PermissionError if this process may not write into a store's folder or one of those in it."""
     for folder in (_nearest(root), *(root / name for name in folders)):
-        if folder.exists() and not os.access(folder, os.W_OK | os.X_OK):
-            read_only = os.statvfs(folder).f_flag & os.ST_RDONLY if hasattr(os, "statvfs") else 0
-            code = errno.EROFS if read_only else errno.EACCES
-            raise OSError(code, os.strerror(code), str(folder))
+        if folder.exists():
+            _require_folder(folder)
+
+
+def _require_folder(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY if hasattr(os, "statvfs") else 0
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
 
 
 def is_denied(error: BaseException) -> bool:
@@ -66,6 +117,8 @@ def why_denied(error: BaseException) -> str:
     status = path.stat()
     owner, group = _user_name(status.st_uid), _group_name(status.st_gid)
     quoted = shlex.quote(str(path))
+    if error.errno == errno.EPERM and error.strerror:
+        return f": {error.strerror}, '{owner}'; ask them, or take another place"
     says = f": '{path}' belongs to '{owner}' and group '{group}' with mode {stat.filemode(status.st_mode)}, and you are"
     if status.st_gid not in (os.getegid(), *os.getgroups()):
         return f"{says} '{_user_name(os.geteuid())}', who is not of that group; ask to be added to it"
