@@ -59,6 +59,8 @@ class StudentSettings:
     seeds : students that are trained, with the seeds `seed`, `seed` + 1 …
     baseline : train as many on the labels alone beside them
     at_sensitivity : where on the ROC curve the specificity is reported
+    ordinal : classes are grades in their order: figures of grades are given
+    select : what the epoch, and of several seeds the one on top, is chosen by on val
     aggregate : how the answers to a patient's images become one, in figures of patients
     finding : classes, the gravest first, of which one image is enough for the patient to have it
     workers : processes that decode images, 0 = none besides the one that trains; None = as many as are of use. No
@@ -93,6 +95,8 @@ class StudentSettings:
     seeds: int = 1
     baseline: bool = False
     at_sensitivity: float = 0.95
+    ordinal: bool = False
+    select: Literal["auroc", "kappa"] = "auroc"
     aggregate: Aggregate = "mean"
     finding: tuple[str, ...] = ()
     workers: int | None = None
@@ -121,13 +125,15 @@ class StudentSettings:
                 "Each of --class-weight balanced, --sampler balanced and --logit-adjustment corrects all of a class "
                 f"imbalance, and {sum(against)} of them are asked for; give one."
             )
+        if self.select == "kappa" and not self.ordinal:
+            raise StudentError("--select kappa is a figure of grades; give --ordinal too.")
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 
     @property
     def patient_rule(self) -> PatientRule:
         """How images make a patient."""
-        return PatientRule(self.aggregate, self.finding)
+        return PatientRule(self.aggregate, self.finding, self.ordinal)
 
     @property
     def soft_weight(self) -> Alpha:
@@ -153,7 +159,7 @@ class StudentSettings:
         for name in ("leave_one_domain_out", "labelled_share"):
             if not found[name]:
                 del found[name]
-        for name, usual in (("aggregate", "mean"), ("finding", ())):
+        for name, usual in (("aggregate", "mean"), ("finding", ()), ("ordinal", False), ("select", "auroc")):
             if found[name] == usual:
                 del found[name]
         return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}

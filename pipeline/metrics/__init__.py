@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bootstrap import FEW_OF_A_CLASS, FEW_UNITS, STATISTICS, Resamples, bootstrap, rests_on
 from .calibration import Reliability, reliability
 from .curves import Band, ClassCurves, class_curves, macro_curves
+from .grades import GRADE_FIGURES, check_grades, measure_grades
 from .measures import brier, by_domain, by_rarity, class_counts, mean_measures, measure
 from .paired import Difference, McNemar, compare, mcnemar
 from .patients import Patients, by_patient, pool
@@ -14,6 +15,7 @@ from .temperature import Temperature, fit_temperature
 __all__ = [
     "FEW_OF_A_CLASS",
     "FEW_UNITS",
+    "GRADE_FIGURES",
     "STATISTICS",
     "Band",
     "ClassCurves",
@@ -30,6 +32,7 @@ __all__ = [
     "by_domain",
     "by_patient",
     "by_rarity",
+    "check_grades",
     "class_counts",
     "class_curves",
     "compare",
@@ -41,6 +44,7 @@ __all__ = [
     "mcnemar",
     "mean_measures",
     "measure",
+    "measure_grades",
     "one_against_rest",
     "or_none",
     "pool",

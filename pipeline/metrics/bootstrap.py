@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets.columns.dataset import Task
+from .grades import GRADE_FIGURES, grade_rates, grade_rows
 from .measures import squared_errors
 from .scores import Ranking, hits, known, probabilities, rankings
 
@@ -100,6 +101,7 @@ def bootstrap(
     groups: npt.NDArray[Any] | None = None,
     seed: int = 0,
     resamples: int = 1000,
+    ordinal: bool = False,
 ) -> Resamples:
     """Draw rows with replacement and score each draw; a class that a draw lacks is left out of its macro mean.
 
@@ -109,29 +111,33 @@ def bootstrap(
     labels : (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     groups : (N,) patient of each row, -1 none: patients are drawn whole, since their images resemble each other
     seed : of the draws, which depend on the order of rows too
+    ordinal : classes are grades, whose figures are drawn too
     """
     given = known(labels, task)
     rows = np.flatnonzero(given if task == "multiclass" else given.any(1))
+    names = (*STATISTICS, *GRADE_FIGURES) if ordinal else STATISTICS
     if not len(rows):
-        return Resamples({name: np.full(resamples, np.nan) for name in STATISTICS})
+        return Resamples({name: np.full(resamples, np.nan) for name in names})
     labels = labels[rows]
     probability = probabilities(logits[rows], task)
     prepared = [prepare(item) for item in rankings(probability, labels, task)]
     hit, counts = hits(probability, labels, task)  # (N, L)
     errors, _ = squared_errors(probability, labels, task)  # (N, L)
     decisions = decided_rows(probability, labels, task)  # (3 C, N)
-    lines = np.concatenate([decisions, counts.T, hit.T, (errors * counts).T])
-    cuts = np.cumsum([len(decisions), counts.shape[1], hit.shape[1]])
+    grades = grade_rows(probability, labels) if ordinal else np.zeros((0, len(rows)))
+    lines = np.concatenate([decisions, counts.T, hit.T, (errors * counts).T, grades])
+    cuts = np.cumsum([len(decisions), counts.shape[1], hit.shape[1], errors.shape[1]])
     blocks = []
     for weight in draw_weights(len(rows), None if groups is None else groups[rows], seed, resamples):
         lines = lines.astype(weight.dtype, copy=False)
-        decided, counted, right, wrong = np.split(np.asarray(lines @ weight, np.float64), cuts)
+        decided, counted, right, wrong, graded = np.split(np.asarray(lines @ weight, np.float64), cuts)
         ranks = np.array([weighted_ranks(item, weight) for item in prepared])  # (classes, 2, b)
         balanced, f1 = _rates(decided, task, counted)
         brier = ratio(wrong.sum(0), counted.sum(0))
         auroc, auprc = _row_mean(ranks[:, 0]), _row_mean(ranks[:, 1])
-        blocks.append((auroc, _row_mean(ratio(right, counted)), auprc, balanced, f1, brier))
-    found = zip(STATISTICS, zip(*blocks, strict=True), strict=True)
+        further = grade_rates(graded) if ordinal else ()
+        blocks.append((auroc, _row_mean(ratio(right, counted)), auprc, balanced, f1, brier, *further))
+    found = zip(names, zip(*blocks, strict=True), strict=True)
     units = count_units(np.ones(len(rows), np.bool_), None if groups is None else groups[rows])
     return Resamples({name: np.concatenate(parts) for name, parts in found}, units)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..datasets.columns.dataset import Task
 from .calibration import reliability
+from .grades import GRADE_FIGURES, measure_grades
 from .scores import confusion_matrix, defined_mean, known, log_loss, one_against_rest, probabilities, score
 
 __all__ = ["RARITY", "brier", "by_domain", "by_rarity", "class_counts", "mean_measures", "measure"]
@@ -39,7 +40,13 @@ Array = npt.NDArray[Any]
 
 
 def measure(
-    logits: Array, labels: Array, task: Task, classes: Sequence[str], *, at_sensitivity: float = 0.95
+    logits: Array,
+    labels: Array,
+    task: Task,
+    classes: Sequence[str],
+    *,
+    at_sensitivity: float = 0.95,
+    ordinal: bool = False,
 ) -> dict[str, Any]:
     """Measure logits against labels.
 
@@ -49,6 +56,7 @@ def measure(
     labels : (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     classes : the C class names, in the order of the logits' columns
     at_sensitivity : where on the ROC curve the specificity is read, in 0…1
+    ordinal : classes are grades in their order
 
     Returns
     -------
@@ -65,6 +73,7 @@ def measure(
         classes; the threshold is chosen on these very rows, which flatters a little
     classes : name → n (rows that have it), auroc, auprc, sensitivity, specificity, f1, specificity_at_sensitivity
     confusion : as `confusion_matrix` counts it
+    kappa, mae : of grades, quadratic weighted kappa and mean absolute error
     """
     found = score(logits, labels, task, classes)
     counts = confusion_matrix(logits, labels, task)
@@ -89,6 +98,8 @@ def measure(
         "classes": per_class,
         "confusion": counts.tolist(),
     }
+    if ordinal:
+        whole |= measure_grades(logits, labels)
     defined: dict[str, Any] = found.to_dict() | _defined(whole)
     for row in defined["classes"].values():
         row["n"] = int(row["n"])
@@ -102,6 +113,8 @@ def by_domain(
     names: Sequence[str],
     task: Task,
     classes: Sequence[str],
+    *,
+    ordinal: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure the rows of each domain that has any, without their classes; empty where no domain is known.
 
@@ -113,8 +126,8 @@ def by_domain(
     for code, name in enumerate(names):
         rows = domain == code
         if rows.any():
-            whole = measure(logits[rows], labels[rows], task, classes)
-            found[name] = {what: whole[what] for what in _BY_DOMAIN}
+            whole = measure(logits[rows], labels[rows], task, classes, ordinal=ordinal)
+            found[name] = {what: whole[what] for what in (*_BY_DOMAIN, *GRADE_FIGURES) if what in whole}
     return found
 
 

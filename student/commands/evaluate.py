@@ -134,7 +134,7 @@ def _say_scores(scores: dict[str, Any]) -> str:
             f"{name} {scores[name]:.4f} (95 % {scores['ci95'][name][0]:.3f} to {scores['ci95'][name][1]:.3f})",
             *scores["ci95"][name],
         )
-        for name in _SAID
+        for name in (*_SAID, *(name for name in ("kappa", "mae") if name in scores))
     )
 
 

@@ -50,7 +50,8 @@ finding_option = click.option(
 def chosen_rule(request: Mapping[str, Any], aggregate: Aggregate | None, finding: Sequence[str] = ()) -> PatientRule:
     """Return how images make a patient: as asked for, and else as a run's request says."""
     usual = PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())))
-    return PatientRule(aggregate or usual.aggregate, tuple(finding) or usual.finding)
+    grades = bool(request.get("ordinal", False))
+    return PatientRule(aggregate or usual.aggregate, tuple(finding) or usual.finding, grades)
 
 
 workers_option = click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from ...pipeline.datasets.columns.aggregate import Aggregate
+    from ..using.patients import PatientAnswers
     from ..using.prediction import Answers
     from ..using.trained import Trained
 
@@ -81,7 +82,6 @@ def predict(
     medal predict runs/chest study/ --out preds.csv
     medal predict runs/chest clips/ --by group --group-pattern '([^/]+)/[^/]+$'
     """
-    from ..figures.temperature import describe_temperature, say_temperature
     from ..using.patients import answer_patients, name_patients, write_patients
     from ..using.prediction import find_images, list_frames, predict_images, write_answers
     from ..using.trained import open_run
@@ -101,50 +101,65 @@ def predict(
         return
     with progress("predict", len(frames)) as advance:
         answers = predict_images(trained, frames, advance)
-    count = len(answers.places)
     rule = chosen_rule(trained.description["request"], aggregate)
-    patients = answer_patients(answers, patient, rule.aggregate) if patient and count else None
+    patients = answer_patients(answers, patient, rule.aggregate) if patient and answers.places else None
+    out = out if answers.places else None
     if out is not None and patients is not None:
         write_patients(out, patients)
-    elif out is not None and count:
+    elif out is not None:
         escaped = write_answers(out, answers)
         if escaped:
             what = plural(escaped, "file name is", "file names are")
             note(Alert(f"{escaped} {what} no UTF-8: '{out}' has the bytes that are none escaped, as in \\xe9"))
-    temperature = trained.temperature
     if as_json:
-        print_json(
-            {
-                "run": str(run),
-                "images": count,
-                "classes": list(trained.classes),
-                "task": trained.task,
-                "temperature": describe_temperature(temperature),
-                "out": str(out) if out is not None and count else None,
-                "bad": list(answers.bad),
-                "predictions": answers.to_dicts(),
-            }
-            | ({} if patients is None else {"aggregate": rule.aggregate, "patients": patients.to_dicts()})
-        )
-    elif count:
-        if out is None and patients is not None:
-            named = [
-                f"{name} ({_images(images)})" for name, images in zip(patients.names, patients.images, strict=True)
-            ]
-            _show("patient", named, patients.decisions, patients.classes, patients.probability)
-        elif out is None:
-            _show("image", _names(answers), answers.decisions, answers.classes, answers.probability)
-        else:
-            of = "" if patients is None else f" of {len(patients.names)} {plural(len(patients.names), 'patient')}"
-            click.echo(f"Wrote '{out}': {_images(count)}{of}.")
-        click.echo(f"{say_temperature(temperature)} Research software, not a medical device.")
-    if answers.bad:
-        kept = f"; the other {count} are in '{out}'" if out is not None and count else ""
-        listed = "\n  ".join(answers.bad)
-        raise DataError(
-            f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Mend them or leave them "
-            f"out:\n  {listed}"
-        )
+        more = {} if patients is None else {"aggregate": rule.aggregate, "patients": patients.to_dicts()}
+        print_json(_as_json(trained, answers, out) | more)
+    elif answers.places:
+        _tell(trained, answers, patients, out)
+    _refuse_bad(answers, out)
+
+
+def _as_json(trained: Trained, answers: Answers, out: Path | None) -> dict[str, Any]:
+    from ..figures.temperature import describe_temperature
+
+    return {
+        "run": str(trained.run),
+        "images": len(answers.places),
+        "classes": list(trained.classes),
+        "task": trained.task,
+        "temperature": describe_temperature(trained.temperature),
+        "out": None if out is None else str(out),
+        "bad": list(answers.bad),
+        "predictions": answers.to_dicts(),
+    }
+
+
+def _tell(trained: Trained, answers: Answers, patients: PatientAnswers | None, out: Path | None) -> None:
+    """Show the answers, or say where they are."""
+    from ..figures.temperature import say_temperature
+
+    if out is not None:
+        of = "" if patients is None else f" of {len(patients.names)} {plural(len(patients.names), 'patient')}"
+        click.echo(f"Wrote '{out}': {_images(len(answers.places))}{of}.")
+    elif patients is not None:
+        named = [f"{name} ({_images(count)})" for name, count in zip(patients.names, patients.images, strict=True)]
+        _show("patient", named, patients.decisions, patients.classes, patients.probability)
+    else:
+        _show("image", _names(answers), answers.decisions, answers.classes, answers.probability)
+    click.echo(f"{say_temperature(trained.temperature)} Research software, not a medical device.")
+
+
+def _refuse_bad(answers: Answers, out: Path | None) -> None:
+    """End with the images that could not be answered, if there are any."""
+    if not answers.bad:
+        return
+    count = len(answers.places)
+    kept = f"; the other {count} are in '{out}'" if out is not None else ""
+    listed = "\n  ".join(answers.bad)
+    raise DataError(
+        f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Mend them or leave them "
+        f"out:\n  {listed}"
+    )
 
 
 def _foresee(

@@ -34,7 +34,7 @@ _GROUPS = {
     "--labelled-share",
     "Soft targets": "--alpha --temperature --loss --also-cache --targets --check-views --no-distill --unlabelled",
     "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity "
-    "--aggregate --finding --track",
+    "--ordinal --select --aggregate --finding --track",
     "Machine": "--precision --device --workers",
     "Joining CACHE and DATASET": "--on-missing --labels --max-cache-size --signers --revoked",
     **DATASET_GROUP,
@@ -158,6 +158,8 @@ class _Alpha(click.ParamType[float | str]):
     "Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
     type=click.FloatRange(min=0, max=1, min_open=True),
 )
+@_setting("--ordinal", "Classes are grades in their order: give weighted kappa and the mean grade error too.")
+@_setting("--select", "What the epoch is chosen by on val: AUROC, or with --ordinal the weighted kappa.")
 @_setting("--aggregate", "How the answers to a patient's images become one, where patients are known.")
 @finding_option
 @_setting("--on-missing", "What to do about images that the cache lacks.")

@@ -153,16 +153,18 @@ def compare_runs(
     units = find_units(first.key, first.group)
     if said := caution(rests_on(first.label, first.task, units)):
         tell(said)
+    grades = first.rule.ordinal
     resamples = [
-        Resamples.mean([bootstrap(one, run.label, run.task, groups=units) for one in run.logits]) for run in runs
+        Resamples.mean([bootstrap(one, run.label, run.task, groups=units, ordinal=grades) for one in run.logits])
+        for run in runs
     ]
     figures = []
     for run, drawn in zip(runs, resamples, strict=True):
-        found = mean_measures([measure(one, run.label, run.task, run.classes) for one in run.logits])
+        found = mean_measures([measure(one, run.label, run.task, run.classes, ordinal=grades) for one in run.logits])
         figures.append(found | {"ci95": drawn.intervals()})
     drawn_patients = []
     if several_images(units, first.group):
-        rule = PatientRule(aggregate or first.rule.aggregate, tuple(finding) or first.rule.finding)
+        rule = PatientRule(aggregate or first.rule.aggregate, tuple(finding) or first.rule.finding, grades)
         for run, found in zip(runs, figures, strict=True):
             found["patients"], drawn = measure_patients(run.logits, run.label, units, run.task, run.classes, rule)
             drawn_patients.append(drawn)
@@ -205,7 +207,8 @@ def _read_compared(place: Path, split: str) -> _Run:
         task, classes = record["task"], tuple(map(str, record["classes"]))
         key_check = record.get("cache", {}).get("key_check")
         request = record.get("request", {})
-        rule = PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())))
+        grades = bool(request.get("ordinal", False))
+        rule = PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())), grades)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StudentError(f"'{described}' cannot be read: {error}. Train it again.") from error
     ordered = [_in_order(part) for part in parts if part is not None]

@@ -41,9 +41,11 @@ def measure_patients(
     """
     each = [by_patient(one, label, units, task, classes, rule) for one in logits]
     truth = each[0].label
-    options = {"at_sensitivity": at_sensitivity}
-    found = mean_measures([measure(one.logits, truth, task, classes, **options) for one in each])
-    resamples = Resamples.mean([bootstrap(one.logits, truth, task, seed=seed) for one in each])
+    grades = rule.ordinal
+    found = mean_measures(
+        [measure(one.logits, truth, task, classes, at_sensitivity=at_sensitivity, ordinal=grades) for one in each]
+    )
+    resamples = Resamples.mean([bootstrap(one.logits, truth, task, seed=seed, ordinal=grades) for one in each])
     found["ci95"] = {name: [or_none(end) for end in pair] for name, pair in resamples.intervals().items()}
     found["rests_on"] = rests_on(truth, task)
     return found | {"aggregate": rule.aggregate, "mixed": each[0].mixed}, resamples

@@ -67,20 +67,23 @@ def figures(
     seed : of the resamples, which arms that are to be compared must share
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
-    units = part.units
-    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=units, seed=seed) for one in logits])
-    each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity) for one in logits]
+    units, ordinal = part.units, rule.ordinal
+    drawing: dict[str, Any] = {"seed": seed, "ordinal": ordinal}
+    resamples = Resamples.mean([bootstrap(one, part.label, task, groups=units, **drawing) for one in logits])
+    each = [measure(one, part.label, task, classes, at_sensitivity=at_sensitivity, ordinal=ordinal) for one in logits]
     found = mean_measures(each)
     found["ci95"] = intervals_as_json(resamples)
     found["rests_on"] = rests_on(part.label, task, units)
     if len(each) > 1:
         found["spread"] = {name: _deviation([one[name] for one in each]) for name in resamples.values}
-    domains = [by_domain(one, part.label, part.domain, targets.domains, task, classes) for one in logits]
+    domains = [
+        by_domain(one, part.label, part.domain, targets.domains, task, classes, ordinal=ordinal) for one in logits
+    ]
     found["domains"] = mean_measures(domains)
     for code, name in enumerate(targets.domains):
         if name in found["domains"]:
             rows = part.domain == code
-            drawn = [bootstrap(one[rows], part.label[rows], task, groups=units[rows], seed=seed) for one in logits]
+            drawn = [bootstrap(one[rows], part.label[rows], task, groups=units[rows], **drawing) for one in logits]
             found["domains"][name]["ci95"] = intervals_as_json(Resamples.mean(drawn))
     train = targets.splits["train"].label
     found["rarity"] = by_rarity(found["classes"], class_counts(train, task, classes))

@@ -74,6 +74,7 @@ class Table:
 _MARK = "†"
 NO_WIDTH = f"{_MARK} No width is no certainty: every resample of these images gives the same figure, however few."
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
+_GRADES = {"kappa": "weighted kappa", "mae": "mean grade error"}
 
 
 def show_result(result: Mapping[str, Any]) -> str:
@@ -86,6 +87,7 @@ def show_result(result: Mapping[str, Any]) -> str:
     if "domains" in result:
         return _show_domains(result)
     students, baseline = result["seeds"], result["baseline"]
+    columns = _COLUMNS | _grades(result["val"])
     rows = []
     for split in ("val", "test"):
         arms = {"student": result, "baseline": baseline, "teacher": result["teacher"]}
@@ -93,41 +95,46 @@ def show_result(result: Mapping[str, Any]) -> str:
             if figures is None or figures[split] is None:
                 continue
             seeds = {"student": len(students), "baseline": len((baseline or {}).get("seeds", ()))}.get(arm, 1)
-            rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in _COLUMNS)])
+            rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in columns)])
             if by := figures[split].get("patients"):
-                rows.append([split, f"{arm}, by patient", *(write_figure(by, column) for column in _COLUMNS)])
-    return Table("", ["", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows).text()
+                rows.append([split, f"{arm}, by patient", *(write_figure(by, column) for column in columns)])
+    return Table("", ["", "", *(f"{name} (95 %)" for name in columns.values())], rows).text()
+
+
+def _grades(figures: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of grades where classes are."""
+    return _GRADES if "kappa" in figures else {}
 
 
 def _show_domains(result: Mapping[str, Any]) -> str:
     """Return the arms in each domain that was held out, and their means, with the differences below them."""
     seeds = len(result["seeds"])
+    columns = _COLUMNS | _grades(result["test"])
     rows = []
     for domain, found in {**result["domains"], "mean": result}.items():
         arms = {"student": found, "baseline": found["baseline"], "teacher": found["teacher"]}
         for arm, figures in arms.items():
             if figures is not None:
                 name = name_arm(arm, seeds if arm != "teacher" else 1)
-                rows.append([domain, name, *(write_figure(figures["test"], column) for column in _COLUMNS)])
+                rows.append([domain, name, *(write_figure(figures["test"], column) for column in columns)])
         for name, difference in found["comparison"]["test"].items():
             one, _, other = name.partition("_minus_")
-            cells = [_recorded(difference.get(column)) for column in _COLUMNS]
+            cells = [_recorded(difference.get(column)) for column in columns]
             rows.append([domain, f"{one} − {other}", *cells])
-    return Table("", ["held out", "", *(f"{name} (95 %)" for name in _COLUMNS.values())], rows).text()
+    return Table("", ["held out", "", *(f"{name} (95 %)" for name in columns.values())], rows).text()
 
 
 def show_comparison(compared: Comparison) -> str:
     """Return each run's figures and its differences to the first one, as lines of text."""
     rows = []
+    columns = {name: _COLUMNS[name] for name in ("auroc", "accuracy")} | _grades(compared.figures[0])
     for index, name in enumerate(compared.names):
         figures = compared.figures[index]
-        rows.append([name, *(write_figure(figures, column) for column in ("auroc", "accuracy"))])
+        rows.append([name, *(write_figure(figures, column) for column in columns)])
         if index:
             found = compared.differences[index - 1]
-            rows.append(
-                ["  minus the first", *(write_difference(found.get(column)) for column in ("auroc", "accuracy"))]
-            )
-    return Table("", ["", "AUROC (95 %)", "accuracy (95 %)"], rows).text()
+            rows.append(["  minus the first", *(write_difference(found.get(column)) for column in columns)])
+    return Table("", ["", *(f"{name} (95 %)" for name in columns.values())], rows).text()
 
 
 def name_arm(arm: str, seeds: int) -> str:

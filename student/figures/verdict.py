@@ -18,6 +18,8 @@ _NAMES = {
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
     "brier": "Brier score",
+    "kappa": "weighted kappa",
+    "mae": "mean grade error",
 }
 
 Compared = Mapping[str, Difference]
@@ -129,7 +131,7 @@ def _judge(baseline: Compared, name: str, by_seed: Sequence[tuple[float | None, 
 def _turned(name: str, found: Difference) -> int:
     """Return 1 where the student is significantly better by a figure, -1 where it is worse, else 0."""
     sign = int(found.above) - int(found.below)
-    return -sign if name == "brier" else sign
+    return -sign if name in ("brier", "mae") else sign
 
 
 def _guesses(figures: Figures | None) -> bool:

@@ -191,7 +191,8 @@ class _Climb:
         with self.progress(f"alpha {alpha:g}, T {temperature:g}", epoch * rows, done * rows) as advance:
             train(state, self.data, recipe, checkpoint=checkpoint, report=lambda _: None, advance=advance, until=epoch)
         best = state.best_row
-        return {name: None if math.isnan(best[name]) else best[name] for name in ("val_auroc", "val_loss")}
+        names = [name for name in ("val_auroc", "val_loss", "val_kappa") if name in best]
+        return {name: None if math.isnan(best[name]) else best[name] for name in names}
 
 
 def _best(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[float, float]]:

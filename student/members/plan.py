@@ -9,6 +9,7 @@ from typing import Any
 
 from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import Dataset, DatasetOptions, typical_side
+from ...pipeline.metrics import check_grades
 from ...pipeline.views.preprocessing import Preprocessing
 from ...pipeline.views.transforms import Policy, policy_named
 from ..network.images import choose_image_size
@@ -135,6 +136,9 @@ def ask(
     joined = join_sources(sources, settings)
     check_terms(terms, joined.task)
     check_imbalance(settings, joined.task)
+    settings.patient_rule.rank(joined.classes)  # refuses a finding that is no class before anything is trained
+    if settings.ordinal:
+        check_grades(joined.task, joined.classes)
     if settings.leave_one_domain_out:
         held_out = find_domains(joined, sources.cache)
         taught = Taught(joined, sources.dataset, settings)  # each student is taught `without` one of them

@@ -158,6 +158,8 @@ def train_member(
         "val_loss": or_none(state.best_row["val_loss"]),
         "seconds": round(state.seconds, 3),
     }
+    if "val_kappa" in state.best_row:
+        record["val_kappa"] = or_none(state.best_row["val_kappa"])
     folder.make_durable(place)
     folder.write_json(place / folder.MEMBER, record)
     remove(place / folder.CHECKPOINT)

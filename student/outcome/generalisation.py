@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...cache.progress import Alert, Tell
-from ...pipeline.metrics import STATISTICS, Resamples
+from ...pipeline.metrics import GRADE_FIGURES, Resamples
 from ..figures.score import Scored, compare_arms, intervals_as_json
 from ..figures.verdict import judge_teacher
 from ..members.plan import Asked
@@ -94,7 +94,8 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
         name: min(one.figures["rests_on"][name] for one in scored) for name in scored[0].figures["rests_on"]
     }
     draws = {}
-    for name in STATISTICS:
+    names = tuple(scored[0].resamples.values)
+    for name in names:
         defined = [one for one in scored if one.figures[name] is not None]
         figures[name] = statistics.fmean(one.figures[name] for one in defined) if defined else None
         values = [one.resamples.values[name] for one in defined or scored]
@@ -102,7 +103,7 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
     resamples = Resamples(draws)
     figures["ci95"] = intervals_as_json(resamples)
     figures["domains_left_out"] = {
-        name: count for name in STATISTICS if (count := sum(one.figures[name] is None for one in scored))
+        name: count for name in names if (count := sum(one.figures[name] is None for one in scored))
     }
     seeds = range(len(scored[0].logits))
     # Seed by seed all domains' images together, for what counts images.
@@ -130,7 +131,8 @@ def _with_domains(
     """Return an arm's means with each domain's figures, and their spread over seeds, as a run has them."""
     found = dict(mean.figures)
     found["domains"] = {
-        domain: {name: one.scored[arm].figures[name] for name in _OF_A_DOMAIN} for domain, one in outcomes.items()
+        domain: {name: figures[name] for name in (*_OF_A_DOMAIN, *GRADE_FIGURES) if name in figures}
+        for domain, figures in ((domain, one.scored[arm].figures) for domain, one in outcomes.items())
     }
     if len(seeds) > 1:
         values = {name: [one["test"][name] for one in seeds] for name in ("auroc", "accuracy")}

@@ -31,6 +31,7 @@ __all__ = [
 
 FIGURES = ("auroc", "accuracy", "auprc", "balanced_accuracy", "macro_f1", "brier")
 FIGURE_NAMES = tuple(map(name_figure, FIGURES))
+GRADES = ("kappa", "mae")  # with --ordinal
 CLASS_FIGURES = {
     "auroc": "AUROC",
     "auprc": "AUPRC",
@@ -53,18 +54,23 @@ class Confusion:
 def tabulate_figures(run: Recorded) -> Table:
     """Return every arm on every split."""
     rows = []
+    columns = _columns(run.metrics[run.split])
     for split in ("test", "val"):
         for arm in ARMS:
             found = run.figures(arm, split)
             if found:
                 name = name_arm(arm, len(run.learners.get(arm, ())))
-                rows.append([split, name, *(write_figure(found, what) for what in FIGURES)])
+                rows.append([split, name, *(write_figure(found, what) for what in columns)])
                 rows[-1].append(write_number(found.get("calibration_error")))
                 if by := found.get("patients"):
-                    cells = [write_figure(by, what) for what in FIGURES]
+                    cells = [write_figure(by, what) for what in columns]
                     rows.append([split, f"{name}, by patient", *cells, write_number(by.get("calibration_error"))])
-    header = ["split", "model", *FIGURE_NAMES, "calibration error"]
+    header = ["split", "model", *map(name_figure, columns), "calibration error"]
     return Table("Figures with 95 % intervals. Brier score and calibration error: less is better.", header, rows)
+
+
+def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:
+    return (*FIGURES, *(name for name in GRADES if name in found))
 
 
 def tabulate_seeds(run: Recorded) -> Table | None:
@@ -83,13 +89,14 @@ def tabulate_seeds(run: Recorded) -> Table | None:
 
 def tabulate_differences(found: Mapping[str, Mapping[str, Any]], split: str) -> Table | None:
     """Return the arms against each other; None where there is nothing to compare."""
+    columns = _columns(next(iter(found.values()), {}))
     rows = [
-        [PAIRS[name], *(write_difference(each.get(what)) for what in FIGURES)]
+        [PAIRS[name], *(write_difference(each.get(what)) for what in columns)]
         for name, each in found.items()
         if name in PAIRS
     ]
     caption = f"Paired differences on {split}, with 95 % intervals and p-values over the same resamples of the images."
-    return Table(caption, ["difference", *FIGURE_NAMES], rows) if rows else None
+    return Table(caption, ["difference", *map(name_figure, columns)], rows) if rows else None
 
 
 def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurves]]) -> Table:
@@ -111,14 +118,15 @@ def tabulate_classes(run: Recorded, curves: Mapping[str, Mapping[str, ClassCurve
 def tabulate_domains(run: Recorded) -> Table | None:
     """Return each domain of each arm; None where no domain is known."""
     rows = []
+    columns = _columns(run.metrics[run.split])
     for name in run.metrics[run.split].get("domains") or {}:
         for arm in ARMS:
             found = run.parts(arm, "domains").get(name)
             if found:
                 intervals = found.get("ci95", {})
-                cells = [with_interval(found.get(what), intervals.get(what)) for what in FIGURES]
+                cells = [with_interval(found.get(what), intervals.get(what)) for what in columns]
                 rows.append([name, arm, str(found["n"]), *cells])
-    header = ["domain", "model", "images", *FIGURE_NAMES]
+    header = ["domain", "model", "images", *map(name_figure, columns)]
     return Table(f"Each domain's images of {run.split}, with 95 % intervals.", header, rows) if rows else None
 
 

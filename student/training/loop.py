@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...cache.errors import StudentError
 from ...cache.progress import Advance
-from ...pipeline.metrics import log_loss, score
+from ...pipeline.metrics import log_loss, measure_grades, score
 from ...pipeline.views.transforms import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
 from ..network.images import PixelSource
 from ..network.parallel import ALONE, Ranks
@@ -134,15 +134,16 @@ def train(
 
 
 def _better(row: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Say whether an epoch beats the best: by AUROC on val, where that ties by loss; undefined figures are worst."""
+    """Say whether an epoch beats the best: by its figure on val, where that ties by loss; undefined ones are worst."""
     return merit(row) > merit(best)
 
 
 def merit(row: Mapping[str, float | None]) -> tuple[float, float]:
-    """Return what epochs, seeds and settings are chosen by: AUROC on val, then its loss; undefined ones are worst."""
-    auroc, loss = row["val_auroc"], row["val_loss"]
+    """Return what epochs, seeds and settings are chosen by on val: AUROC or kappa, then loss; undefined is worst."""
+    # With --select kappa, and only then, rows have one.
+    figure, loss = row.get("val_kappa", row["val_auroc"]), row["val_loss"]
     return (
-        -math.inf if auroc is None or math.isnan(auroc) else auroc,
+        -math.inf if figure is None or math.isnan(figure) else figure,
         -math.inf if loss is None or math.isnan(loss) else -loss,
     )
 
@@ -269,7 +270,10 @@ def _validate(state: TrainingState, data: TrainingData, recipe: Recipe) -> dict[
     logits = predict(state.averaged or state.model, data, "val", recipe.plan, recipe.device)
     scores = score(logits, part.label, targets.task, targets.classes)
     loss = log_loss(logits, part.label, targets.task)
-    return {"val_loss": loss, "val_auroc": scores.auroc, "val_accuracy": scores.accuracy}
+    found = {"val_loss": loss, "val_auroc": scores.auroc, "val_accuracy": scores.accuracy}
+    if recipe.settings.select == "kappa":
+        found["val_kappa"] = measure_grades(logits, part.label)["kappa"]
+    return found
 
 
 def predict(model: nn.Module, data: TrainingData, split: str, plan: Plan, device: str) -> npt.NDArray[np.float32]:

@@ -170,8 +170,8 @@ def evaluate(
     for number, name in enumerate(dataset.domains):
         rows = domain == number
         if rows.any():
-            domains[name] = _measure_part(trained, logits[rows], label[rows], units[rows])
-    student = _measure_part(trained, logits, label, units)
+            domains[name] = _measure_part(trained, logits[rows], label[rows], units[rows], ordinal=rule.ordinal)
+    student = _measure_part(trained, logits, label, units, ordinal=rule.ordinal)
     if several_images(units, group):
         student["patients"], _ = measure_patients([logits], label, units, trained.task, trained.classes, rule)
     return {
@@ -185,14 +185,19 @@ def evaluate(
 
 
 def _measure_part(
-    trained: Trained, logits: npt.NDArray[np.float32], label: npt.NDArray[Any], units: npt.NDArray[np.int64]
+    trained: Trained,
+    logits: npt.NDArray[np.float32],
+    label: npt.NDArray[Any],
+    units: npt.NDArray[np.int64],
+    *,
+    ordinal: bool,
 ) -> dict[str, Any]:
     """Return scores, 95 % intervals (over patients, if known) and calibration errors; undefined ones None."""
     task = trained.task
     # As the training measured it.
     at = float(trained.description.get("request", {}).get("at_sensitivity", 0.95))
-    found = measure(logits, label, task, trained.classes, at_sensitivity=at)
-    intervals = bootstrap(logits, label, task, groups=units).intervals()
+    found = measure(logits, label, task, trained.classes, at_sensitivity=at, ordinal=ordinal)
+    intervals = bootstrap(logits, label, task, groups=units, ordinal=ordinal).intervals()
     found["ci95"] = {name: [or_none(value) for value in pair] for name, pair in intervals.items()}
     found["rests_on"] = rests_on(label, task, units)
     calibrated = reliability(logits, label, task, temperature=trained.temperature.value)

@@ -30,7 +30,7 @@ class PatientRule:
     aggregate : how the answers to a patient's images become one
     finding : classes, the gravest first: a patient whose images are of several classes has the first of these that is
         among them. A patient of several classes of which none is named has no label of its own
-    ordinal : classes are grades, and a patient's is the highest
+    ordinal : classes are grades: a patient's is the highest, and figures of grades are given
     """
 
     aggregate: Aggregate = "mean"
