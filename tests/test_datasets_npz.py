@@ -120,7 +120,14 @@ def test_npz_booleans_and_minmax(npz):
         ({"x_val": images(2), "y_val": [0, 1], "x_valid": images(2), "y_valid": [0, 1]}, "all of them val"),
         ({"train_images": images(3), "train_labels": [0, 1, -2]}, "labels from -2 to 1"),
         ({"train_images": images(3), "train_labels": [0, 1, 0.5]}, "not whole numbers"),
-        ({"train_images": images(3), "train_labels": ["a", "b", "a"]}, "not whole numbers"),
+        ({"train_images": images(3), "train_labels": [["a", "b"]] * 3}, "names in several columns"),
+        ({"images": images(6), "labels": np.uint8([0, 1, 255] * 2)}, r"has '255' \(2\) .* --unknown-label 255"),
+        ({"images": images(6), "labels": [41, 57, 63] * 2}, "3 classes, which look like a measurement"),
+        (
+            {"train_images": images(2) / 255, "train_labels": [0, 1], "test_images": images(2) * 1.0}
+            | {"test_labels": [0, 1]},
+            r"up to 1 in 'train_images' and of up to 255 in 'test_images'; expected one scale in all splits",
+        ),
         ({"train_images": images(2), "train_labels": [[0, 1], [2, 1]]}, "has 2 in column 0"),
         ({"train_images": images(2), "train_labels": [1, 1]}, r"has 1 class \('1'\); expected two or more"),
         ({"train_images": np.array([[["a"]]] * 2), "train_labels": [0, 1]}, "images of type <U1"),
@@ -130,6 +137,51 @@ def test_npz_booleans_and_minmax(npz):
 def test_npz_refused(npz, arrays, message):
     with pytest.raises(DataError, match=message):
         open_dataset(npz(**arrays))
+
+
+def test_npz_labels_may_be_names(npz):
+    for names in (np.array(["b", "a", ""] * 2), np.array([b"b", b"a", b""] * 2)[:, None]):
+        dataset = open_dataset(npz(images=images(6), labels=names))
+        assert (dataset.classes, dataset.label.tolist()) == (("a", "b"), [1, 0, -1] * 2)
+
+
+def test_npz_labels_of_further_axes_of_length_one(npz):
+    assert open_dataset(npz(images=images(4), labels=np.arange(4).reshape(4, 1, 1, 1) % 2)).label.tolist() == [0, 1] * 2
+
+
+def test_npz_classes_can_be_settled(npz):
+    path = npz(images=images(6), labels=np.uint8([0, 1, 255] * 2))
+    told = open_dataset(path, DatasetOptions(unknown_labels=("255",)))
+    assert (told.classes, told.label.tolist()) == (("0", "1"), [0, 1, -1] * 2)
+    assert told.reading == {"unknown_labels": ["255"]}
+    assert open_dataset(path, DatasetOptions(accept_classes=True)).classes == ("0", "1", "255")
+
+
+def test_npz_arrays_that_are_not_read_are_said(npz):
+    path = npz(images=images(6), labels=[0, 1] * 3, patient_ids=[1, 1, 2, 2, 3, 3], more=np.zeros(3))
+    dataset = open_dataset(path)
+    assert dataset.notes[0] == "2 arrays not read: 'patient_ids', 'more'"
+    assert "array 'patient_ids' looks like patients: keep each in one split with --group-column" in dataset.notes[1]
+    grouped = open_dataset(path, DatasetOptions(group_column="patient_ids"))
+    assert (grouped.group.tolist(), grouped.notes) == ([0, 0, 1, 1, 2, 2], ("1 array not read: 'more'",))
+    with pytest.raises(DataError, match=r"no array 'pid' for --group-column; its other .* 'patient_ids', 'more'"):
+        open_dataset(path, DatasetOptions(group_column="pid"))
+
+
+def test_npz_patients_of_splits(npz):
+    parts = {"x_train": images(4), "y_train": [0, 1, 0, 1], "x_test": images(2, seed=1), "y_test": [0, 1]}
+    path = npz(**parts, train_patients=["a", "a", "b", "c"], patients_test=["c", "d"])
+    assert open_dataset(path, DatasetOptions(group_column="patients")).group.tolist() == [0, 0, 1, 2, 2, 3]
+    path = npz(**parts, train_patients=["a", "a", "b"], patients_test=["c", "d"])
+    with pytest.raises(DataError, match=r"'train_patients' in .* has the shape \(3,\), and there are 4 images"):
+        open_dataset(path, DatasetOptions(group_column="patients"))
+
+
+def test_npz_rows_that_are_nearly_one_hot_are_said(npz):
+    labels = np.eye(3, dtype=int)[np.arange(30) % 3]
+    labels[4] = 1, 1, 0
+    said = open_dataset(npz(images=images(30), labels=labels))
+    assert (said.task, "all but 1 of 30 rows of the labels have exactly one 1" in said.notes[0]) == ("multilabel", True)
 
 
 def test_npz_never_unpickles(npz, tmp_path):

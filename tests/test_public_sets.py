@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 import click
+import h5py
+import numpy as np
 import pytest
-from layout_cases import Read, save, save_classes, write_table
+from layout_cases import Read, draw, save, save_classes, write_table
 
 from medal.cli import group
 from medal.pipeline.datasets.options import take_dataset_options
@@ -253,6 +255,19 @@ def imagefolder():
     return {"clear": 7, "mass": 7}, 14, 0
 
 
+def pcam():
+    Path("pcam").mkdir()
+    for split, count in {"train": 12, "valid": 4, "test": 6}.items():
+        images = np.stack([np.asarray(draw(split, index)) for index in range(count)])
+        for letter, values in {
+            "x": np.repeat(images[..., None], 3, -1),
+            "y": (np.arange(count) % 2).astype(np.uint8).reshape(-1, 1, 1, 1),
+        }.items():
+            with h5py.File(f"pcam/camelyonpatch_level_2_split_{split}_{letter}.h5", "w") as file:
+                file[letter] = values
+    return {"0": 11, "1": 11}, 22, 0
+
+
 SETS = (
     nih,
     chexpert,
@@ -266,6 +281,7 @@ SETS = (
     eyepacs,
     breakhis,
     kather,
+    pcam,
     oct2017,
     busi,
     imagefolder,

@@ -17,13 +17,25 @@ from .kinds.tables.text import is_table
 
 __all__ = ["dataset_kind", "dataset_name", "open_dataset"]
 
-_FORMS = "medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, or phantom"
+_FORMS = (
+    "medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table, a file …_x.h5 beside "
+    "…_y.h5, or phantom"
+)
+# What is to be made of files that are no datasets, by suffix.
+_INSTEAD = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as CSV UTF-8"),
+    **dict.fromkeys((".txt", ".dat"), "a table in it is read once it is called .csv or .tsv"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), "unpack it first"),
+    **dict.fromkeys((".npy", ".mat", ".pt", ".pkl"), "save images and labels together with numpy.savez"),
+    **dict.fromkeys((".parquet", ".json", ".jsonl"), "write files and labels into a .csv table"),
+}
 
 
 # What has no columns, in words.
 _WITHOUT_COLUMNS = {
     "medmnist": "a MedMNIST set",
     "npz": "an .npz file",
+    "hdf5": "a pair of HDF5 files",
     "folder": "a folder whose own folders are the classes",
     "phantom": "a set that medal draws",
 }
@@ -44,16 +56,10 @@ _OF_COLUMNS = (
     "test_table",
 )
 _OF_FOLDERS = ("class_level", "class_pattern")
-_OF_FILES = (
-    "group_pattern",
-    "skip_localizers",
-    "unknown_labels",
-    "rename_classes",
-    "accept_classes",
-    "min_class_images",
-    "other_class",
-    "split_names",
-)
+_OF_FILES = ("group_pattern", "skip_localizers", "split_names")
+# Options of all that has classes of its own.
+_OF_CLASSES = ("unknown_labels", "rename_classes", "accept_classes", "min_class_images", "other_class")
+_ARRAYS = ("npz", "hdf5")
 _FLAGS = {
     "image_folders": "--images",
     "split_lists": "--split-list",
@@ -70,7 +76,7 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
 
     Parameters
     ----------
-    spec : ``medmnist:NAME[@SIZE]``, a ``.npz`` file, a folder, a ``.csv`` table, or ``phantom``
+    spec : ``medmnist:NAME[@SIZE]``, a ``.npz`` file, a folder, a ``.csv`` table, a ``…_x.h5`` file, or ``phantom``
     classes : class names in the order wanted, as a cache has them; None = the dataset's own
 
     Raises
@@ -114,18 +120,26 @@ def _short_name(spec: str) -> str:
     path = Path(spec)
     if kind == "npz":
         return path.stem
+    if kind == "hdf5":
+        from .kinds.hdf5 import hdf5_name
+
+        return hdf5_name(path)
     if kind == "table":
         path = path.parent
     return spec if kind == "phantom" else path.resolve().name or "dataset"
 
 
 def dataset_kind(spec: str) -> str | None:
-    """Tell what form a spec has, without opening it: medmnist, npz, table, folder or phantom; None if it is none."""
+    """Tell what form a spec has without opening it: medmnist, npz, hdf5, table, folder or phantom; None = none."""
     if spec.lower().startswith("medmnist:"):
         return "medmnist"
     if spec == "phantom":
         return "phantom"
     kind = "npz" if spec.lower().endswith(".npz") else "table" if is_table(spec) else None
+    if spec.lower().endswith((".h5", ".hdf5")):
+        from .kinds.hdf5 import is_hdf5
+
+        kind = "hdf5" if is_hdf5(spec) else None
     if kind is not None and not Path(spec).is_dir():
         return kind
     return "folder" if spec and Path(spec).is_dir() else None
@@ -137,13 +151,17 @@ def _unknown(spec: str) -> str:
     close = difflib.get_close_matches(spec.lower(), official_names(), n=1, cutoff=0.6)
     hint = f" Did you mean medmnist:{close[0]}?" if close else ""
     there = "is a file of another kind" if Path(spec).exists() else "is not there"
+    instead = _INSTEAD.get(Path(spec).suffix.lower())
+    if instead is not None and Path(spec).is_file():
+        return f"dataset '{spec}' {there}; expected {_FORMS}: {instead}."
     return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"
 
 
 def _refuse_unheard(options: DatasetOptions, spec: str, kind: str) -> None:
     """Refuse options that would go unheard."""
     if kind != "table":
-        group = None if options.group_column == NO_GROUP and kind == "folder" else options.group_column
+        heard = kind in _ARRAYS or (options.group_column == NO_GROUP and kind == "folder")
+        group = None if heard else options.group_column
         asked = {_flag(name): getattr(options, name) for name in _OF_COLUMNS} | {"--group-column": group}
         unheard = [option for option, value in asked.items() if value]
         if unheard:
@@ -151,7 +169,9 @@ def _refuse_unheard(options: DatasetOptions, spec: str, kind: str) -> None:
                 f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no columns for {', '.join(unheard)}; leave "
                 f"{_those(unheard)} out, or give a .csv table."
             )
-    names = [*(() if kind == "folder" else _OF_FOLDERS), *(() if kind in ("table", "folder") else _OF_FILES)]
+    files = ("table", "folder")
+    names = [*(() if kind == "folder" else _OF_FOLDERS), *(() if kind in files else _OF_FILES)]
+    names += () if kind in (*files, *_ARRAYS) else _OF_CLASSES
     unheard = [_flag(name) for name in names if getattr(options, name) not in (None, (), False)]
     if unheard:
         what = "a table" if kind == "table" else _WITHOUT_COLUMNS[kind]
@@ -186,7 +206,7 @@ def _check_window(options: DatasetOptions, spec: str, kind: str) -> None:
             f"--window and --intensity {options.intensity} were both given; expected one: the same window for all "
             "images, their own minimum and maximum for each, or the values that are black and white."
         )
-    if kind not in ("table", "folder", "npz"):
+    if kind not in ("table", "folder", *_ARRAYS):
         raise DataError(
             f"dataset '{spec}' is {_WITHOUT_COLUMNS[kind]} and has no image of more than 8 bits for --window; leave "
             "that option out."
@@ -230,6 +250,12 @@ def _open_npz(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
     return open_npz(Path(spec), dataset_name(spec), options, classes)
 
 
+def _open_hdf5(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    from .kinds.hdf5 import open_hdf5
+
+    return open_hdf5(Path(spec), dataset_name(spec), options, classes)
+
+
 def _open_table(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
     from .kinds.tables.table import open_table
 
@@ -252,6 +278,7 @@ _OPENERS: dict[str, Callable[[str, DatasetOptions, Classes], Dataset]] = {
     "medmnist": _open_medmnist,
     "phantom": _open_phantom,
     "npz": _open_npz,
+    "hdf5": _open_hdf5,
     "table": _open_table,
     "folder": _open_folder,
 }

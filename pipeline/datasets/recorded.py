@@ -51,7 +51,7 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
         options = replace(options, exclude_classes=tuple(manifest.dataset.get("excluded_classes", ())))
     if options.intensity == DatasetOptions.intensity and options.window is None:
         options = replace(options, intensity=manifest.preprocessing.get("intensity", "declared"))
-        if dataset_kind(spec) in ("table", "folder", "npz"):
+        if dataset_kind(spec) in ("table", "folder", "npz", "hdf5"):
             options = replace(options, window=parse_window(manifest.preprocessing.get("window")))
     return options
 

@@ -40,7 +40,7 @@ def _as_trained(run: Recorded, spec: str, options: DatasetOptions) -> DatasetOpt
     request = run.description["request"]
     options = as_run_read(options, request.get("reading", {}), dataset_kind(spec), run.task, run.classes)
     if options.intensity == DatasetOptions.intensity and options.window is None:
-        window = request["window"] if dataset_kind(spec) in ("table", "folder", "npz") else None
+        window = request["window"] if dataset_kind(spec) in ("table", "folder", "npz", "hdf5") else None
         options = replace(options, intensity=request["intensity"], window=window and tuple(window))
     return options
 

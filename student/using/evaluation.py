@@ -82,7 +82,7 @@ def _as_trained(trained: Trained, spec: str, options: DatasetOptions) -> Dataset
     options = as_run_read(options, reading, kind, trained.task, trained.classes)
     options = replace(options, several_labels=trained.task == "multilabel")
     if options.intensity == DatasetOptions.intensity and options.window is None:
-        window = trained.options.window if kind in ("table", "folder", "npz") else None
+        window = trained.options.window if kind in ("table", "folder", "npz", "hdf5") else None
         options = replace(options, intensity=trained.options.intensity, window=window)
     return options
 

@@ -16,10 +16,11 @@ from .dataset import UNKNOWN_BIT, DatasetOptions, class_order
 from .labels import quoted
 from .suspicion import check_alike, check_separators, is_missing
 
-__all__ = ["BITS", "Bits", "one_of", "read_bits", "split_labels"]
+__all__ = ["BITS", "Bits", "one_of", "read_bits", "say_nearly_one_hot", "split_labels"]
 
 BITS = {"0": 0, "1": 1, "": UNKNOWN_BIT, "-1": UNKNOWN_BIT, "255": UNKNOWN_BIT}
 _LISTED = 8
+_LEAST_COLUMNS, _ODD = 3, 20  # of rows that are nearly one-hot, one in twenty is not
 _ANSWERS: dict[str, int | str] = {"true": 1, "yes": 1, "false": 0, "no": 0, "nan": "blank"}
 # What --blank and --uncertain can say of a cell.
 CHOICES = {"0": 0, "1": 1, "unknown": UNKNOWN_BIT}
@@ -109,12 +110,26 @@ def _notes(bits: npt.NDArray[np.uint8], names: Sequence[str], options: DatasetOp
     unknown = int((bits == UNKNOWN_BIT).sum())
     if unknown and options.blank is None and options.uncertain is None:
         found.append(f"{unknown} of {bits.size} label cells are unknown; --blank 0 reads blank ones as 0")
-    if len(names) > 1 and len(bits) > 1 and ((bits == 1).sum(1) == 1).all() and not options.one_hot:
+    if len(names) > 1 and not options.one_hot and not ((bits == 1).sum(1) == 1).all():
+        found += say_nearly_one_hot(bits)
+    elif len(names) > 1 and len(bits) > 1 and not options.one_hot:
         found.append(
             f"every row has exactly one 1 among the {len(names)} label columns: with --one-hot they are classes, one "
             "an image, and not several labels"
         )
     return tuple(found)
+
+
+def say_nearly_one_hot(bits: npt.NDArray[np.uint8]) -> list[str]:
+    """Say that nearly all rows have exactly one 1, so that a few may be mistakes in classes."""
+    known = bits[~(bits == UNKNOWN_BIT).all(1)]
+    wrong = int(((known == 1).sum(1) != 1).sum())
+    if not wrong or bits.shape[1] < _LEAST_COLUMNS or wrong * _ODD > len(known):
+        return []
+    return [
+        f"all but {wrong} of {len(known)} rows of the labels have exactly one 1: they are {bits.shape[1]} labels, "
+        "of which an image may have several; mend these rows if they are to be classes"
+    ]
 
 
 def one_of(read: Bits, what: str, first_row: int) -> list[str]:

@@ -12,7 +12,7 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from .dataset import UNKNOWN_CLASS, DatasetOptions, class_order
 from .labels import Labels, label_classes, quoted
-from .suspicion import check_classes, say_doubtful
+from .suspicion import Source, check_classes, say_doubtful
 
 __all__ = ["Classes", "read_classes"]
 
@@ -39,6 +39,7 @@ def read_classes(
     classes: Sequence[str] | None,
     what: str,
     *,
+    source: Source,
     first_row: int | None = None,
     empty: Sequence[str] = (),
 ) -> Classes:
@@ -48,6 +49,7 @@ def read_classes(
     ----------
     values : (N,) names of classes; empty = unknown
     classes : those of a cache, in its order: they were looked at when it was made
+    source : what names the classes
     first_row : number of the first row, where these are cells of a table
     empty : classes that the dataset names and that have no image; they may be left out
 
@@ -72,7 +74,7 @@ def read_classes(
     if classes is None and not options.accept_classes:
         first = None if first_row is None else (lambda name: first_row + named.index(name))
         in_order = {name: counts[name] for name in class_order(list(counts))}
-        check_classes(in_order, what, column=first is not None, first_row=first)
+        check_classes(in_order, what, source, first)
         notes = say_doubtful(in_order)
     excluded = options.exclude_classes
     if options.min_class_images is not None and classes is None:

@@ -12,6 +12,7 @@ from .dataset import DatasetOptions
 __all__ = ["as_run_read", "record_reading", "record_run", "with_reading"]
 
 _TABLE, _FOLDER, _FILES = ("table",), ("folder",), ("table", "folder")
+_CLASSES = ("table", "folder", "npz", "hdf5")
 # Options that are recorded, for which kinds of datasets, and what they can be. Paths are not recorded, nor what a cache
 # holds itself: classes left out, splits, patients.
 _KINDS: dict[str, tuple[tuple[str, ...], type | tuple[str, ...]]] = {
@@ -21,8 +22,8 @@ _KINDS: dict[str, tuple[tuple[str, ...], type | tuple[str, ...]]] = {
     "blank": (_TABLE, ("0", "unknown")),
     "uncertain": (_TABLE, ("0", "1", "unknown")),
     "repeated": (_TABLE, ("first", "any", "majority")),
-    "unknown_labels": (_FILES, tuple),
-    "rename_classes": (_FILES, tuple),
+    "unknown_labels": (_CLASSES, tuple),
+    "rename_classes": (_CLASSES, tuple),
     "split_names": (_FILES, tuple),
     "class_level": (_FOLDER, int),
     "class_pattern": (_FOLDER, str),

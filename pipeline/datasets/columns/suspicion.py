@@ -6,13 +6,14 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from ....cache.errors import DataError
 from ....cache.text import plural
 from .dataset import class_order
 from .labels import quoted
 
-__all__ = ["check_alike", "check_classes", "check_separators", "is_missing", "say_doubtful"]
+__all__ = ["Source", "check_alike", "check_classes", "check_separators", "is_missing", "say_doubtful"]
 
 ACCEPT = "--accept-classes"  # what takes classes as they are
 # More than any public set that people sort by hand into classes; a column of identifiers or ages has more.
@@ -48,6 +49,12 @@ _WHAT = re.compile(r"(class|cls|category|cat|type|label|grade|stage|level|score|
 _LEAST_WHO, _LEAST_CODES, _DIGITS = 3, 11, 3
 
 Counts = Mapping[str, int]
+Source = Literal["column", "folders", "arrays"]
+_ELSEWHERE: dict[Source, str] = {
+    "column": "name the column of classes with --label-column",
+    "folders": "say which folder is the class with --class-level K, or take it from the path with --class-pattern",
+    "arrays": "save an array of classes as labels",
+}
 
 
 def is_missing(name: str) -> bool:
@@ -68,25 +75,25 @@ def say_doubtful(counts: Counts) -> list[str]:
     ]
 
 
-def check_classes(counts: Counts, what: str, *, column: bool, first_row: Callable[[str], int] | None = None) -> None:
+def check_classes(counts: Counts, what: str, source: Source, first_row: Callable[[str], int] | None = None) -> None:
     """Refuse classes that are most likely none, with what was seen and the option that settles it.
 
     Parameters
     ----------
     counts : how many rows each class has
-    column : they are cells of a table, not names of folders
+    source : what names the classes
     first_row : of a class, for the message
 
     Raises
     ------
     DataError
     """
-    if column:
+    if source != "folders":
         _check_missing(counts, what, first_row)
         check_separators(counts, what)
     check_alike(counts, what)
-    _check_numbered(counts, what, column)
-    _check_many(counts, what, column)
+    _check_numbered(counts, what, source)
+    _check_many(counts, what, source)
 
 
 def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | None) -> None:
@@ -182,29 +189,24 @@ def _is_number(name: str) -> bool:
     return re.fullmatch(r"[+-]?\d+(\.\d*)?", name) is not None
 
 
-def _check_numbered(counts: Counts, what: str, column: bool) -> None:
+def _check_numbered(counts: Counts, what: str, source: Source) -> None:
     """Refuse classes called patient1, patient2 … or fold1, fold2 …: who or where, not what."""
     parts = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in counts]
     words = {"" if part is None else part[1].strip(" _-").lower() for part in parts}
-    word = words.pop()
+    word = words.pop() if words else ""
     if words or not word or len(counts) < _LEAST_WHO or _WHAT.fullmatch(word):
         return
     coded = len(counts) >= _LEAST_CODES and all(part is not None and len(part[2]) >= _DIGITS for part in parts)
     if not coded and not _WHO.fullmatch(word):
         return
     names = class_order(list(counts))
-    remedy = (
-        "name the column of classes with --label-column"
-        if column
-        else "say which folder is the class with --class-level K, or take it from the path with --class-pattern"
-    )
     raise DataError(
         f"{what} has {len(names)} classes that are one word and a number, as patients and parts of a set are called: "
-        f"{quoted(names, _LISTED)}; {remedy}, or take them as they stand with {ACCEPT}."
+        f"{quoted(names, _LISTED)}; {_ELSEWHERE[source]}, or take them as they stand with {ACCEPT}."
     )
 
 
-def _check_many(counts: Counts, what: str, column: bool) -> None:
+def _check_many(counts: Counts, what: str, source: Source) -> None:
     names = class_order(list(counts))
     numbers = sorted(float(name) for name in counts) if all(map(_is_number, counts)) else []
     grades = numbers and numbers == [numbers[0] + step for step in range(len(numbers))] and numbers[0] < _MOST_GRADES
@@ -215,14 +217,9 @@ def _check_many(counts: Counts, what: str, column: bool) -> None:
     if not measured and len(names) <= MOST_CLASSES:
         return
     looks = "which look like a measurement" if measured else f"more than {MOST_CLASSES}"
-    remedy = (
-        "name the column of classes with --label-column"
-        if column
-        else "if these are patients or series, the classes lie deeper or elsewhere (--class-level K)"
-    )
     raise DataError(
-        f"{what} has {len(names)} classes, {looks}: {quoted(names, _LISTED)}; {remedy}, leave rare ones out with "
-        f"--min-class-images N, or take them as they stand with {ACCEPT}."
+        f"{what} has {len(names)} classes, {looks}: {quoted(names, _LISTED)}; {_ELSEWHERE[source]}, leave rare "
+        f"ones out with --min-class-images N, or take them as they stand with {ACCEPT}."
     )
 
 

@@ -17,9 +17,15 @@ from ..columns.splits import SPLIT_NAMES
 __all__ = ["Pair", "channels_last", "find_pairs", "single_labels"]
 
 # Images and labels of a split: MedMNIST's names, those of Keras, and those of PCam's files.
-_SPLIT = (("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("{}_x", "{}_y"), ("{}_data", "{}_labels"))
+_SPLIT = (
+    *(("{}_images", "{}_labels"), ("x_{}", "y_{}"), ("{}_x", "{}_y"), ("{}_data", "{}_labels")),
+    *(("{}_imgs", "{}_labels"), ("{}_images", "{}_targets"), ("images_{}", "labels_{}"), ("{}_data", "{}_targets")),
+)
 # The same where there are no splits.
-_WHOLE = (("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "target"))
+_WHOLE = (
+    *(("images", "labels"), ("x", "y"), ("data", "labels"), ("data", "target"), ("imgs", "labels")),
+    *(("image", "label"), ("images", "targets"), ("x", "labels")),
+)
 _CHANNELS = (1, 3)
 
 _log = logging.getLogger(__name__)
@@ -44,15 +50,19 @@ def find_pairs(names: Sequence[str], what: str) -> list[Pair]:
         There are no images of a known name, images without labels or the other way round, or two of one split.
     """
     known = {name.lower(): name for name in names}
-    for images, labels in _SPLIT:
+    usual = [
+        (images, labels) for images, labels in _SPLIT if any(images.format(split) in known for split in SPLIT_NAMES)
+    ]
+    # Images may go with labels of another name than is usual with them.
+    usual.sort(key=lambda names: not any(names[1].format(split) in known for split in SPLIT_NAMES))
+    for images, labels in usual[:1]:
         pairs = [
             _pair(known, SPLIT_NAMES[split], images.format(split), labels.format(split), what)
             for split in SPLIT_NAMES
             if images.format(split) in known or labels.format(split) in known
         ]
-        if any(images.format(split) in known for split in SPLIT_NAMES):
-            _require_one(pairs, what)
-            return sorted(pairs, key=lambda pair: ("train", "val", "test").index(str(pair.split)))
+        _require_one(pairs, what)
+        return sorted(pairs, key=lambda pair: ("train", "val", "test").index(str(pair.split)))
     for images, labels in _WHOLE:
         if images in known and labels in known:
             return [Pair(None, known[images], known[labels])]

@@ -12,7 +12,7 @@ from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import DupFd
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,30 @@ from ...views.preprocessing import Intensity, levels_of, window_levels
 from ..columns.dataset import DatasetOptions, Deep, Place
 from ..pixels.intensity import REMEDY, float_range, float_scale, scale, stretch, type_range
 
-__all__ = ["ArrayImages", "choose_levels"]
+__all__ = ["ArrayImages", "Stack", "choose_levels"]
 
 Pixels = npt.NDArray[Any]
 
 _ALIGNMENT = 64
+# An array that ends here is meant to end at 1, and one that ends there is not.
+_LITTLE_BEYOND_1, _LEAST_OF_255 = 1.25, 32.0
+
+
+class StoredStack(Protocol):
+    """Images that are not in memory: rows are read when they are asked for, in any process."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Pixels: ...
+
+
+Stack = Pixels | StoredStack
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class ArrayImages:
     declared : what they would be by the type and the values alone, as far as nobody has chosen them
     """
 
-    stacks: dict[str, Pixels]
+    stacks: dict[str, Stack]
     what: str
     levels: tuple[float, float] | None = None
     intensity: Intensity = "declared"
@@ -98,11 +117,12 @@ class ArrayImages:
     def __getstate__(self) -> dict[str, Any]:
         state = {part.name: getattr(self, part.name) for part in fields(self)}
         # Gigabytes would else be sent to every worker process, and lie in the memory of each.
-        return state if get_spawning_popen() is None else state | {"stacks": self._mapped}
+        held = [stack for stack in self.stacks.values() if isinstance(stack, np.ndarray)]
+        return state if get_spawning_popen() is None or not held else state | {"stacks": self._mapped}
 
     @cached_property
     def _mapped(self) -> _MappedStacks:
-        return _MappedStacks(self.stacks, self.what)
+        return _MappedStacks({name: np.asarray(stack) for name, stack in self.stacks.items()}, self.what)
 
 
 class _MappedStacks:
@@ -141,7 +161,7 @@ def _map_stacks(duplicate: Any, places: Mapping[str, tuple[int, str, tuple[int, 
 
 
 def choose_levels(
-    stacks: Sequence[Pixels], options: DatasetOptions, what: str
+    stacks: Mapping[str, Stack], options: DatasetOptions, what: str
 ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
     """Return the values that are black and white in stacks of one type, and those that type and values declare.
 
@@ -153,7 +173,7 @@ def choose_levels(
         The stacks are of several types or of none that holds images, or their values have no range that could be known;
         or there is a window, and they have no more than 8 bits.
     """
-    dtypes = {stack.dtype for stack in stacks}
+    dtypes = {stack.dtype for stack in stacks.values()}
     if len({dtype.newbyteorder("=") for dtype in dtypes}) != 1:
         raise DataError(f"{what} has images of several types ({', '.join(sorted(map(str, dtypes)))}); expected one.")
     dtype = next(iter(dtypes))
@@ -164,12 +184,28 @@ def choose_levels(
     told = levels_of(options.intensity) if options.window is None else window_levels(options.window)
     if told is not None and dtype.itemsize > 1:
         return told, None
-    filled = [stack for stack in stacks if stack.size]
+    # What has 8 bits need not be looked at, and may not be in memory.
+    held = {name: np.asarray(stack) for name, stack in stacks.items() if len(stack)} if dtype != np.uint8 else {}
+    filled = list(held.values())
+    if dtype.kind == "f" and len(filled) > 1:
+        _check_one_scale(held, what)
     if dtype.kind == "f" and options.intensity == "auto" and filled:
         within = all(stack.min() >= 0 and stack.max() <= 1 for stack in filled)
         return (0.0, float_scale(filled, what)), (0.0, 1.0 if within else 255.0)
     levels = value_range(filled, dtype, what)
     return levels, levels
+
+
+def _check_one_scale(stacks: Mapping[str, Pixels], what: str) -> None:
+    """Refuse floating-point splits of which some are on the scale 0…1 and others on 0…255."""
+    highest = {name: float(stack.max()) for name, stack in stacks.items()}
+    small = [name for name, high in highest.items() if 0 < high <= _LITTLE_BEYOND_1]
+    large = [name for name, high in highest.items() if high >= _LEAST_OF_255]
+    if small and large:
+        raise DataError(
+            f"{what} has floating-point pixels of up to {highest[small[0]]:g} in '{small[0]}' and of up to "
+            f"{highest[large[0]]:g} in '{large[0]}'; expected one scale in all splits: rescale them."
+        )
 
 
 def value_range(stacks: Sequence[Pixels], dtype: np.dtype[Any], what: str) -> tuple[float, float] | None:

@@ -20,13 +20,14 @@ from ..columns.splits import find_split
 from ..pixels.files import FORMATS
 from ..pixels.listing import Listing, list_images
 from .grouping import group_images
+from .hdf5 import is_hdf5
 from .placing import DEEPER, LOOSE, Placed, place_images
 from .tree import Tree, walk
 
 __all__ = ["open_folder"]
 
 # A folder may hold a dataset of another form rather than be one.
-_DATASETS = (".npz", ".csv")
+_DATASETS = (".npz", ".csv", ".tsv")
 CLASS_LEFT_OUT = "of classes left out"
 
 _log = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     if options.unlabelled:
         read = Classes(no_labels(len(placed.names)), options.exclude_classes, {})
     else:
-        empty = [PurePosixPath(folder).name for folder in placed.empty]
-        read = read_classes(placed.classes, options, classes, what, empty=[*empty, *_folders_of_classes(tree)])
+        empty = [*(PurePosixPath(folder).name for folder in placed.empty), *_folders_of_classes(tree)]
+        read = read_classes(placed.classes, options, classes, what, source="folders", empty=empty)
     labels = read.labels
     listing = list_images(path, [placed.names[row] for row in labels.rows], options, what)
     account = _account(tree, placed, left, listing, labels.rows)
@@ -108,7 +109,8 @@ def _account(
 
 def _nothing_found(tree: Tree, left: Mapping[str, Sequence[str]], what: str) -> str:
     path = tree.path
-    other = sorted(name for name in tree.files if "/" not in name and PurePath(name).suffix.lower() in _DATASETS)
+    top = [name for name in tree.files if "/" not in name]
+    other = sorted(name for name in top if PurePath(name).suffix.lower() in _DATASETS or is_hdf5(str(path / name)))
     if other:
         return f"{what} has no image in folders of classes; did you mean '{path / other[0]}', which lies in it?"
     loose = [name for name in left.get(LOOSE, ()) if "/" not in name or find_split(name.split("/")[0], {}) >= 0]

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ..columns.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, DatasetOptions
-from ..columns.labels import Labels, label_bits, label_classes, others_beside
-from .array_layout import Pair, channels_last, find_pairs, single_labels
-from .arrays import ArrayImages, choose_levels
+from ..columns.dataset import SPLITS, Dataset, DatasetOptions
+from ..columns.labels import others_beside
+from ..columns.reading import record_reading
+from .array_labels import read_groups, read_labels, say_unread
+from .array_layout import Pair, channels_last, find_pairs
+from .arrays import ArrayImages, Stack, choose_levels
 
-__all__ = ["open_npz"]
+__all__ = ["open_arrays", "open_npz"]
 
 Array = npt.NDArray[Any]
 
@@ -46,40 +48,68 @@ def open_npz(
         The file cannot be read, or does not fit the layout.
     """
     what = f"file '{path}'"
-    arrays = _load(path, what)
+    arrays, others = _load(path, what, options.group_column)
     pairs = find_pairs(list(arrays), what)
     stacks = {pair.images: channels_last(arrays[pair.images], pair.images, what) for pair in pairs}
-    for pair in pairs:
-        _check_labels(stacks[pair.images], arrays[pair.labels], pair, what)
+    unread = () if label_names else others
+    return open_arrays(name, stacks, pairs, arrays, options, classes, what, label_names, unread)
+
+
+def open_arrays(
+    name: str,
+    stacks: Mapping[str, Stack],
+    pairs: Sequence[Pair],
+    arrays: Mapping[str, Array],
+    options: DatasetOptions,
+    classes: Sequence[str] | None,
+    what: str,
+    label_names: Sequence[str] = (),
+    others: Sequence[str] = (),
+) -> Dataset:
+    """Make a dataset of images and labels in arrays.
+
+    Parameters
+    ----------
+    stacks : images by the names that `pairs` have for them
+    arrays : labels, and patients if they are asked for
+    others : names of what else there is
+
+    Raises
+    ------
+    DataError
+        They do not fit each other, or mean nothing.
+    """
+    labels_of = [_labels_of(stacks[pair.images], arrays[pair.labels], pair, what) for pair in pairs]
     minmax = options.intensity == "minmax" and _numeric(stacks)
-    levels, declared = (None, None) if minmax else choose_levels(list(stacks.values()), options, what)
-    values = _joined_labels([arrays[pair.labels] for pair in pairs], what)
-    if values.ndim == 2 and not options.several_labels:
-        values = single_labels(values, what)
-    multilabel = values.ndim == 2
-    read = _read_bits if multilabel else _read_classes
-    labels = read(values, label_names, options, classes, what)
-    images = ArrayImages(stacks, what, levels, options.intensity, declared)
+    levels, declared = (None, None) if minmax else choose_levels(stacks, options, what)
+    read, several = read_labels(labels_of, label_names, options, classes, what)
+    group, read_of = read_groups(arrays, others, pairs, options.group_column, what)
+    unread = [array for array in others if array not in read_of]
+    images = ArrayImages(dict(stacks), what, levels, options.intensity, declared)
+    labels = read.labels
     dataset = Dataset(
         name=name,
-        task="multilabel" if multilabel else "multiclass",
+        task="multilabel" if several else "multiclass",
         classes=labels.classes,
         images=images,
         label=np.zeros((len(images), *labels.label.shape[1:]), labels.label.dtype),
         split=_splits(pairs, stacks),
         domain=np.full(len(images), -1, np.int16),
-        group=np.full(len(images), -1, np.int64),
-        excluded=options.exclude_classes,
+        group=group,
+        excluded=read.excluded,
+        notes=(*read.notes, *say_unread(unread, patients=bool(read_of) or options.group_column is not None)),
+        reading=record_reading(options, rename_classes=tuple(read.renamed.items())),
     )
     dataset.label[labels.rows] = labels.label
     return dataset if len(labels.rows) == len(dataset) else dataset.take(labels.rows)
 
 
-def _load(path: Path, what: str) -> Mapping[str, Array]:
+def _load(path: Path, what: str, groups: str | None) -> tuple[dict[str, Array], list[str]]:
+    """Return images and labels, and patients if they are asked for, by name; and the names of all other arrays."""
     try:
         # Opened here, because np.load leaves the file open when it is no zip.
         with path.open("rb") as file:
-            return _members(np.load(file, allow_pickle=False), what)
+            return _members(np.load(file, allow_pickle=False), what, groups)
     except DataError:
         raise
     except FileNotFoundError as exc:
@@ -93,12 +123,14 @@ def _load(path: Path, what: str) -> Mapping[str, Array]:
         raise DataError(f"{what} is not an .npz file that can be read{reason}; copy or download it again.") from exc
 
 
-def _members(loaded: Any, what: str) -> dict[str, Array]:
+def _members(loaded: Any, what: str, groups: str | None) -> tuple[dict[str, Array], list[str]]:
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise DataError(f"{what} holds a single array; expected an .npz with arrays such as 'train_images'.")
     with loaded:
         wanted = {name for pair in find_pairs(loaded.files, what) for name in (pair.images, pair.labels)}
-        return {name: _member(loaded, name, what) for name in loaded.files if name in wanted}
+        others = [name for name in loaded.files if name not in wanted]
+        wanted |= {name for name in others if groups is not None and groups.lower() in name.lower()}
+        return {name: _member(loaded, name, what) for name in loaded.files if name in wanted}, others
 
 
 def _member(loaded: Any, array: str, what: str) -> Array:
@@ -114,7 +146,10 @@ def _member(loaded: Any, array: str, what: str) -> Array:
     return member
 
 
-def _check_labels(images: Array, labels: Array, pair: Pair, what: str) -> None:
+def _labels_of(images: Stack, labels: Array, pair: Pair, what: str) -> Array:
+    """Return (N,) or (N, L) labels; further axes of length one are dropped."""
+    if labels.ndim > 2 and set(labels.shape[2:]) == {1}:
+        labels = labels.reshape(labels.shape[:2])
     if labels.ndim not in (1, 2) or 0 in labels.shape[1:]:
         raise DataError(f"'{pair.labels}' in {what} has the shape {labels.shape}; expected (N,), (N, 1) or (N, L).")
     if len(images) != len(labels):
@@ -122,83 +157,14 @@ def _check_labels(images: Array, labels: Array, pair: Pair, what: str) -> None:
             f"{what} has {len(images)} images but {len(labels)} labels in '{pair.split or pair.labels}'; expected as "
             "many of one as of the other."
         )
+    return labels
 
 
-def _splits(pairs: Sequence[Pair], stacks: Mapping[str, Array]) -> npt.NDArray[np.int8] | None:
+def _splits(pairs: Sequence[Pair], stacks: Mapping[str, Stack]) -> npt.NDArray[np.int8] | None:
     if pairs[0].split is None:
         return None
     return np.concatenate([np.full(len(stacks[pair.images]), SPLITS.index(str(pair.split)), np.int8) for pair in pairs])
 
 
-def _numeric(stacks: Mapping[str, Array]) -> bool:
+def _numeric(stacks: Mapping[str, Stack]) -> bool:
     return all(stack.dtype.kind in "biuf" for stack in stacks.values())
-
-
-def _joined_labels(labels: Sequence[Array], what: str) -> npt.NDArray[np.int64]:
-    """Return (N,) or (N, L) int64 of all splits."""
-    columns = {1 if part.ndim == 1 else part.shape[1] for part in labels}
-    if len(columns) != 1:
-        raise DataError(
-            f"{what} has labels of {' and '.join(map(str, sorted(columns)))} columns; expected one number of them."
-        )
-    joined = np.concatenate([part[:, None] if part.ndim == 1 else part for part in labels])
-    if joined.dtype.kind not in "biuf" or (joined.dtype.kind == "f" and not (joined == np.round(joined)).all()):
-        raise DataError(f"{what} has labels that are not whole numbers ({joined.dtype}); expected class indices.")
-    if joined.size and (joined.min() < -1 or joined.max() >= 2**31):
-        raise DataError(
-            f"{what} has labels from {joined.min()} to {joined.max()}; expected class indices, or -1 = unknown."
-        )
-    whole = joined.astype(np.int64)
-    return whole[:, 0] if whole.shape[1] == 1 else whole
-
-
-def _read_classes(
-    values: npt.NDArray[np.int64],
-    label_names: Sequence[str],
-    options: DatasetOptions,
-    classes: Sequence[str] | None,
-    what: str,
-) -> Labels:
-    found = np.unique(values[values >= 0])
-    names = [label_names[value] if value < len(label_names) else str(value) for value in found.tolist()]
-    numbered = not label_names and not options.exclude_classes and classes is not None
-    if numbered and classes is not None and not set(names) <= set(classes) and found.max(initial=-1) < len(classes):
-        # Made from the same labels with their names, by somebody who opened them as `medmnist:`.
-        names = [classes[value] for value in found.tolist()]
-    code = np.where(values >= 0, np.searchsorted(found, values), UNKNOWN_CLASS)
-    return label_classes(
-        names, code, exclude=options.exclude_classes, classes=classes, what=what, known=options.known_classes
-    )
-
-
-def _read_bits(
-    values: npt.NDArray[np.int64],
-    label_names: Sequence[str],
-    options: DatasetOptions,
-    classes: Sequence[str] | None,
-    what: str,
-) -> Labels:
-    bits = np.where(values == -1, UNKNOWN_BIT, values)
-    wrong = np.argwhere(~np.isin(bits, (0, 1, UNKNOWN_BIT)))
-    if len(wrong):
-        row, column = wrong[0]
-        raise DataError(
-            f"{what} has {values[row, column]} in column {column} of its labels; expected 0, 1, or 255 = unknown."
-        )
-    names = list(label_names) if len(label_names) == bits.shape[1] else [str(index) for index in range(bits.shape[1])]
-    if (
-        not label_names
-        and not options.exclude_classes
-        and classes is not None
-        and len(classes) == len(names)
-        and set(classes) != set(names)
-    ):
-        names = list(classes)
-    return label_bits(
-        names,
-        bits.astype(np.uint8),
-        exclude=options.exclude_classes,
-        classes=classes,
-        what=what,
-        known=options.known_classes,
-    )

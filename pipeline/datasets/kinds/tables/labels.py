@@ -54,14 +54,14 @@ def read_labels(columns: Columns, options: DatasetOptions, classes: Sequence[str
         made = Classes(labels, excluded, dict(options.rename_classes))
         return Named("multilabel", (column,), made, read.notes)
     if not several:
-        made = read_classes(columns[column], options, classes, what, first_row=FIRST_ROW)
+        made = read_classes(columns[column], options, classes, what, source="column", first_row=FIRST_ROW)
         return Named("multiclass", (column,), made)
     fresh = classes is None and not options.known_classes
     read = read_bits(columns, several, options, what, FIRST_ROW, fresh=fresh)
     if options.one_hot:
         values = one_of(read, what, FIRST_ROW)
         without = [name for name in several if name not in set(values)]
-        made = read_classes(values, options, classes, what, first_row=FIRST_ROW)
+        made = read_classes(values, options, classes, what, source="column", first_row=FIRST_ROW)
         notes = (f"no image is of {quoted(without)}: no classes",) if without else ()
         return Named("multiclass", tuple(several), made, notes)
     excluded = (*options.exclude_classes, *_rare_labels(read.bits, read.names, options, classes))
