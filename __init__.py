@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors, which do not follow `__getat
     from medal.cache.reader import open_cache
     from medal.pipeline.api import cache_teacher
     from medal.pipeline.caching.sharing import open_lab
-    from medal.student.api import train_student
+    from medal.student.api import evaluate, predict, train_student
     from medal.student.targets.soft_targets import SoftTargets
 
     __version__: str
@@ -22,12 +22,24 @@ _PUBLIC = {
     "MedalError": "medal.cache.errors",
     "SoftTargets": "medal.student.targets.soft_targets",
     "cache_teacher": "medal.pipeline.api",
+    "evaluate": "medal.student.api",
     "open_cache": "medal.cache.reader",
     "open_lab": "medal.pipeline.caching.sharing",
+    "predict": "medal.student.api",
     "train_student": "medal.student.api",
 }
 
-__all__ = ["MedalError", "SoftTargets", "__version__", "cache_teacher", "open_cache", "open_lab", "train_student"]
+__all__ = [
+    "MedalError",
+    "SoftTargets",
+    "__version__",
+    "cache_teacher",
+    "evaluate",
+    "open_cache",
+    "open_lab",
+    "predict",
+    "train_student",
+]
 
 
 if not TYPE_CHECKING:  # else every name would be one of medal's

@@ -9,6 +9,7 @@ from typing import Any
 from ..cache.home import expand_home
 from ..cache.processes import refuse_worker
 from ..cache.progress import Progress, Tell, silent
+from ..cache.settings import make_settings
 from .caching.make import Made, plan_cache
 from .caching.make import cache_teacher as make
 from .caching.sharing import StageOneStore
@@ -60,7 +61,7 @@ def cache_teacher(
         expand_home(dataset),
         None if out is None else expand_home(out),
         options or DatasetOptions(),
-        CacheSettings(**settings),
+        make_settings(CacheSettings, settings),
         overwrite=overwrite,
         sources=[expand_home(source) for source in sources],
         store=lab,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from html import escape
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..cache.errors import StudentError
+from ..cache.errors import DataError, StudentError
 from ..cache.home import expand_home
 from ..cache.processes import refuse_worker
-from ..cache.progress import Progress, Tell, silent
+from ..cache.progress import Alert, Progress, Tell, silent
 from ..cache.reader import Cache
+from ..cache.settings import make_settings
 from ..pipeline.datasets.columns.dataset import DatasetOptions
 from .distill import distill
 from .members.plan import ask
@@ -22,7 +23,10 @@ from .network.parallel import join_ranks
 from .settings import StudentSettings
 from .training.tracking import require_tracker
 
-__all__ = ["Trained", "train_student"]
+if TYPE_CHECKING:
+    from .using.results import Evaluated, Predicted
+
+__all__ = ["Trained", "evaluate", "predict", "train_student"]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -112,7 +116,7 @@ def train_student(
     """
     refuse_worker("train_student")
     require_tracker(track)
-    chosen = StudentSettings(**settings)
+    chosen = make_settings(StudentSettings, settings)
     asking = partial(
         ask,
         expand_home(cache.path if isinstance(cache, Cache) else cache),
@@ -136,5 +140,96 @@ def train_student(
         val=result["val"],
         teacher=result["teacher"],
         seconds=float(result["seconds"]),
+        result=result,
+    )
+
+
+def predict(
+    run: str | PathLike[str],
+    images: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    device: str = "auto",
+    progress: Progress = silent,
+    tell: Tell = lambda _: None,
+) -> Predicted:
+    """Say what the student of a run makes of images, as `medal predict` does.
+
+    Parameters
+    ----------
+    run : its folder, or that of a member in it
+    images : files or folders, one or several
+    on_bad_image : ``skip`` lists in `bad` what cannot be read, and answers the others
+
+    Raises
+    ------
+    MedalError
+        As the command says it.
+    """
+    from .using.prediction import find_images, list_frames, predict_images
+    from .using.results import Predicted
+    from .using.trained import open_run
+
+    trained = open_run(Path(expand_home(run)), device)
+    asked = [images] if isinstance(images, str | PathLike) else images
+    files, others = find_images([Path(expand_home(image)) for image in asked])
+    if others:
+        tell(f"{others} files in these folders are no images: left out")
+    frames = list_frames(trained, files).images
+    with progress("predict", len(frames)) as advance:
+        found = predict_images(trained, frames, advance)
+    if found.bad and on_bad_image == "fail":
+        listed = "\n  ".join(found.bad)
+        raise DataError(
+            f"{len(found.bad)} of {len(frames)} images cannot be used. Mend them, or give on_bad_image='skip':\n  "
+            f"{listed}"
+        )
+    own = {field.name: getattr(found, field.name) for field in fields(found)}
+    return Predicted(**own, run=trained.run, temperature=trained.temperature.value)
+
+
+def evaluate(
+    run: str | PathLike[str],
+    dataset: str | PathLike[str],
+    *,
+    split: Literal["train", "val", "test", "all"] | None = None,
+    options: DatasetOptions | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    tell: Tell = lambda _: None,
+) -> Evaluated:
+    """Measure the student of a run on a dataset, as `medal evaluate` does.
+
+    Parameters
+    ----------
+    split : rows to measure on; None = test, or all where there are no splits
+    options : columns of a table, excluded classes, how deep images are shown
+    workers : processes that decode images; None = all are decoded at once, if they fit
+
+    Raises
+    ------
+    MedalError
+        As the command says it.
+    """
+    refuse_worker("evaluate")
+    from .using.evaluation import choose_rows, open_for
+    from .using.evaluation import evaluate as measure
+    from .using.results import Evaluated
+    from .using.trained import open_run, own_rule
+
+    trained = open_run(Path(expand_home(run)), device)
+    opened = open_for(trained, expand_home(dataset), options or DatasetOptions())
+    rows = choose_rows(trained, opened, split)
+    result = measure(trained, opened, rows, rule=own_rule(trained), workers=workers)
+    for warning in result["warnings"]:
+        tell(Alert(warning))
+    return Evaluated(
+        run=trained.run,
+        dataset=opened.name,
+        split=result["split"],
+        images=result["images"],
+        figures=result["student"],
+        domains=result["domains"],
+        warnings=tuple(result["warnings"]),
         result=result,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ..cache.errors import StudentError
+from ..cache.settings import check_kinds
 from ..pipeline.datasets.columns.aggregate import Aggregate, PatientRule
 
 __all__ = ["Alpha", "StudentSettings", "default_epochs"]
@@ -102,6 +103,7 @@ class StudentSettings:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        check_kinds(self, StudentError)
         _check(self.epochs is None or self.epochs >= 1, "--epochs", "a whole number from 1", self.epochs)
         # Batch normalisation has no variance over one image.
         _check(self.batch_size >= 2, "--batch-size", "a whole number from 2", self.batch_size)

@@ -15,7 +15,7 @@ CONFIG = """
 [mypy]
 strict = true
 follow_imports = silent
-[mypy-PIL.*,accelerate.*,click.*,fsspec.*,h5py.*,huggingface_hub.*,jinja2.*,matplotlib.*,numpy.*,rich.*,scipy.*,
+[mypy-PIL.*,accelerate.*,click.*,fsspec.*,h5py.*,huggingface_hub.*,jinja2.*,matplotlib.*,numpy.*,pandas.*,rich.*,scipy.*,
     sklearn.*,timm.*,torch.*,torchvision.*,transformers.*,zarr.*]
 follow_imports = skip
 follow_imports_for_stubs = true
@@ -27,6 +27,10 @@ import medal
 lab = medal.open_lab("/mnt/lab", push=True)
 made = medal.cache_teacher("folder", "chest.zarr", teacher="facebook/dinov2-small", image_size=56, lab=lab)
 kept: int = made.kept
+said = medal.predict("runs/chest", ["a.png", "more"])
+first: str = said.decisions[0] + str(said.to_pandas().shape)
+worth = medal.evaluate("runs/chest", "folder", split="val")
+auroc: float | None = worth.auroc
 trained = medal.train_student(made.cache, "folder", "runs/chest", epochs=3)
 place: str = medal.__version__ + str(trained.run)
 soft = medal.SoftTargets("chest.zarr", "train", [1, 2, 3], files=["a.png"])
@@ -42,6 +46,10 @@ medal.open_lab("/mnt/lab", pushes=True)  # call-arg
 medal.nothing  # attr-defined
 made.nothing  # attr-defined
 count: str = made.kept  # assignment
+medal.predict("runs/chest", 3)  # arg-type
+medal.evaluate("runs/chest", "folder", split="tset")  # arg-type
+worth.aurocs  # attr-defined
+number: int = said.temperature  # assignment
 """
 
 
@@ -68,6 +76,15 @@ def test_what_types_say_is_what_is_looked_up():
 def test_completion_and_help_have_the_public_names_alone():
     assert dir(medal) == sorted(medal.__all__)
     text = pydoc.render_doc(medal, renderer=pydoc.plaintext)
-    for name in ("cache_teacher(", "train_student(", "open_cache(", "open_lab(", "class SoftTargets(", "MedalError("):
+    for name in (
+        "cache_teacher(",
+        "train_student(",
+        "predict(",
+        "evaluate(",
+        "open_cache(",
+        "open_lab(",
+        "class SoftTargets(",
+        "MedalError(",
+    ):
         assert name in text
     assert "import_module" not in text

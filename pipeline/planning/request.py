@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ...cache.errors import MedalError
 from ...cache.format.layout import FORMAT
+from ...cache.settings import check_kinds
 from ..datasets.columns.dataset import Dataset
 from ..probe.settings import ProbeSettings, Recipe
 from ..teacher.files import TeacherFiles
@@ -61,6 +63,9 @@ class CacheSettings:
     allow_low_contrast: bool = False
     tune: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_kinds(self, MedalError)
 
     @property
     def stored_views(self) -> Views:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,13 @@ from ...cache.reader import Cache, open_cache
 __all__ = ["SoftTargets"]
 
 
-class SoftTargets(Dataset[tuple[Any, ...]]):
+class SoftTargets(Dataset[Any]):
     """A dataset whose items have the teacher's logits behind them.
 
     Item i is what the dataset gives for i, a tuple or a single thing, and then the logits (C,) float32 of the canonical
-    view, before temperature. Rows are found by the content of their image, so that order and names do not matter.
-    Exactly one of `files`, `arrays` and `keys` says what the content is, in the dataset's order.
+    view, before temperature; a dictionary, as of MONAI or for the Trainer of transformers, has them as
+    ``teacher_logits`` beside its own keys. Rows are found by the content of their image, so that order and names do
+    not matter. Exactly one of `files`, `arrays` and `keys` says what the content is, in the dataset's order.
 
     Parameters
     ----------
@@ -104,9 +105,11 @@ class SoftTargets(Dataset[tuple[Any, ...]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
-        """Return an item of the dataset with its logits behind it."""
+    def __getitem__(self, index: int) -> Any:
+        """Return an item of the dataset with its logits behind it, or as a dictionary's ``teacher_logits``."""
         item = self.dataset[int(self.rows[index])]
+        if isinstance(item, Mapping):
+            return {**item, "teacher_logits": self.logits[index]}
         return (*item, self.logits[index]) if isinstance(item, tuple | list) else (item, self.logits[index])
 
 

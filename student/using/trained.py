@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ...cache.errors import StudentError, TeacherError
+from ...pipeline.datasets.columns.aggregate import PatientRule
 from ...pipeline.datasets.columns.dataset import DatasetOptions, Task
 from ...pipeline.metrics import Temperature
 from ...pipeline.views.preprocessing import Preprocessing
@@ -27,7 +28,7 @@ from ..network.speed import pick_device
 from ..run import folder
 from ..run.predictions import Predictions, read_predictions
 
-__all__ = ["NOTICE", "Trained", "open_run"]
+__all__ = ["NOTICE", "Trained", "open_run", "own_rule"]
 
 NOTICE = "Research software, not a medical device."
 _BATCH = 128
@@ -141,6 +142,12 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         description=description,
         recorded=read_predictions(run),
     )
+
+
+def own_rule(trained: Trained) -> PatientRule:
+    """Return how images make a patient in the run's own figures."""
+    request = trained.description.get("request", {})
+    return PatientRule(request.get("aggregate", "mean"), tuple(request.get("finding", ())))
 
 
 def describe(run: Path) -> dict[str, Any]:
