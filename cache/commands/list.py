@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import click
 
 from ..progress import Alert
 from ..terminal.command import Command
-from ..terminal.console import json_option, note, print_json
+from ..terminal.console import columns, json_option, note, print_json, stack
 from ..text import plain
 
 if TYPE_CHECKING:
@@ -125,9 +126,13 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         )
         for row in rows
     ]
-    widths = [max(len(plain(line[column])[:40]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        click.echo("  ".join(f"{plain(text)[:40]:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip())
+    lines = [tuple(plain(text)[:40] for text in line) for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    if rows and sum(widths) + 2 * len(widths) - 2 > (columns() or math.inf):
+        click.echo("\n".join(stack(heads, lines[1:], names=2)))
+    else:
+        for line in lines:
+            click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     if any(not row["served"] for row in rows):
         note("* the same request with other content; the first published is served")
 

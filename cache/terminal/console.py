@@ -12,16 +12,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from ..progress import Advance, Alert
 from ..text import plain
 
-__all__ = ["json_option", "log_json", "logs_json", "note", "print_json", "progress"]
+__all__ = ["columns", "json_option", "log_json", "logs_json", "note", "print_json", "progress", "stack"]
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,8 +49,32 @@ def note(text: str, level: Literal["info", "error"] = "info", **figures: Any) ->
     shown = "warning" if isinstance(text, Alert) else level
     if logs_json():
         _log(shown, text.strip(), **figures)
-    else:
-        click.echo("\n".join(map(plain, f"{_BEFORE[shown]}{text}".split("\n"))), err=True)
+        return
+    lines = "\n".join(map(plain, f"{_BEFORE[shown]}{text}".split("\n")))
+    if _live is None:
+        click.echo(lines, err=True)
+    else:  # else the line would be written into the bar
+        _live.console.print(lines, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def columns() -> int | None:
+    """Return how wide the terminal is that shows results; None where they go elsewhere, and width is no matter."""
+    return get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def stack(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
+    """Return the lines of a table that is too wide for a terminal: a block a row, a line a column.
+
+    Parameters
+    ----------
+    names : so many columns at the left say what a row is of, and stand above its block
+    """
+    widest = max(map(len, header[names:]), default=0)
+    lines = []
+    for row in rows:
+        lines.append("  ".join(cell for cell in row[:names] if cell))
+        lines += [f"  {title:<{widest}}  {cell}" for title, cell in zip(header[names:], row[names:], strict=True)]
+    return lines
 
 
 def logs_json() -> bool:
@@ -105,15 +133,47 @@ def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iter
         yield _lines(what, total, done, unit)
 
 
+# The bars that are on the terminal now: what is said meanwhile goes through their console, and stands above them.
+_live: Progress | None = None
+
+
 @contextmanager
 def _bar(what: str, total: int, done: int) -> Iterator[Advance]:
+    global _live  # noqa: PLW0603 - there is one terminal
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
-        task = shown.add_task(what, total=total, completed=done)
-        yield lambda count: shown.advance(task, count)
+    begun = time.monotonic()
+    task: TaskID
+
+    def advance(count: int) -> None:
+        shown.advance(task, count)
+        seen, spent = shown.tasks[shown.task_ids.index(task)].completed - done, time.monotonic() - begun
+        if seen > 0:
+            # Of all that was done since the beginning: rich's own rate forgets what took longer than half a minute.
+            rate = seen / max(spent, 1e-9)
+            shown.update(task, pace=f"{rate:.3g}/s, {_clock((total - done - seen) / rate)} left")
+
+    outer = _live
+    parts = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
+    shown = outer or Progress(
+        *parts, TextColumn("{task.fields[pace]}"), console=Console(stderr=True), transient=True, expand=True
+    )
+    with nullcontext() if outer else shown:
+        _live = shown
+        task = shown.add_task(escape(what), total=total, completed=done, pace="")
+        try:
+            yield advance
+        finally:
+            shown.remove_task(task)
+            _live = outer
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _lines(what: str, total: int, done: int, unit: str) -> Advance:

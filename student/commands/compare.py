@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import columns, json_option, note, print_json
 from ...cache.text import plain
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def compare(
         return
     from ..figures.tables import show_comparison
 
-    click.echo(_plain_lines(show_comparison(result)))
+    click.echo(_plain_lines(show_comparison(result, columns())))
     for sentence in result.sentences():
         click.echo(plain(sentence))
     if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 from ...cache.errors import DataError
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import columns, json_option, note, print_json, progress, stack
 from ...cache.text import plain, plural
 from .options import (
     aggregate_option,
@@ -199,6 +200,9 @@ def _show(
         rows.append([name, decision, *(f"{value:.4f}" for value in probability)])
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if sum(widths) + 2 * len(widths) - 2 > (columns() or math.inf):
+        click.echo("\n".join(stack(rows[0], rows[1:])))
+        return
     for row in rows:
         first = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
         click.echo("  ".join([*first, *(cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))]))

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from ...cache.errors import StudentError
 from ...cache.store.options import resolve_cache, store_options
 from ...cache.terminal.command import Command, options_of
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import columns, json_option, note, print_json, progress
 from ...cache.text import plain
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ...pipeline.views.policies import POLICIES
@@ -268,7 +268,7 @@ def _describe(result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             f"{verb} '{out}': {result['seconds']:.0f} s{best}.",
-            _plain_lines(show_result(result)),
+            _plain_lines(show_result(result, columns())),
             plain(result["verdict"]),
             f'Use it: timm.create_model("local-dir:{place}", pretrained=True)',
         ]

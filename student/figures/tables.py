@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...cache.terminal.console import stack
+
 if TYPE_CHECKING:
     from ...pipeline.metrics import Difference
     from .comparing import Comparison
@@ -50,8 +52,13 @@ class Table:
         text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         return f"{text}\n\n{self.note}" if self.note else text
 
-    def text(self) -> str:
-        """Return the table as lines of text."""
+    def text(self, width: int | None = None, names: int = 1) -> str:
+        """Return the table as lines of text, as a block a row where it is wider than `width`.
+
+        Parameters
+        ----------
+        names : so many columns at the left say what a row is of
+        """
         from rich import box
         from rich.console import Console
         from rich.table import Table as Grid
@@ -67,6 +74,8 @@ class Table:
         widest = sum(max(map(len, column)) + 3 for column in zip(self.header, *self.rows, strict=True))
         Console(file=out, width=widest).print(grid)
         lines = [line.rstrip() for line in out.getvalue().rstrip().split("\n")]
+        if width is not None and max(map(len, lines)) > width:
+            lines = stack(self.header, self.rows, names)
         return "\n".join([*lines, self.note] if self.note else lines)
 
 
@@ -77,7 +86,7 @@ _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "bala
 _GRADES = {"kappa": "weighted kappa", "mae": "mean grade error"}
 
 
-def show_result(result: Mapping[str, Any]) -> str:
+def show_result(result: Mapping[str, Any], width: int | None = None) -> str:
     """Return student, baseline and teacher on val and test, with 95 % intervals, as lines of text.
 
     Parameters
@@ -85,7 +94,7 @@ def show_result(result: Mapping[str, Any]) -> str:
     result : of `train_student`
     """
     if "domains" in result:
-        return _show_domains(result)
+        return _show_domains(result, width)
     students, baseline = result["seeds"], result["baseline"]
     columns = _COLUMNS | _grades(result["val"])
     rows = []
@@ -98,7 +107,7 @@ def show_result(result: Mapping[str, Any]) -> str:
             rows.append([split, name_arm(arm, seeds), *(write_figure(figures[split], column) for column in columns)])
             if by := figures[split].get("patients"):
                 rows.append([split, f"{arm}, by patient", *(write_figure(by, column) for column in columns)])
-    return Table("", ["", "", *(f"{name} (95 %)" for name in columns.values())], rows).text()
+    return Table("", ["", "", *(f"{name} (95 %)" for name in columns.values())], rows).text(width, 2)
 
 
 def _grades(figures: Mapping[str, Any]) -> dict[str, str]:
@@ -106,7 +115,7 @@ def _grades(figures: Mapping[str, Any]) -> dict[str, str]:
     return _GRADES if "kappa" in figures else {}
 
 
-def _show_domains(result: Mapping[str, Any]) -> str:
+def _show_domains(result: Mapping[str, Any], width: int | None) -> str:
     """Return the arms in each domain that was held out, and their means, with the differences below them."""
     seeds = len(result["seeds"])
     columns = _COLUMNS | _grades(result["test"])
@@ -121,10 +130,10 @@ def _show_domains(result: Mapping[str, Any]) -> str:
             one, _, other = name.partition("_minus_")
             cells = [_recorded(difference.get(column)) for column in columns]
             rows.append([domain, f"{one} − {other}", *cells])
-    return Table("", ["held out", "", *(f"{name} (95 %)" for name in columns.values())], rows).text()
+    return Table("", ["held out", "", *(f"{name} (95 %)" for name in columns.values())], rows).text(width, 2)
 
 
-def show_comparison(compared: Comparison) -> str:
+def show_comparison(compared: Comparison, width: int | None = None) -> str:
     """Return each run's figures and its differences to the first one, as lines of text."""
     rows = []
     columns = {name: _COLUMNS[name] for name in ("auroc", "accuracy")} | _grades(compared.figures[0])
@@ -134,7 +143,7 @@ def show_comparison(compared: Comparison) -> str:
         if index:
             found = compared.differences[index - 1]
             rows.append(["  minus the first", *(write_difference(found.get(column)) for column in columns)])
-    return Table("", ["", *(f"{name} (95 %)" for name in columns.values())], rows).text()
+    return Table("", ["", *(f"{name} (95 %)" for name in columns.values())], rows).text(width)
 
 
 def name_arm(arm: str, seeds: int) -> str:
