@@ -91,8 +91,8 @@ def test_bad_images_are_all_listed_and_the_good_ones_written(squares, pictures, 
 def test_predict_shows_a_table(squares, pictures, capsys):
     say("predict", squares / "run", next((pictures / "test").iterdir()))
     header, row, temperature = capsys.readouterr().out.splitlines()
-    assert header.split() == ["image", "prediction", "0", "1", "2"]
-    assert sum(map(float, row.split()[2:])) == pytest.approx(1, abs=2e-4)
+    assert header.split() == ["image", "prediction", "0", "1", "2", "distance"]
+    assert sum(map(float, row.split()[2:5])) == pytest.approx(1, abs=2e-4)
     assert "not a medical device" in temperature
 
 

@@ -76,7 +76,8 @@ def predict(
 
     Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
     fits the run's val predictions best. Images that cannot be read are listed, all of them; the others are answered,
-    and the exit status is 1. Research software, not a medical device.
+    and the exit status is 1. An image whose embedding is further from train than 1, as one in a hundred images of val
+    is, is unlike train, and its answer means little. Research software, not a medical device.
 
     \b
     medal predict runs/chest new.png more/
@@ -117,6 +118,13 @@ def predict(
         print_json(_as_json(trained, answers, out) | more)
     elif answers.places:
         _tell(trained, answers, patients, out)
+    if count := sum(answers.unlike or ()):
+        note(
+            Alert(
+                f"{count} of {_images(len(answers.places))} {plural(count, 'is', 'are')} unlike those of train "
+                "(distance above 1): one of the classes is answered all the same, and means little there"
+            )
+        )
     _refuse_bad(answers, out)
 
 
@@ -146,7 +154,7 @@ def _tell(trained: Trained, answers: Answers, patients: PatientAnswers | None, o
         named = [f"{name} ({_images(count)})" for name, count in zip(patients.names, patients.images, strict=True)]
         _show("patient", named, patients.decisions, patients.classes, patients.probability)
     else:
-        _show("image", _names(answers), answers.decisions, answers.classes, answers.probability)
+        _show("image", _names(answers), answers.decisions, answers.classes, answers.probability, answers.distance)
     click.echo(f"{say_temperature(trained.temperature)} Research software, not a medical device.")
 
 
@@ -193,11 +201,17 @@ def _show(
     decisions: Sequence[str],
     classes: Sequence[str],
     answers: Iterable[Iterable[float]],
+    distance: Iterable[float] | None = None,
 ) -> None:
     """Show a table of name, decision and the probability of each class."""
     rows = [[what, "prediction", *classes]]
     for name, decision, probability in zip(names, decisions, answers, strict=True):
         rows.append([name, decision, *(f"{value:.4f}" for value in probability)])
+    if distance is not None:
+        for row, cell in zip(
+            rows, ["distance", *(f"{one:.2f}{' !' if one > 1 else ''}" for one in distance)], strict=True
+        ):
+            row.append(cell)
     rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     if sum(widths) + 2 * len(widths) - 2 > (columns() or math.inf):

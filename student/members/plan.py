@@ -136,9 +136,7 @@ def ask(
     joined = join_sources(sources, settings)
     check_terms(terms, joined.task)
     check_imbalance(settings, joined.task)
-    settings.patient_rule.rank(joined.classes)  # refuses a finding that is no class before anything is trained
-    if settings.ordinal:
-        check_grades(joined.task, joined.classes)
+    _check_measuring(settings, joined)
     if settings.leave_one_domain_out:
         held_out = find_domains(joined, sources.cache)
         taught = Taught(joined, sources.dataset, settings)  # each student is taught `without` one of them
@@ -171,6 +169,13 @@ def ask(
         check_views=check_views,
         track=track,
     )
+
+
+def _check_measuring(settings: StudentSettings, joined: Targets) -> None:
+    """Refuse what could not be measured in the end, before anything is trained."""
+    settings.patient_rule.rank(joined.classes)
+    if settings.ordinal:
+        check_grades(joined.task, joined.classes)
 
 
 def _count_epochs(rows: int, settings: StudentSettings, image_size: int) -> int:

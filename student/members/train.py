@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import timm
 import torch
 
@@ -20,6 +21,7 @@ from ...cache.making.writer import remove
 from ...cache.progress import Progress, Tell
 from ...pipeline.metrics import or_none
 from ..figures.tables import write_value
+from ..network.likeness import Likeness, embedding_of, fit_likeness, take_embeddings
 from ..network.model import CONFIG, WEIGHTS, build_model, model_config
 from ..network.speed import Plan
 from ..run import folder
@@ -47,7 +49,9 @@ __all__ = [
 Arm = Literal["student", "baseline"]
 
 # In the order in which they are moved or copied: the last one says that the others are there.
-_FILES = (folder.CHECKPOINT, CONFIG, WEIGHTS, folder.HISTORY, folder.PREDICTIONS, folder.MEMBER)
+_FILES = (folder.CHECKPOINT, CONFIG, WEIGHTS, folder.HISTORY, folder.PREDICTIONS, folder.LIKENESS, folder.MEMBER)
+# Images of train that say what it is like: a hundredth of what a training sees.
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +150,10 @@ def train_member(
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
     write_tensors(place / WEIGHTS, state.best, {"format": "pt"})
     folder.write_history(place / folder.HISTORY, state.history)
-    write_predictions(place / folder.PREDICTIONS, _predict(asked, data, place), asked.targets.classes)
+    answers, likeness = _answer(asked, data, place)
+    write_predictions(place / folder.PREDICTIONS, answers, asked.targets.classes)
+    if likeness is not None:
+        write_tensors(place / folder.LIKENESS, likeness.tensors())
     record = {
         "arm": member.arm,
         "seed": member.seed,
@@ -186,15 +193,23 @@ def _telling(recipe: Recipe, report: Tell, track: Track) -> Callable[[Mapping[st
     return tell
 
 
-def _predict(asked: Asked, data: TrainingData, place: Path) -> dict[str, Predictions]:
-    """Return a member's answers on val and test as anybody will load it, in float32."""
+def _answer(asked: Asked, data: TrainingData, place: Path) -> tuple[dict[str, Predictions], Likeness | None]:
+    """Return a member's answers on val and test as anybody will load it, in float32, and what train is like to it."""
     model = timm.create_model(f"local-dir:{place}", pretrained=True).to(asked.device)
     plain = Plan(precision="fp32", channels_last=False)
     parts = {split: asked.targets.splits[split] for split in ("val", "test") if split in asked.targets.splits}
-    return {
-        split: Predictions(part.key, part.label, predict(model, data, split, plain, asked.device), part.patients)
-        for split, part in parts.items()
-    }
+    train = asked.targets.splits["train"]
+    sample = np.arange(len(train))[:: max(1, -(-len(train) // _SAMPLE))]  # in the order of keys: by no other
+    answers, heard = {}, {}
+    with embedding_of(model) as embeddings:
+        for split, part in parts.items():
+            logits = predict(model, data, split, plain, asked.device)
+            answers[split] = Predictions(part.key, part.label, logits, part.patients)
+            heard[split] = take_embeddings(embeddings)
+        if embeddings is None:
+            return answers, None
+        predict(model, data, "train", plain, asked.device, sample)
+        return answers, fit_likeness(take_embeddings(embeddings), train.label[sample], heard["val"])
 
 
 def read_record(place: Path) -> dict[str, Any] | None:
@@ -254,7 +269,9 @@ def copy_member(place: Path, target: Path, **changed: Any) -> None:
     """Copy a trained member's files, its member.json, with what has `changed`, last."""
     target.mkdir(parents=True, exist_ok=True)
     for name in _FILES[1:-1]:
-        shutil.copy2(place / name, target / name)
+        # A run of an older medal has no likeness.
+        if name != folder.LIKENESS or (place / name).exists():
+            shutil.copy2(place / name, target / name)
     folder.make_durable(target)
     folder.write_json(target / folder.MEMBER, {**(read_record(place) or {}), **changed})
 

@@ -8,6 +8,7 @@ RUN/
 ├── history.csv                      one line an epoch
 ├── predictions.csv                  key, split, label, logits of every val and test image
 ├── teacher.csv                      the same of the teacher's probe
+├── likeness.safetensors             what train's embeddings are like: means of classes and their spread
 ├── member.json                      its seed, its α and T, its best epoch
 ├── *.png                            curves, confusion matrix, ROC, reliability
 ├── choice.json                      what `--alpha auto` tried on val, and took
@@ -45,6 +46,7 @@ __all__ = ["RUN_KIND", "Action", "RunPlace", "choose_action", "inspect_run"]
 Action = Literal["create", "resume", "extend", "reuse"]
 
 MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
+LIKENESS = "likeness.safetensors"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
 # What can be asked for more of, after a run is finished.
 _GROWING = ("seeds", "baseline")
@@ -228,8 +230,8 @@ def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
 # ── Leftovers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _PART = re.compile(
-    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions|teacher)\.csv|(model|checkpoint)\.safetensors|[a-z]+\.png"
-    r"|README\.md"
+    r"(run|plan|config|metrics|member|choice)\.json|(history|predictions|teacher)\.csv|(model|checkpoint|likeness)\.safetensors"
+    r"|[a-z]+\.png|README\.md"
 )
 
 

@@ -276,11 +276,13 @@ def _validate(state: TrainingState, data: TrainingData, recipe: Recipe) -> dict[
     return found
 
 
-def predict(model: nn.Module, data: TrainingData, split: str, plan: Plan, device: str) -> npt.NDArray[np.float32]:
-    """Return the logits (N, C) float32 of a split's unaugmented images, in the order of its rows."""
-    count = len(data.targets.splits[split])
-    edges = [*range(0, count, _EVALUATION_BATCH), count]
-    batches = [np.arange(start, stop) for start, stop in pairwise(edges)]
+def predict(
+    model: nn.Module, data: TrainingData, split: str, plan: Plan, device: str, rows: Rows | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the logits (N, C) float32 of a split's unaugmented images, or of some rows, in their order."""
+    rows = np.arange(len(data.targets.splits[split])) if rows is None else rows
+    edges = [*range(0, len(rows), _EVALUATION_BATCH), len(rows)]
+    batches = [rows[start:stop] for start, stop in pairwise(edges)]
     model.eval()
     with torch.inference_mode(), plan.autocast(device):
         logits = [

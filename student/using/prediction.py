@@ -24,6 +24,7 @@ from ...pipeline.datasets.pixels.files import FileImages, find_format
 from ...pipeline.datasets.pixels.listing import Listing, list_images
 from ...pipeline.metrics import probabilities
 from ..network.images import StudentImages
+from ..network.likeness import embedding_of, take_embeddings
 from .trained import Trained
 
 __all__ = ["Answers", "as_text", "decide", "find_images", "list_frames", "predict_images", "write_answers"]
@@ -42,6 +43,7 @@ class Answers:
     logits : (N, C) float32, before temperature
     probability : (N, C) float64, calibrated
     bad : a sentence for each image that has no answer
+    distance : (N,) how unlike train each image is, 1 as one in a hundred of val; None where the run does not know
     """
 
     task: Task
@@ -50,6 +52,12 @@ class Answers:
     logits: npt.NDArray[np.float32]
     probability: npt.NDArray[np.float64]
     bad: tuple[str, ...]
+    distance: npt.NDArray[np.float64] | None = None
+
+    @property
+    def unlike(self) -> list[bool] | None:
+        """Whether each image is unlike train, so that its answer is worth little; None where it is not known."""
+        return None if self.distance is None else [bool(one > 1) for one in self.distance]
 
     @property
     def decisions(self) -> list[str]:
@@ -58,7 +66,7 @@ class Answers:
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return one object an image, for JSON."""
-        return [
+        found: list[dict[str, Any]] = [
             {
                 "file": place.file,
                 "frame": place.frame,
@@ -70,6 +78,10 @@ class Answers:
                 self.places, self.decisions, self.probability, self.logits, strict=True
             )
         ]
+        if self.distance is not None and self.unlike is not None:
+            for row, distance, unlike in zip(found, self.distance.tolist(), self.unlike, strict=True):
+                row |= {"distance": distance, "unlike": unlike}
+        return found
 
 
 def decide(probability: npt.NDArray[np.float64], task: Task, classes: Sequence[str]) -> list[str]:
@@ -128,7 +140,7 @@ def predict_images(trained: Trained, images: FileImages, advance: Advance) -> An
     places: list[Place] = []
     logits = [np.zeros((0, len(trained.classes)), np.float32)]
     bad: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, embedding_of(trained.model) as heard:
         for start in range(0, len(images), _BATCH):
             rows = range(start, min(start + _BATCH, len(images)))
             read = list(zip(rows, pool.map(reader.__getitem__, rows), strict=True))
@@ -139,9 +151,11 @@ def predict_images(trained: Trained, images: FileImages, advance: Advance) -> An
                 logits.append(trained.logits(batch))
                 places += [images.locate(row) for row, _ in good]
             advance(len(rows))
+        known = trained.likeness if places else None
+        distance = None if known is None else known.distances(take_embeddings(heard))
     answers = np.concatenate(logits)
     probability = probabilities(answers, trained.task, trained.temperature.value)
-    return Answers(trained.task, trained.classes, tuple(places), answers, probability, tuple(bad))
+    return Answers(trained.task, trained.classes, tuple(places), answers, probability, tuple(bad), distance)
 
 
 def as_text(name: str | None) -> str:
@@ -152,6 +166,8 @@ def as_text(name: str | None) -> str:
 def write_answers(path: Path, answers: Answers) -> int:
     """Write a table: ``file``, ``frame``, ``prediction``, ``probability:CLASS`` …, ``logit:CLASS`` …, in one step.
 
+    Where it is known, ``distance`` from train and ``unlike``, yes or nothing, stand last.
+
     Returns
     -------
     How many names are no UTF-8, and stand there as `as_text` writes them
@@ -159,12 +175,17 @@ def write_answers(path: Path, answers: Answers) -> int:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     columns = [f"{what}:{name}" for what in ("probability", "logit") for name in answers.classes]
+    apart: list[list[str]] = [[]] * len(answers.places)
+    if answers.distance is not None and answers.unlike is not None:
+        columns += ["distance", "unlike"]
+        pairs = zip(answers.distance, answers.unlike, strict=True)
+        apart = [[f"{distance:.4g}", "yes" if unlike else ""] for distance, unlike in pairs]
     writer.writerow(["file", "frame", "prediction", *columns])
-    rows = zip(answers.places, answers.decisions, answers.probability, answers.logits, strict=True)
-    for place, decision, probability, logits in rows:
+    rows = zip(answers.places, answers.decisions, answers.probability, answers.logits, apart, strict=True)
+    for place, decision, probability, logits, ends in rows:
         frame = "" if place.frame is None else place.frame
         writer.writerow(
-            [as_text(place.file), frame, decision, *(f"{value:.6g}" for value in probability), *map(str, logits)]
+            [as_text(place.file), frame, decision, *(f"{value:.6g}" for value in probability), *map(str, logits), *ends]
         )
     write_file(path, text.getvalue().encode())
     return sum(as_text(place.file) != (place.file or "") for place in answers.places)

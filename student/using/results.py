@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluated", "Predicted"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Predicted(Answers):
     """What a student says of images; `bad` is empty unless they were to be skipped.
 

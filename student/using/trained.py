@@ -18,11 +18,12 @@ from torch import nn
 from ...cache.errors import StudentError, TeacherError
 from ...pipeline.datasets.columns.aggregate import PatientRule
 from ...pipeline.datasets.columns.dataset import DatasetOptions, Task
-from ...pipeline.metrics import Temperature
+from ...pipeline.metrics import Temperature, probabilities
 from ...pipeline.views.preprocessing import Preprocessing
 from ...pipeline.views.transforms import normalise
 from ..figures.temperature import calibrate
 from ..network.images import PixelSource
+from ..network.likeness import Likeness, read_likeness
 from ..network.model import CONFIG, WEIGHTS, build_model, describe_model
 from ..network.speed import pick_device
 from ..run import folder
@@ -46,6 +47,7 @@ class Trained:
     preprocessing : size, resize policy, intensity, window, mean and std that it was trained with
     description : run.json
     recorded : the run's own predictions, by split
+    likeness : what train looked like to it; None in a run of an older medal
     """
 
     run: Path
@@ -57,6 +59,7 @@ class Trained:
     preprocessing: Preprocessing
     description: Mapping[str, Any]
     recorded: Mapping[str, Predictions]
+    likeness: Likeness | None = None
 
     @cached_property
     def temperature(self) -> Temperature:
@@ -83,6 +86,10 @@ class Trained:
         start = time.perf_counter()
         self.logits(pixels)
         return (time.perf_counter() - start) / len(pixels) * count
+
+    def probabilities(self, pixels: torch.Tensor) -> npt.NDArray[np.float64]:
+        """Return the calibrated probabilities (B, C) of pixels (B, 3, S, S) in 0…255."""
+        return probabilities(self.logits(pixels), self.task, self.temperature.value)
 
     def logits(self, pixels: torch.Tensor) -> npt.NDArray[np.float32]:
         """Return the logits (B, C) float32 of pixels (B, 3, S, S) in 0…255."""
@@ -141,6 +148,7 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         preprocessing=preprocessing,
         description=description,
         recorded=read_predictions(run),
+        likeness=read_likeness(run / folder.LIKENESS),
     )
 
 
