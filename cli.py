@@ -19,6 +19,7 @@ from medal.cache.text import plain
 # name: (package, short help); the order is the order of a lab's day. Command NAME is the function NAME of the module
 # medal.PACKAGE.commands.NAME, with underscores for hyphens.
 COMMANDS = {
+    "init": ("pipeline", "Write a medal.toml for a dataset and this machine."),
     "cache-teacher": ("pipeline", "Stage one: run the teacher once, seal a cache."),
     "train-student": ("student", "Stage two: train a student from a cache."),
     "compare": ("student", "Compare finished runs on the test images they share."),

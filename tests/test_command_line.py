@@ -9,6 +9,7 @@ import click
 import pytest
 
 from medal.cache.progress import Alert
+from medal.cache.terminal.command import show_all
 from medal.cache.terminal.console import note, progress
 from medal.cli import COMMANDS, group
 
@@ -27,11 +28,11 @@ def options_of(command):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_every_option_once(name):
     command = group.get_command(click.Context(group, info_name="medal"), name)
-    lines = command.get_help(click.Context(command, info_name=name)).splitlines()
+    lines = show_all(click.Context(command, info_name=name)).splitlines()
     begin = next(number for number, line in enumerate(lines) if line.rstrip(":") in {*command.groups, "Options"})
     shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", "\n".join(lines[begin:]), re.MULTILINE)
     there = [option.opts[0] for option in options_of(command) if option.opts[0].startswith("--")]
-    assert sorted(shown) == sorted([*there, "--help"])
+    assert sorted(shown) == sorted([*there, "--help", *(["--help-all"] if command.brief else [])])
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,8 +46,22 @@ def test_groups_name_options_that_there_are_and_each_once(name):
 def test_the_longest_help_is_in_groups():
     for name, titles in (("cache-teacher", ("Teacher", "Sharing")), ("train-student", ("Student", "Soft targets"))):
         command = group.get_command(click.Context(group, info_name="medal"), name)
-        text = command.get_help(click.Context(command, info_name=name))
+        text = show_all(click.Context(command, info_name=name))
         assert all(f"\n{title}:\n" in text for title in (*titles, "Options", "Reading DATASET"))
+
+
+@pytest.mark.parametrize("name", ["cache-teacher", "train-student"])
+def test_a_short_help_has_what_matters_and_says_where_the_rest_is(name, terminal):
+    short, whole = terminal(name, "--help").stdout, terminal(name, "--help-all").stdout
+    command, _ = made(name, "x", *(() if name == "cache-teacher" else ("y", "--out", "z")))
+    options = re.findall(r"^  (?:-\w, )?(--[\w-]+)", short, re.MULTILINE)
+    assert set(options) == command.brief | {"--help", "--help-all"}
+    assert len(options) <= 13
+    assert short.rstrip().endswith(
+        f"{len(options_of(command)) - len(command.brief)} more options: medal {name} --help-all"
+    )
+    assert len(short.splitlines()) < 60 < len(whole.splitlines())
+    assert "more options" not in whole
 
 
 def test_what_a_file_switches_on_the_command_line_switches_off(tmp_path, monkeypatch):

@@ -70,7 +70,16 @@ def test_every_command_stands_in_the_readme(every_command):
 
 def test_every_option_that_pages_name_exists():
     context = click.Context(group, info_name="medal")
-    known = {"--help", "--version", "--requirement", "--editable", "--strict", "--ignore-vcs", "--nproc-per-node"}
+    known = {
+        "--help",
+        "--help-all",
+        "--version",
+        "--requirement",
+        "--editable",
+        "--strict",
+        "--ignore-vcs",
+        "--nproc-per-node",
+    }
     # Of pip, the hub's command, torchrun, Slurm and timm.
     known |= {
         "--wheel-dir",

@@ -9,7 +9,7 @@ import click
 
 from ..home import expand_home
 
-__all__ = ["OTHERS", "Command", "options_of", "undo_flags"]
+__all__ = ["OTHERS", "Command", "options_of", "show_all", "undo_flags"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,12 +23,14 @@ class Command(click.Command):
     Parameters
     ----------
     groups : title → flags, with a space between them; options of no group come last, or where `OTHERS` stands
+    brief : flags that --help shows, where it does not show all: those are for --help-all
     """
 
-    def __init__(self, *args: Any, groups: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, groups: Mapping[str, str] | None = None, brief: str = "", **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"show_default": True})
         super().__init__(*args, **kwargs)
         self.groups = {title: flags.split() for title, flags in (groups or {}).items()}
+        self.brief = frozenset(brief.split())
         for option in self.params:
             if isinstance(option, click.Option) and option.is_flag:
                 option.show_default = False
@@ -37,18 +39,55 @@ class Command(click.Command):
         """Read the words of a command line; a ~ that a shell left as it was, quoted or behind a =, is expanded."""
         return super().parse_args(ctx, [_expand(word) for word in args])
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters, --help-all among them where --help does not show all."""
+        more = [_HELP_ALL] if self.brief else []
+        return [*super().get_params(ctx), *more]
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, a section for each group that has any."""
+        shown = self.brief | {"--help", "--help-all"} if self.brief and not ctx.meta.get(_ALL) else None
         title = {flag: name for name, flags in self.groups.items() for flag in flags}
         sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (*self.groups, OTHERS)}
         for parameter in self.get_params(ctx):
             record = _record(parameter, ctx) if isinstance(parameter, click.Option) else None
-            if record is not None:
+            if record is not None and (shown is None or shown.intersection(parameter.opts)):
                 sections[next((title[flag] for flag in parameter.opts if flag in title), OTHERS)].append(record)
         for name, records in sections.items():
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+        if shown is not None:
+            rest = sum(isinstance(one, click.Option) for one in self.params) - len(self.brief)
+            formatter.write_paragraph()
+            formatter.write_text(f"{rest} more options: medal {ctx.info_name} --help-all")
+
+
+# Of a context's `meta`: whether help is of all options.
+_ALL = "medal.help_all"
+
+
+def show_all(ctx: click.Context) -> str:
+    """Return a command's help with all of its options."""
+    ctx.meta[_ALL] = True
+    return ctx.get_help()
+
+
+def _help_all(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked and not ctx.resilient_parsing:
+        click.echo(show_all(ctx))
+        ctx.exit()
+
+
+_HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_help_all,
+    help="Show all options and exit.",
+)
+_HELP_ALL.show_default = False
 
 
 def options_of(settings: object) -> Callable[..., Callable[[F], F]]:

@@ -38,6 +38,13 @@ _GROUPS = {
 }
 
 
+# Those that a first run, and most later ones, ask about.
+_BRIEF = (
+    "--teacher --image-size --views --augment --limit --store --push --label-column --group-column "
+    "--dry-run --overwrite"
+)
+
+
 class _SizeOrAuto(click.ParamType[int | str]):
     name = "integer|auto"
 
@@ -48,7 +55,7 @@ class _SizeOrAuto(click.ParamType[int | str]):
 _SIZE_OR_AUTO = _SizeOrAuto()
 
 
-@click.command(cls=Command, groups=_GROUPS, short_help="Stage one: run the teacher once, seal a cache.")
+@click.command(cls=Command, groups=_GROUPS, brief=_BRIEF, short_help="Stage one: run the teacher once, seal a cache.")
 @click.argument("dataset")
 @click.argument("out", required=False)
 @click.option("--teacher", default=_DEFAULT.teacher, help="Hugging Face id, local folder, or a .pth of DINOv2.")

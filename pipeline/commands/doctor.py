@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, print_json
+from ...cache.terminal.console import json_option, note, print_json
 from ...cache.terminal.defaults import Setting, find_files, settings_in_effect
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
@@ -88,7 +88,7 @@ def doctor(
     settings = CacheSettings(image_size=image_size, device=device)
     if page is not None and dataset is None:
         raise click.UsageError("--html is about a DATASET; name one.")
-    found = examine(dataset, take_dataset_options(chosen), settings, teacher, store)
+    found = examine(dataset, take_dataset_options(chosen), settings, teacher, store, note)
     if page is not None and found.understood is not None and found.opened is not None:
         from ...cache.drafts import write_file
         from ..datasets.understanding import draw_page

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import MedalError, StoreUnusable, TeacherError
 from ...cache.home import home_folder
+from ...cache.progress import Tell
 from ..datasets.columns.dataset import Dataset, DatasetOptions
 from ..datasets.opening import open_dataset
 from ..datasets.understanding import Understood, understand
@@ -73,7 +74,12 @@ class Report:
 
 
 def examine(
-    dataset: str | None, options: DatasetOptions, settings: CacheSettings, teacher: str | None, store: str | None = None
+    dataset: str | None,
+    options: DatasetOptions,
+    settings: CacheSettings,
+    teacher: str | None,
+    store: str | None = None,
+    tell: Tell = lambda _: None,
 ) -> Report:
     """Look at libraries, devices, teacher, dataset and store; nothing is written, no network used but for the store.
 
@@ -83,12 +89,15 @@ def examine(
     settings : what stage one would be asked for
     teacher : a folder or hub id; None = whichever is at hand
     store : address of a store that is to be reached; None = none
+    tell : given what is being done, where it takes seconds
     """
     report = Report()
     _find_packages(report)
     _check_home(report)
     if store is not None:
+        tell(f"looking into store '{store}'")
         _reach(report, store)
+    tell("loading torch and looking at the devices")
     try:
         import torch
 
@@ -99,8 +108,10 @@ def examine(
         return report
     files = _find_teacher(report, teacher)
     if files is not None:
+        tell(f"timing the forward pass of '{files.name}', a few seconds")
         _time_forward(report, files, settings)
     if dataset is not None:
+        tell(f"reading '{dataset}'")
         _weigh(report, dataset, options, settings, files)
     return report
 
@@ -224,6 +235,11 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
         batch = fitting_batch_size(teacher, preprocessing, chosen["batch_size"])
         pixels = torch.zeros(batch, 3, preprocessing.image_size, preprocessing.image_size)
         begun, passes = time.monotonic(), 0
+        if chosen["device"] == "cpu":
+            # A whole batch of a large teacher takes a minute on few cores; the rate there is that of one image.
+            teacher.features(pixels[:1], preprocessing)
+            pixels = pixels[: max(1, int(_SECONDS / max(1e-3, time.monotonic() - begun)))]
+            begun = time.monotonic()
         while time.monotonic() - begun < _SECONDS or not passes:
             teacher.features(pixels, preprocessing)
             passes += 1
@@ -236,7 +252,7 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
         "name": files.name,
         "image_size": preprocessing.image_size,
         "batch_size": batch,
-        "images_per_second": round(passes * batch / (time.monotonic() - begun), 1),
+        "images_per_second": round(passes * len(pixels) / (time.monotonic() - begun), 1),
     }
 
 

@@ -63,11 +63,15 @@ def choose(
         loss = log_loss(given, labels, task)
         auroc = score(given, labels, task, [str(index) for index in range(len(head.bias))]).auroc
         tried.append(Trial(C=C, log_loss=loss, auroc=auroc, iterations=head.iterations, converged=head.converged))
-        say(f"probe: C = {C:g}, held-out log-loss {loss:.4f}, AUROC {auroc:.4f}")
         if loss < tried[best].log_loss or len(tried) == 1:
             best, worse = len(tried) - 1, 0
         else:
             worse += 1
         if worse == _PATIENCE:
             break
+    # One line: what each was worth stands in the manifest, under `probe.tried`.
+    say(
+        f"probe: C = {tried[best].C:g} of {len(tried)} tried, held-out log-loss {tried[best].log_loss:.4f}, AUROC "
+        f"{tried[best].auroc:.4f}"
+    )
     return tried[best].C, tuple(tried)

@@ -55,7 +55,14 @@ class _Alpha(click.ParamType[float | str]):
             self.fail(f"'{value}' is neither a number from 0 to 1 nor auto nor per-class.", param, ctx)
 
 
-@click.command(cls=Command, groups=_GROUPS, short_help="Stage two: train a student from a cache.")
+# Those that a first run, and most later ones, ask about.
+_BRIEF = (
+    "--student --student-weights --out --epochs --alpha --seeds --baseline --leave-one-domain-out --device --dry-run "
+    "--overwrite"
+)
+
+
+@click.command(cls=Command, groups=_GROUPS, brief=_BRIEF, short_help="Stage two: train a student from a cache.")
 @click.argument("cache")
 @click.argument("dataset")
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="RUN", help="Folder of the run.")
