@@ -26,6 +26,7 @@ COMMANDS = {
     "report": ("student", "Write what runs come to as one HTML page."),
     "predict": ("student", "What a student says of images."),
     "evaluate": ("student", "Measure a student on a dataset."),
+    "explain": ("student", "Show where in images a student's answers come from."),
     "export": ("student", "Write a student as ONNX or as an exported program."),
     "show": ("pipeline", "Describe a cache."),
     "verify": ("pipeline", "Check every byte of a cache."),
