@@ -99,7 +99,7 @@ def estimate(asked: Asked) -> tuple[int, float]:
     """Return the bytes of the run's weights and the seconds of its training, from a short measurement."""
     settings = asked.settings
     model = initial_model(asked, settings.seed)
-    plan, _ = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
+    plan, _ = _choose_plan(asked, model)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     members, times = settings.seeds * (1 + settings.baseline), max(1, len(asked.held_out))
     # Choosing alpha costs at most one training more than the chosen student's.
@@ -297,7 +297,9 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
     else:
         model = initial_model(asked, asked.settings.seed)
         settings = asked.settings
-        plan, rates = choose_plan(model, settings.student, asked.image_size, asked.device, settings.precision)
+        plan, rates = _choose_plan(asked, model)
+        for name in (name for name, rate in rates.items() if not rate):
+            report(Alert(f"computing with {name} ends a process here, by a fault of its libraries: left out"))
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
         folder.write_json(
             path, written | {"threads": torch.get_num_threads(), "trained_on": [describe_environment(asked, ranks)]}
@@ -309,3 +311,9 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
             f"{describe_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
+
+
+def _choose_plan(asked: Asked, model: torch.nn.Module) -> tuple[Plan, dict[str, float]]:
+    settings = asked.settings
+    kinds = (settings.precision, settings.memory_layout)
+    return choose_plan(model, settings.student, asked.image_size, asked.device, *kinds)

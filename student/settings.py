@@ -54,6 +54,8 @@ class StudentSettings:
     average : share of all steps that the averaged weights look back over; they are what is evaluated and kept;
         0 = no averaging
     precision : ``auto`` = the fastest of a short measurement; ``fp32`` or ``bf16`` fix it
+    memory_layout : how images lie in memory; ``auto`` = the faster of the two, as measured with `precision`, or
+        channels last where that is fixed and the model can
     on_missing : what to do about dataset rows that the cache lacks
     labels : whose labels count where dataset and cache disagree; None = refuse
     device : ``auto``, ``cpu`` or ``cuda``
@@ -89,6 +91,7 @@ class StudentSettings:
     augment: str | None = None
     average: float = 0.1
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
     on_missing: Literal["refuse", "drop"] = "refuse"
     labels: Literal["cache", "dataset"] | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -161,7 +164,13 @@ class StudentSettings:
         for name in ("leave_one_domain_out", "labelled_share"):
             if not found[name]:
                 del found[name]
-        for name, usual in (("aggregate", "mean"), ("finding", ()), ("ordinal", False), ("select", "auroc")):
+        for name, usual in (
+            ("aggregate", "mean"),
+            ("finding", ()),
+            ("memory_layout", "auto"),
+            ("ordinal", False),
+            ("select", "auroc"),
+        ):
             if found[name] == usual:
                 del found[name]
         return found | {"alpha": list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha}

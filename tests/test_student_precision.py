@@ -7,8 +7,10 @@ import sys
 import pytest
 import timm
 import torch
+from dying import Dies
 from torch import nn
 
+from medal.cache.errors import StudentError
 from medal.student.network.model import build_model, describe_model
 from medal.student.network.speed import Plan, choose_plan, fastest_plan, measure_plans
 
@@ -124,3 +126,44 @@ def test_it_goes_by_the_shape_of_convolutions(channels, groups, kernel, stride, 
 
 def test_plan_survives_json():
     assert Plan.from_dict(FP32_FIRST.to_dict()) == FP32_FIRST
+
+
+@pytest.mark.parametrize(
+    ("model", "dead"),
+    [(Dies("last"), {FP32, BF16}), (Dies("first", "bf16"), {FP32_FIRST, BF16, BF16_FIRST}), (Dies(), set())],
+)
+def test_a_plan_that_ends_its_process_is_out(model, dead):
+    rates = measure_plans(model, 32, "cpu")
+    assert {name for name, rate in rates.items() if not rate} == {str(plan) for plan in dead}
+    assert fastest_plan(rates) not in dead
+
+
+@pytest.mark.usefixtures("home")
+def test_where_every_plan_dies_that_is_said():
+    with pytest.raises(StudentError, match="ends the process on this machine"):
+        choose_plan(Dies("both"), "dies", 32, "cpu", "auto")
+
+
+def test_what_cannot_be_handed_to_a_process_is_measured_in_this_one():
+    class Local(nn.Sequential):
+        pass
+
+    rates = measure_plans(Local(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1)), 32, "cpu")
+    assert min(rates.values()) > 0
+
+
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize(("layout", "last"), [("channels-first", False), ("channels-last", True)])
+def test_a_layout_that_is_asked_for_is_taken(model, layout, last):
+    assert choose_plan(model, "x", 32, "cpu", "fp32", layout)[0] == Plan(precision="fp32", channels_last=last)
+    plan, rates = choose_plan(model, "x", 32, "cpu", "auto", layout)
+    assert plan.channels_last is last
+    assert len(rates) == 2
+    # What the other layout's plans came to is remembered as well.
+    assert choose_plan(model, "x", 32, "cpu", "auto")[1].items() >= rates.items()
+
+
+def test_a_layout_that_corrupts_memory_is_refused():
+    stem = nn.Sequential(nn.Conv2d(3, 8, 1, stride=2))
+    with pytest.raises(StudentError, match="--memory-layout channels-last on a CPU"):
+        choose_plan(stem, "x", 32, "cpu", "fp32", "channels-last")

@@ -35,7 +35,7 @@ _GROUPS = {
     "Soft targets": "--alpha --temperature --loss --also-cache --targets --check-views --no-distill --unlabelled",
     "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity "
     "--ordinal --select --aggregate --finding --track",
-    "Machine": "--precision --device --workers",
+    "Machine": "--precision --memory-layout --device --workers",
     "Joining CACHE and DATASET": "--on-missing --labels --max-cache-size --signers --revoked",
     **DATASET_GROUP,
 }
@@ -143,6 +143,7 @@ _BRIEF = (
     type=click.Choice(list(POLICIES)),
 )
 @_setting("--precision", "auto: whichever a short measurement finds fastest.")
+@_setting("--memory-layout", "How images lie in memory; auto: by the same measurement.")
 @_setting("--device", "Where to train.")
 @_setting(
     "--workers",

@@ -12,81 +12,42 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...cache.drafts import drafted
 from ...cache.errors import StudentError
 from ...cache.home import home_folder
+from .plan import PLANS, Layout, Plan
+from .race import MEASURED_BATCH, Step, measured_images, race, race_apart
 
 __all__ = ["Plan", "choose_plan", "fastest_plan", "measure_plans", "pick_device", "threads_restored", "wall_rate"]
 
-_MEASURED_BATCH = 16
-_ROUNDS = 3
-# Large networks are judged by fewer rounds.
-_SECONDS = 20.0
 # Another plan must be this much faster than the one before it in `_PLANS`: noise should not decide between two
 # that are about equal, and where they are, the more exact one is better.
 _CLEARLY = 1.1
 # float32 numbers in the widest vector of a CPU.
 _VECTOR = 16
-# A plan whose first step takes this much longer than the best one's is not measured further.
-_HOPELESS = 3.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How the forward and backward passes of a training are computed.
-
-    Attributes
-    ----------
-    precision : weights are float32 either way; ``bf16`` multiplies in bfloat16 (autocast)
-    channels_last : images lie in memory as (B, H, W, C)
-    """
-
-    precision: Literal["fp32", "bf16"]
-    channels_last: bool
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
-        """Return what `to_dict` gave."""
-        return cls(precision=values["precision"], channels_last=values["channels_last"])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """Memory format of images and kernels."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-    def autocast(self, device: str) -> AbstractContextManager[Any]:
-        """Return the context in which the model is called."""
-        return torch.autocast(device, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def __str__(self) -> str:
-        return f"{self.precision}, {'channels last' if self.channels_last else 'channels first'}"
-
-
-# The more exact first.
-_PLANS = (
-    Plan(precision="fp32", channels_last=True),
-    Plan(precision="fp32", channels_last=False),
-    Plan(precision="bf16", channels_last=True),
-    Plan(precision="bf16", channels_last=False),
-)
-
-
-def _candidates(model: nn.Module, device: str) -> list[Plan]:
+def _candidates(model: nn.Module, device: str, layout: Layout = "auto") -> list[Plan]:
     takes = _takes_channels_last(model, device)
-    return [plan for plan in _PLANS if takes or not plan.channels_last]
+    if layout == "channels-last" and not takes:
+        raise StudentError(
+            "This student cannot be trained with --memory-layout channels-last on a CPU: the backward pass of its "
+            "strided 1 x 1 convolution writes past its memory there. Leave the option out, or give channels-first."
+        )
+    return [
+        plan
+        for plan in PLANS
+        if (takes or not plan.channels_last)
+        and layout in ("auto", f"channels-{'last' if plan.channels_last else 'first'}")
+    ]
 
 
 def _takes_channels_last(model: nn.Module, device: str) -> bool:
@@ -118,7 +79,12 @@ def pick_device(asked: str) -> str:
 
 
 def choose_plan(
-    model: nn.Module, name: str, image_size: int, device: str, asked: Literal["auto", "fp32", "bf16"]
+    model: nn.Module,
+    name: str,
+    image_size: int,
+    device: str,
+    asked: Literal["auto", "fp32", "bf16"],
+    layout: Layout = "auto",
 ) -> tuple[Plan, dict[str, float]]:
     """Return the plan to train by, and the images a second of each that was measured (empty if none was).
 
@@ -126,12 +92,14 @@ def choose_plan(
     compared to the bit across machines. What ``auto`` measures is remembered for this machine, in medal's home
     folder, so that the same command computes the same bits tomorrow.
     """
+    plans = _candidates(model, device, layout)
     if asked != "auto":
-        return Plan(precision=asked, channels_last=_takes_channels_last(model, device)), {}
+        return next(plan for plan in plans if plan.precision == asked), {}
     rates = _recall(name, image_size, device, _candidates(model, device))
     if rates is None:
         rates = measure_plans(model, image_size, device)
         _remember(name, image_size, device, rates)
+    rates = {str(plan): rates[str(plan)] for plan in plans}
     return fastest_plan(rates), rates
 
 
@@ -139,17 +107,19 @@ def measure_plans(model: nn.Module, image_size: int, device: str) -> dict[str, f
     """Return the training speed of each plan in images a second; the model is left as it was.
 
     On a CPU: images a second of processor time on one thread, since wall time on a busy machine says more about its
-    other users than about the plans (threads that wait for each other were seen to turn a factor of 1.8 round). The
-    plans take turns, and the best round of each counts.
+    other users than about the plans (threads that wait for each other were seen to turn a factor of 1.8 round). They
+    are measured in a process of its own; a plan that ends that process has the rate 0.
     """
-    images = torch.rand(_MEASURED_BATCH, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    images = images.to(device)
-    state = torch.get_rng_state()
-    with threads_restored(), _failing_clearly(image_size):
-        torch.set_num_threads(1)
-        best = _race(model, images, device)
-    torch.set_rng_state(state)
-    return {str(plan): round(_MEASURED_BATCH / seconds, 1) for plan, seconds in best.items()}
+    plans = _candidates(model, device)
+    with _failing_clearly(image_size):
+        best = race_apart(model, image_size, plans) if device == "cpu" else None
+        if best is None:
+            state = torch.get_rng_state()
+            with threads_restored():
+                torch.set_num_threads(1)
+                best = race(model, measured_images(image_size).to(device), device, plans)
+            torch.set_rng_state(state)
+    return {str(plan): round(MEASURED_BATCH / best[plan], 1) for plan in plans}
 
 
 @contextmanager
@@ -177,57 +147,31 @@ def threads_restored() -> Iterator[None]:
 
 def wall_rate(model: nn.Module, plan: Plan, image_size: int, device: str) -> float:
     """Return images a second of one plan as the clock on the wall counts them now, with all threads: for estimates."""
-    images = torch.zeros(_MEASURED_BATCH, 3, image_size, image_size, device=device)
+    images = torch.zeros(MEASURED_BATCH, 3, image_size, image_size, device=device)
     state = torch.get_rng_state()
-    step = _Step(copy.deepcopy(model), plan, images, device)
+    step = Step(copy.deepcopy(model), plan, images, device)
     with _failing_clearly(image_size):
         step.seconds()
         start = time.perf_counter()
         step.seconds()
     torch.set_rng_state(state)
-    return _MEASURED_BATCH / (time.perf_counter() - start)
-
-
-def _race(model: nn.Module, images: Tensor, device: str) -> dict[Plan, float]:
-    """Return the least seconds of a step of each plan."""
-    begun = time.perf_counter()
-    steps = {plan: _Step(copy.deepcopy(model), plan, images, device) for plan in _candidates(model, device)}
-    first = {plan: step.seconds() for plan, step in steps.items()}
-    limit = _HOPELESS * min(first.values())
-    best = {plan: seconds for plan, seconds in first.items() if seconds > limit}
-    for _ in range(_ROUNDS):
-        for plan, step in steps.items():
-            if first[plan] <= limit:
-                best[plan] = min(best.get(plan, float("inf")), step.seconds())
-        if time.perf_counter() - begun > _SECONDS:
-            break
-    return {plan: best[plan] for plan in steps}
-
-
-class _Step:
-    """One training step that can be timed again and again."""
-
-    def __init__(self, model: nn.Module, plan: Plan, images: Tensor, device: str) -> None:
-        self._plan, self._device = plan, device
-        self._model = model.to(device).to(memory_format=plan.layout).train()
-        self._images = images.contiguous(memory_format=plan.layout)
-
-    def seconds(self) -> float:
-        # The backward pass of a CPU graph runs on the thread that calls it.
-        clock = time.thread_time if self._device == "cpu" else time.perf_counter
-        start = clock()
-        with self._plan.autocast(self._device):
-            logits = self._model(self._images)
-        logits.float().square().mean().backward()
-        self._model.zero_grad()
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-        return clock() - start
+    return MEASURED_BATCH / (time.perf_counter() - start)
 
 
 def fastest_plan(rates: Mapping[str, float]) -> Plan:
-    """Return the plan of the highest rate, an earlier one where they are about equal."""
-    chosen, *others = (plan for plan in _PLANS if str(plan) in rates)
+    """Return the plan of the highest rate, an earlier one where they are about equal.
+
+    Raises
+    ------
+    StudentError
+        None can be computed.
+    """
+    chosen, *others = (plan for plan in PLANS if str(plan) in rates)
+    if not any(rates.values()):
+        raise StudentError(
+            "Each way to compute a step of this student ends the process on this machine (a fault of its libraries); "
+            "give another --student, another --device, or another version of torch."
+        )
     for plan in others:
         if rates[str(plan)] > _CLEARLY * rates[str(chosen)]:
             chosen = plan
