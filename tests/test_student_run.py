@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -212,6 +214,14 @@ def test_other_images_are_refused_with_the_count(place, tmp_path, altered):
     asked = ask_for(place, tmp_path / "run", dataset=altered, on_missing="drop")
     assert asked.rows == {"train": 46, "val": 24, "test": 21}
     assert len(list_warnings(asked)) == 2
+
+
+def test_a_cache_of_images_without_contrast_warns_again(place, tmp_path):
+    asked = ask_for(place, tmp_path / "run")
+    assert list_warnings(asked) == ()
+    described = {**asked.cache.manifest.dataset, "contrast": {"looked_at": 64, "flat": 64}}
+    flat = SimpleNamespace(manifest=SimpleNamespace(dataset=described))
+    assert "nearly as one grey when the cache was made" in list_warnings(replace(asked, cache=flat))[0]
 
 
 def test_a_wholly_other_dataset_cannot_be_dropped(place, tmp_path):

@@ -33,6 +33,11 @@ def list_warnings(asked: Asked) -> tuple[str, ...]:
     found += _tell_unlabelled(fit)
     if fit["disagree"]:
         found.append(f"{fit['disagree']} labels disagree; those of the {asked.settings.labels} count")
+    if asked.cache.manifest.dataset.get("contrast"):
+        found.append(
+            "the images came out nearly as one grey when the cache was made, as it says: what the teacher answers may "
+            "rest on next to nothing"
+        )
     if "test" not in asked.targets.splits and not asked.held_out:
         found.append("there is no test split: the figures are those on val, which also chose the epoch")
     return (*found, *(() if asked.held_out else _absent(asked)))
