@@ -118,7 +118,7 @@ class Lookup:
             else:
                 found[place] = file = candidates[0]
                 other = searched.setdefault(file, cell)
-                if _parts(other) != _parts(cell):
+                if other != cell and _parts(other) != _parts(cell):
                     raise DataError(
                         f"{self._what} has '{other}' and '{cell}', and '{file}' is the only file that either fits; "
                         "expected a file for each: are folders missing under --images?"
@@ -152,8 +152,9 @@ class Lookup:
 
     def is_beside(self, name: str) -> bool:
         """Tell whether a path from the table's folder leads to a file, or to a link to one that is missing."""
-        path = self._beside / name
-        return path.is_file() or path.is_symlink()
+        path = _join(self._beside, name)
+        # A Path for each of a hundred thousand cells takes longer than asking for the file.
+        return os.path.isfile(path) or os.path.islink(path)  # noqa: PTH113, PTH114
 
     def _written_otherwise(self, name: str) -> str | None:
         """Return the path of a name whose slashes or letters with marks are written in another way."""
@@ -195,12 +196,23 @@ class Lookup:
 
     def unnamed(self, used: Sequence[str]) -> dict[str, list[str]]:
         """Return the files under the folders of images that no row names, by why that may be."""
-        named = {os.path.realpath(self._beside / file) for file in used}
         left: dict[str, list[str]] = {}
+        if not self._folders:
+            return left
+        places: dict[str, str] = {}
+
+        def place_of(path: str) -> str:
+            """Return a path whose folders are no links; there are far fewer of them than files."""
+            folder, _, name = path.rpartition("/")
+            if folder not in places:
+                places[folder] = os.path.realpath(folder)
+            return f"{places[folder]}/{name}"
+
+        named = {place_of(_join(self._beside, file)) for file in used}
         for folder, tree in zip(self._folders, self.trees, strict=True):
             images, others = tree.sort_out(tree.files)
             for reason, files in {"in no row of the table": images, **others}.items():
-                absent = [file for file in files if os.path.realpath(folder / file) not in named]
+                absent = [file for file in files if place_of(_join(folder, file)) not in named]
                 if absent:
                     left.setdefault(reason, []).extend(absent)
         return left
@@ -215,6 +227,10 @@ class Lookup:
             f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that "
             f"{plural(len(missing), 'is', 'are')} not there, {searched}: {quoted(missing, _LISTED)}; {remedy}."
         )
+
+
+def _join(folder: Path, name: str) -> str:
+    return name if name.startswith("/") else f"{folder}/{name}"
 
 
 def _stem(name: str) -> str:

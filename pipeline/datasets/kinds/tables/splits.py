@@ -21,6 +21,7 @@ __all__ = ["NO_SPLIT", "listed_splits", "read_splits", "say_unread_splits"]
 NO_SPLIT = "none"  # what --split-column is given to have splits drawn
 
 _LISTED = 8
+_MOST_VALUES = 12  # of a column that says splits
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 
 Split = npt.NDArray[np.int8]
@@ -61,6 +62,8 @@ def say_unread_splits(columns: Columns, read: Sequence[str]) -> list[str]:
         if name in read:
             continue
         values = sorted({cell for cell in cells if cell})
+        if len(values) > _MOST_VALUES:
+            continue
         splits = {find_split(value, {}) for value in values}
         flags = f"--split-column '{name}'"
         if len(splits) < 2 or -1 in splits:
