@@ -14,11 +14,13 @@ import torch
 
 from ..cache.progress import Alert, Progress, Tell
 from .members.choice import Choice, choose_weight
+from .members.ensemble import Teaching, average_with_baseline, choose_teaching, describe_teacher
 from .members.plan import Asked
 from .members.ranks import follow, load_data
 from .members.telling import describe_passes, describe_times, list_warnings
 from .members.train import (
     Member,
+    answers,
     copy_member,
     initial_model,
     plan_members,
@@ -181,9 +183,9 @@ def _make(
         data = load_data(asked, opened, tuple(asked.rows))
         spread(work, asked.seeds)
         members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
-        _train(asked, recipe, data, members, progress=progress, report=report)
+        members, teaching = _train(asked, recipe, data, members, progress=progress, report=report)
     arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
-    outcome = write_outcome(asked, work, *arms, choice=choice, report=report, seed=seed)
+    outcome = write_outcome(asked, work, *arms, choice=choice, teaching=teaching, report=report, seed=seed)
     spent = _spent(start, len(members) * asked.images, _seconds(arms))
     description = describe_run(asked, recipe, work, members[0]) | spent
     write_card(work, name_run(asked), description, outcome.metrics)
@@ -264,17 +266,41 @@ def _settle(
 
 def _train(
     asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Tell
-) -> None:
-    """Train all members, or what is left of them; where a baseline would be its student to the bit, it is copied."""
-    for index, member in enumerate(members):
+) -> tuple[list[Member], Teaching | None]:
+    """Train all members, or what is left of them, and return them, and who taught the students if that was left open.
+
+    Where baselines teach, they come first. Where a member would be another one to the bit, it is copied.
+    """
+    teaching: Teaching | None = None
+    done: list[Member] = []
+    # Baselines before students by name, each arm in the order of its seeds.
+    order = sorted(members, key=lambda one: one.arm) if asked.settings.teach != "probe" else members
+    for index, member in enumerate(order):
+        lesson = data
         if len(members) > 1:
             report(f"{member.name}, {index + 1} of {len(members)}")
-        twin = next(
-            (one for one in members[:index] if one.seed == member.seed and one.teaching == member.teaching), None
-        )
+        if member.arm == "student" and asked.settings.teach != "probe":
+            if teaching is None:
+                teaching = _choose_teacher(asked, data, done[0])
+                report(f"taught by {describe_teacher(teaching)}")
+            if teaching.chosen == "none":
+                member = replace(member, alpha=0.0, loss="kd")  # noqa: PLW2901 - what it turns out to be
+            elif teaching.chosen == "ensemble" and read_record(member.place) is None:
+                own = next(one for one in done if one.seed == member.seed)
+                said = answers(asked, data, own.place, ("train",))
+                lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
+        twin = next((one for one in done if one.seed == member.seed and one.teaching == member.teaching), None)
         if twin is not None and read_record(member.place) is None:
             copy_member(twin.place, member.place, arm=member.arm)
-        train_member(asked, recipe, data, member, progress=progress, report=report)
+        train_member(asked, recipe, lesson, member, progress=progress, report=report)
+        done.append(member)
+    return done, teaching
+
+
+def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member) -> Teaching:
+    if asked.settings.teach == "ensemble":
+        return Teaching("ensemble", "asked for", {})
+    return choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
 
 
 def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:

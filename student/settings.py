@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ..cache.errors import StudentError
@@ -14,6 +14,9 @@ __all__ = ["Alpha", "StudentSettings", "default_epochs"]
 
 # One weight of the soft term for all samples, or one a class.
 Alpha = float | tuple[float, ...]
+
+# Peak learning rate of each recipe. With trained weights a higher one destroys what the student starts from.
+_RATES = {"plain": 1e-3, "lp-ft": 3e-4}
 
 # Images seen in a default training at 112 px. On PneumoniaMNIST a ResNet-18 from random weights is within 0.001 of its
 # best val AUROC after this many, and two cores see them in 4 (bf16) to 8 minutes (fp32). Small sets are repeated more
@@ -32,7 +35,13 @@ class StudentSettings:
     student : name of a timm model
     weights : ``random``, ``pretrained`` (timm's own), or a path: a folder in timm's form or a .safetensors file
     epochs : passes over train; None = by the number and size of its images (`default_epochs`)
-    lr : peak learning rate of AdamW
+    recipe : how a training goes: ``plain``, all weights at once; ``lp-ft``, linear probing, then fine-tuning (Kumar et
+        al., ICLR 2022): the head is first fitted on the frozen embedding, then all weights learn at a low rate with
+        batch normalisation frozen; ``auto``: ``lp-ft`` for a student of trained weights
+    teach : whose answers are the soft targets: ``probe``, the cache's; ``ensemble``, the mean of the probe and of the
+        student of the labels alone (the baseline), for images without a label; ``auto``: where fewer than half of
+        train's images have a label, what val supports of the two and of the labels alone, else ``probe``
+    lr : peak learning rate of AdamW; None = that of the recipe
     weight_decay : of AdamW, on matrices and kernels only
     warmup_epochs : epochs of linear warm-up before the cosine
     image_size : side of the student's input in pixels; None = by the images and the model
@@ -44,7 +53,7 @@ class StudentSettings:
     sampler : ``balanced``: every class stands equally often in an epoch; ``shuffle``: every image once
     logit_adjustment : add the log of each class's frequency in train to the logits of the hard loss (Menon et al. 2021,
         arXiv:2007.07314); predictions stay without it, and so favour no frequent class
-    label_fraction : share of train's labels that student and probe may know, 0 to 1
+    label_fraction : share of train's and val's labels that student and probe may know, 0 to 1
     labelled_share : share of every batch that goes to labelled images at least, which are repeated where train has
         fewer; 0 = as they come, and what is recorded where the share is there anyhow
     leave_one_domain_out : train as often as there are domains, each time without one, and measure on that one
@@ -72,9 +81,11 @@ class StudentSettings:
 
     student: str = "resnet18"
     weights: str = "random"
+    recipe: Literal["auto", "plain", "lp-ft"] = "auto"
+    teach: Literal["auto", "probe", "ensemble"] = "auto"
     epochs: int | None = None
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float | None = None
     weight_decay: float = 0.05
     warmup_epochs: float = 1.0
     image_size: int | None = None
@@ -110,7 +121,7 @@ class StudentSettings:
         _check(self.epochs is None or self.epochs >= 1, "--epochs", "a whole number from 1", self.epochs)
         # Batch normalisation has no variance over one image.
         _check(self.batch_size >= 2, "--batch-size", "a whole number from 2", self.batch_size)
-        _check(0 < self.lr < math.inf, "--lr", "a positive number", self.lr)
+        _check(self.lr is None or 0 < self.lr < math.inf, "--lr", "a positive number", self.lr)
         _check(self.image_size is None or self.image_size >= 8, "--image-size", "at least 8 pixels", self.image_size)
         _check(0 < self.temperature < math.inf, "--temperature", "a positive number", self.temperature)
         if isinstance(self.alpha, str):
@@ -151,6 +162,20 @@ class StudentSettings:
     def trained(self) -> bool:
         """Whether the student starts from trained weights."""
         return self.weights != "random"
+
+    @property
+    def gentle(self) -> bool:
+        """Whether the student is trained by linear probing, then fine-tuning."""
+        return self.recipe == "lp-ft" or (self.recipe == "auto" and self.trained)
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate, once nothing is left open."""
+        return _RATES["lp-ft" if self.gentle else "plain"] if self.lr is None else self.lr
+
+    def settled(self) -> StudentSettings:
+        """Return the settings with recipe and learning rate named."""
+        return replace(self, recipe="lp-ft" if self.gentle else "plain", lr=self.peak_rate)
 
     @property
     def compares_features(self) -> bool:

@@ -98,6 +98,21 @@ def _answers(logits, labels, teacher, embedding, feature):
     return Answers(*map(torch.from_numpy, (logits, labels, teacher, embedding, feature)))
 
 
+def _slow_total(task, hard, soft, labels, alpha, known):
+    """Return the mean over images, or entries, of (1-α) · hard + α · soft, of soft alone without a label."""
+    if alpha == 0.0:
+        return hard.sum() / max(1, known)
+    weights = np.full(CLASSES, alpha) if isinstance(alpha, float) else np.array(alpha)
+    if task == "multiclass":
+        rows = zip(hard, soft, labels, strict=True)
+        return np.mean([s if y == -1 else (1 - weights[y]) * h + weights[y] * s for h, s, y in rows])
+    each = np.where(labels == 255, 0, (1 - weights) * hard)
+    if soft.ndim == 2:
+        return (each + np.where(labels == 255, 1, weights) * soft).mean()
+    share = [1 if (row == 255).all() else weights.mean() for row in labels]
+    return each.mean() + (share * soft).mean()
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0, (0.1, 0.9, 0.0, 1.0)], ids=str)
 @pytest.mark.parametrize("temperature", [0.5, 4.0])
 @pytest.mark.parametrize("unknown", ["none", "some", "all"])
@@ -108,12 +123,7 @@ def test_equals_slow_numpy(task, name, unknown, temperature, alpha):
     one = np.ones((2, CLASSES)) if task == "multilabel" else np.ones(CLASSES)
     hard, known = _slow_hard(task, drawn[0], labels, one, np.zeros(CLASSES))
     soft = _slow(name, task, *drawn[:3], temperature, *drawn[3:])
-    weights = np.full(CLASSES, alpha) if isinstance(alpha, float) else np.array(alpha)
-    if task == "multiclass":
-        for_hard = for_soft = np.array([weights.mean() if y == -1 else weights[y] for y in labels])
-    else:
-        for_hard, for_soft = weights, weights if soft.ndim == 2 else weights.mean()
-    expected = ((1 - for_hard) * hard).sum() / max(1, known) + (for_soft * soft).mean()
+    expected = _slow_total(task, hard, soft, labels, alpha, known)
     alpha = torch.tensor(alpha, dtype=torch.float64) if isinstance(alpha, tuple) else alpha
     ours = total_loss(_answers(*drawn), Objective(task, temperature, alpha, {name: 1.0}))
     # Standardised logits have a little added under the root.
@@ -129,10 +139,11 @@ def test_two_classes(name):
 
 def test_a_sum_of_losses():
     drawn = _draw("multiclass")
-    each = {name: _slow(name, "multiclass", *drawn[:3], 3.0, *drawn[3:]).mean() for name in LOSSES}
+    each = {name: _slow(name, "multiclass", *drawn[:3], 3.0, *drawn[3:]) for name in LOSSES}
     hard, known = _slow_hard("multiclass", *drawn[:2], np.ones(CLASSES), np.zeros(CLASSES))
     ours = total_loss(_answers(*drawn), Objective("multiclass", 3.0, 0.25, parse_terms("kd + 0.5*dist+2*feature")))
-    expected = 0.75 * hard.sum() / known + 0.25 * (each["kd"] + 0.5 * each["dist"] + 2 * each["feature"])
+    soft = each["kd"] + 0.5 * each["dist"] + 2 * each["feature"]
+    expected = _slow_total("multiclass", hard, soft, drawn[1], 0.25, known)
     assert float(ours) == pytest.approx(expected, rel=1e-7)
 
 
@@ -192,7 +203,7 @@ def test_class_weights_change_the_hard_part_alone(task, alpha):
     hard, known = _slow_hard(task, *drawn[:2], weight, np.zeros(CLASSES))
     soft = _slow("kd", task, *drawn[:3], 2.0, *drawn[3:])
     objective = Objective(task, 2.0, alpha, class_weight=torch.from_numpy(weight))
-    expected = (1 - alpha) * hard.sum() / known + alpha * soft.mean()
+    expected = _slow_total(task, hard, soft, drawn[1], alpha, known)
     assert float(total_loss(_answers(*drawn), objective)) == pytest.approx(expected, rel=1e-9)
 
 
@@ -219,7 +230,7 @@ def test_logit_adjustment_changes_the_hard_part_alone():
     hard, known = _slow_hard("multiclass", *drawn[:2], np.ones(CLASSES), prior)
     soft = _slow("kd", "multiclass", *drawn[:3], 2.0, *drawn[3:])
     objective = Objective("multiclass", 2.0, 0.4, log_prior=torch.from_numpy(prior))
-    expected = 0.6 * hard.sum() / known + 0.4 * soft.mean()
+    expected = _slow_total("multiclass", hard, soft, drawn[1], 0.4, known)
     assert float(total_loss(_answers(*drawn), objective)) == pytest.approx(expected, rel=1e-9)
 
 

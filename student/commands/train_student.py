@@ -30,9 +30,10 @@ __all__ = ["train_student"]
 _setting = options_of(StudentSettings())
 _GROUPS = {
     "Student": "--student --student-weights --image-size --out",
-    "Training": "--epochs --batch-size --lr --augment --seed --class-weight --sampler --logit-adjustment "
+    "Training": "--recipe --epochs --batch-size --lr --augment --seed --class-weight --sampler --logit-adjustment "
     "--labelled-share",
-    "Soft targets": "--alpha --temperature --loss --also-cache --targets --check-views --no-distill --unlabelled",
+    "Soft targets": "--teach --alpha --temperature --loss --also-cache --targets --check-views --no-distill "
+    "--unlabelled",
     "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity "
     "--ordinal --select --aggregate --finding --track",
     "Machine": "--precision --memory-layout --device --workers",
@@ -73,9 +74,20 @@ _BRIEF = (
     field="weights",
     metavar="random|pretrained|PATH",
 )
+@_setting(
+    "--recipe",
+    "plain: all weights learn from the start; lp-ft: first the head on the frozen embedding, then all at a low rate; "
+    "auto: lp-ft for a student of trained weights.",
+)
+@_setting(
+    "--teach",
+    "Whose answers are the soft targets. probe: the cache's; ensemble: for images without a label, its mean with the "
+    "student of the labels alone; auto: chosen on val where fewer than half of train's images have a label; else "
+    "probe.",
+)
 @_setting("--epochs", "Passes over train (default: by its size; --dry-run says how many).", type=click.IntRange(min=1))
 @_setting("--batch-size", "Images a step.", type=click.IntRange(min=2))
-@_setting("--lr", "Peak learning rate.")
+@_setting("--lr", "Peak learning rate (default: that of the recipe, plain .001, lp-ft .0003).", type=float)
 @_setting(
     "--image-size",
     "Side of the student's input, px (default: 4 × images of up to 64 px, else the model's own).",
@@ -112,7 +124,7 @@ _BRIEF = (
 )
 @_setting(
     "--label-fraction",
-    "Forget all but this share of train's labels, by class and patient, and fit the probe anew on these alone.",
+    "Forget all but this share of the labels of train and val, by class and patient, and fit the probe anew on these.",
     type=float,
     metavar="SHARE",
 )

@@ -177,7 +177,8 @@ class _Climb:
         return replace(self.recipe, settings=settings if alpha else replace(settings, loss="kd"))
 
     def _begin(self, recipe: Recipe) -> TrainingState:
-        return begin(initial_model(self.asked, recipe.settings.seed), recipe, self.asked.targets.feature_dim)
+        model = initial_model(self.asked, recipe.settings.seed)
+        return begin(model, recipe, self.asked.targets.feature_dim, self.data)
 
     def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
         recipe = self._recipe(alpha, temperature)
@@ -186,7 +187,7 @@ class _Climb:
         place.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(place / folder.CHECKPOINT)
         checkpoint.load(state)
-        announce(self.asked, recipe, state, epoch)
+        announce(self.asked, recipe, state, self.data.targets, epoch)
         rows, done = self.asked.rows["train"], len(state.history)
         with self.progress(f"alpha {alpha:g}, T {temperature:g}", epoch * rows, done * rows) as advance:
             train(state, self.data, recipe, checkpoint=checkpoint, report=lambda _: None, advance=advance, until=epoch)

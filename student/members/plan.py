@@ -132,13 +132,14 @@ def ask(
     spec = describe_model(settings.student, settings.weights)
     device = pick_device(settings.device)
     sources = open_sources(cache_path, dataset, options, also, unlabelled)
-    settings = replace(settings, augment=choose_policy(sources.cache, settings))
+    settings = replace(settings.settled(), augment=choose_policy(sources.cache, settings))
     joined = join_sources(sources, settings)
     check_terms(terms, joined.task)
     check_imbalance(settings, joined.task)
     _check_measuring(settings, joined)
     if settings.leave_one_domain_out:
         held_out = find_domains(joined, sources.cache)
+        settings = replace(settings, teach="probe")
         taught = Taught(joined, sources.dataset, settings)  # each student is taught `without` one of them
     else:
         held_out = ()

@@ -16,6 +16,7 @@ from ..network.parallel import Ranks
 from ..network.speed import Plan, threads_restored
 from ..run import folder
 from ..settings import StudentSettings
+from ..targets.load import Targets
 from ..training.checkpoint import Checkpoint, TrainingState
 from ..training.loop import Recipe, TrainingData, begin, train
 
@@ -25,13 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["announce", "follow", "load_data"]
 
 
-def announce(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None = None) -> None:
+def announce(asked: Asked, recipe: Recipe, state: TrainingState, targets: Targets, until: int | None = None) -> None:
     """Let the other ranks, if there are any, take part in a training from where it stands, as `training.train` does."""
     if recipe.ranks.size > 1:
-        recipe.ranks.say(_make_order(asked, recipe, state, until))
+        recipe.ranks.say(_make_order(asked, recipe, state, targets, until))
 
 
-def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int | None) -> dict[str, Any]:
+def _make_order(
+    asked: Asked, recipe: Recipe, state: TrainingState, targets: Targets, until: int | None
+) -> dict[str, Any]:
     # The best weights so far, and the averaged ones, are rank 0's alone.
     wanted = ("model.", "projection.", "optimiser.")
     tensors = {name: value for name, value in state.tensors().items() if name.startswith(wanted)}
@@ -42,6 +45,8 @@ def _make_order(asked: Asked, recipe: Recipe, state: TrainingState, until: int |
         "until": until,
         "targets_sha256": asked.request["targets_sha256"],
         "held_out": asked.request.get("held_out"),
+        # Rank 0 alone asks the baseline.
+        "logits": None if targets is asked.targets else targets.splits["train"].logits,
         "plan": recipe.plan.to_dict(),
         "threads": torch.get_num_threads(),
         "tensors": tensors,
@@ -103,6 +108,9 @@ def _take_part(ranks: Ranks, asked: Asked, data: TrainingData, order: Mapping[st
         device=asked.device,
         ranks=ranks,
     )
+    if order["logits"] is not None:
+        train_part = replace(data.targets.splits["train"], logits=order["logits"])
+        data = replace(data, targets=replace(data.targets, splits={**data.targets.splits, "train": train_part}))
     # Weights come from rank 0, whatever they are here.
     model = build_model(asked.spec, "random", len(asked.targets.classes), asked.image_size)
     state = replace(begin(model, recipe, asked.targets.feature_dim), averaged=None)

@@ -42,6 +42,14 @@ def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -
         raise StudentError(
             f"{leave} and --unlabelled exclude each other: images of unknown origin may be of the domain held out."
         )
+    if settings.teach == "ensemble":
+        against = {leave: settings.leave_one_domain_out, "--alpha auto": settings.alpha == "auto"}
+        for option in (name for name, given in against.items() if given):
+            raise StudentError(f"--teach ensemble and {option} exclude each other; leave one of them out.")
+        if settings.alpha == 0:
+            raise StudentError(
+                "--teach ensemble and --no-distill (--alpha 0) exclude each other; leave one of them out."
+            )
     if unlabelled and settings.alpha == 0:
         raise StudentError(
             "--unlabelled images learn from the teacher alone, and with --no-distill (--alpha 0) nothing does; leave "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 
@@ -36,6 +37,7 @@ from .ranks import announce
 __all__ = [
     "Arm",
     "Member",
+    "answers",
     "copy_member",
     "initial_model",
     "plan_members",
@@ -52,6 +54,8 @@ Arm = Literal["student", "baseline"]
 _FILES = (folder.CHECKPOINT, CONFIG, WEIGHTS, folder.HISTORY, folder.PREDICTIONS, folder.LIKENESS, folder.MEMBER)
 # Images of train that say what it is like: a hundredth of what a training sees.
 _SAMPLE = 1000
+# What answers are recorded by: what anybody gets who loads the weights.
+_PLAIN = Plan(precision="fp32", channels_last=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +136,9 @@ def train_member(
         return record
     place.mkdir(parents=True, exist_ok=True)
     recipe = replace(recipe, settings=member.settings(recipe.settings))
-    model = initial_model(asked, member.seed)
-    state = begin(model, recipe, asked.targets.feature_dim)
     checkpoint = Checkpoint(place / folder.CHECKPOINT)
+    model = initial_model(asked, member.seed)
+    state = begin(model, recipe, asked.targets.feature_dim, None if checkpoint.path.exists() else data)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
     done = len(state.history) * asked.rows["train"]
@@ -144,7 +148,7 @@ def train_member(
         # What was trained before a kill, or as a trial of --alpha auto, so that a tracker's curves are whole.
         for row in state.history:
             track(row)
-        announce(asked, recipe, state)
+        announce(asked, recipe, state, data.targets)
         train(state, data, recipe, checkpoint=checkpoint, report=told, advance=advance)
     size, resize = asked.image_size, asked.preprocessing.resize
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
@@ -193,23 +197,28 @@ def _telling(recipe: Recipe, report: Tell, track: Track) -> Callable[[Mapping[st
     return tell
 
 
+def answers(asked: Asked, data: TrainingData, place: Path, splits: Sequence[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a trained member's logits (N, C) on plain images, by split, in float32, as anybody will load it."""
+    model = timm.create_model(f"local-dir:{place}", pretrained=True).to(asked.device)
+    return {split: predict(model, data, split, _PLAIN, asked.device) for split in splits}
+
+
 def _answer(asked: Asked, data: TrainingData, place: Path) -> tuple[dict[str, Predictions], Likeness | None]:
     """Return a member's answers on val and test as anybody will load it, in float32, and what train is like to it."""
     model = timm.create_model(f"local-dir:{place}", pretrained=True).to(asked.device)
-    plain = Plan(precision="fp32", channels_last=False)
     parts = {split: asked.targets.splits[split] for split in ("val", "test") if split in asked.targets.splits}
     train = asked.targets.splits["train"]
     sample = np.arange(len(train))[:: max(1, -(-len(train) // _SAMPLE))]  # in the order of keys: by no other
-    answers, heard = {}, {}
+    said, heard = {}, {}
     with embedding_of(model) as embeddings:
         for split, part in parts.items():
-            logits = predict(model, data, split, plain, asked.device)
-            answers[split] = Predictions(part.key, part.label, logits, part.patients)
+            logits = predict(model, data, split, _PLAIN, asked.device)
+            said[split] = Predictions(part.key, part.label, logits, part.patients)
             heard[split] = take_embeddings(embeddings)
         if embeddings is None:
-            return answers, None
-        predict(model, data, "train", plain, asked.device, sample)
-        return answers, fit_likeness(take_embeddings(embeddings), train.label[sample], heard["val"])
+            return said, None
+        predict(model, data, "train", _PLAIN, asked.device, sample)
+        return said, fit_likeness(take_embeddings(embeddings), train.label[sample], heard["val"])
 
 
 def read_record(place: Path) -> dict[str, Any] | None:

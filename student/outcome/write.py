@@ -18,6 +18,7 @@ from ..figures.tables import write_value
 from ..figures.temperature import calibrate
 from ..figures.verdict import caution, judge_teacher, write_verdict
 from ..members.choice import Choice
+from ..members.ensemble import Teaching
 from ..members.plan import Asked
 from ..members.train import Member, read_record
 from ..run import folder
@@ -62,6 +63,7 @@ def write_outcome(
     baselines: Sequence[Member] = (),
     *,
     choice: Choice | None,
+    teaching: Teaching | None = None,
     report: Tell,
     seed: int = 0,
 ) -> Outcome:
@@ -108,6 +110,7 @@ def write_outcome(
         "alpha": students[0].alpha,
         "temperature": students[0].temperature,
         "choice": choice.to_dict() if choice else None,
+        "taught_by": teaching.to_dict() if teaching else None,
         "best_epoch": (read_record(work) or {})["best_epoch"],
         "epochs": asked.epochs,
     }

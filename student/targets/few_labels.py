@@ -1,4 +1,4 @@
-"""Few labels: all but a share of train's labels forgotten, by the student and by the teacher's probe alike."""
+"""Few labels: all but a share of the labels of train and val forgotten, by student and probe alike."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _FEWEST = 2
 
 
 def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> Targets:
-    """Keep a share of train's labels and fit the probe anew on these alone, from the cached features of all.
+    """Keep a share of the labels of train and val, and fit the probe anew on these, from the cached features of all.
 
     Labelled rows get out-of-fold logits of that probe, K folds within the share; all others those of the probe fitted
-    on the whole share, which has not seen their labels. Labels of val, which choose temperature and epoch, stay known,
-    as do those of test, which only measure.
+    on the whole share, which has not seen their labels. Of val, whose labels choose temperature and epoch, the same
+    share stays known: somebody had to label these images too. Labels of test only measure, and stay.
 
     Parameters
     ----------
@@ -38,13 +38,18 @@ def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> 
     DataError
         The labels that are left are all of one class.
     """
-    train = targets.splits["train"]
-    labelled = choose_labelled(
-        train.key, train.group, train.label, targets.task, fraction=settings.label_fraction, seed=settings.seed
-    )
-    targets = refit(targets, cache, labelled)
-    blind = replace(targets.splits["train"], label=hide_labels(train.label, ~labelled, targets.task))
-    fit = {**targets.fit, "labelled": int(labelled.sum())}
+    kept = {
+        name: choose_labelled(
+            part.key, part.group, part.label, targets.task, fraction=settings.label_fraction, seed=settings.seed
+        )
+        for name, part in targets.splits.items()
+        if name != "test"
+    }
+    label = {name: hide_labels(targets.splits[name].label, ~rows, targets.task) for name, rows in kept.items()}
+    val = {name: replace(targets.splits[name], label=label[name]) for name in kept if name == "val"}
+    targets = refit(replace(targets, splits={**targets.splits, **val}), cache, kept["train"])
+    blind = replace(targets.splits["train"], label=label["train"])
+    fit = {**targets.fit, "labelled": int(kept["train"].sum())}
     return replace(targets, splits={**targets.splits, "train": blind}, fit=fit)
 
 

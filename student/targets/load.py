@@ -15,8 +15,12 @@ from ...cache.join import Join, image_members, join
 from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import SPLITS, UNKNOWN_BIT, UNKNOWN_CLASS, Dataset, Task
 from ...pipeline.datasets.columns.units import find_units
+from ...pipeline.metrics import rests_on
 
 __all__ = ["ProbeHead", "SplitTargets", "Targets", "labelled_rows", "lacks_labels", "load_targets"]
+
+# Of patients, or images without one, with a known label, and of these in the rarest class.
+_FEWEST_UNITS, _FEWEST_OF_A_CLASS = 20, 5
 
 _BY_VIEW = ("logits", "view", "view_check", "feature")
 
@@ -73,6 +77,11 @@ class SplitTargets:
     def teacher(self) -> npt.NDArray[np.float32]:
         """Logits of the canonical view, (N, C) float32."""
         return self.logits[:, 0]
+
+    def can_choose(self, task: Task) -> bool:
+        """Whether enough labels are known to choose an epoch or a teacher by; below that a choice is mostly luck."""
+        found = rests_on(self.label, task, self.units)
+        return found["units"] >= _FEWEST_UNITS and found["rarest"] >= _FEWEST_OF_A_CLASS
 
     def take(self, rows: npt.NDArray[Any]) -> SplitTargets:
         """Return some of the rows, by number or by mask."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...cache.errors import StudentError
 from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import Dataset
 from ..settings import StudentSettings
@@ -21,6 +22,9 @@ from .sources import Sources
 from .unlabelled import Beside, add_unlabelled
 
 __all__ = ["Taught", "join_sources", "teach"]
+
+# Below this share of labelled images, who teaches the others is worth a second student.
+_FEW = 0.5
 
 
 class Taught(NamedTuple):
@@ -93,8 +97,29 @@ def teach(
             stored=settings.targets == "stored",
             features=settings.compares_features,
         )
-    settings = settle_per_class(settings, targets)
+    settings = _settle_teacher(settle_per_class(settings, targets), targets)
     if not lacks_labels(targets.splits["train"].label, settings.labelled_share):
         # Without effect, and so no part of the request.
         settings = replace(settings, labelled_share=0.0)
     return Taught(targets, dataset, settings)
+
+
+def _settle_teacher(settings: StudentSettings, targets: Targets) -> StudentSettings:
+    """Return the settings with `teach` as it is of effect: a mean with the baseline is for images without a label.
+
+    Raises
+    ------
+    StudentError
+        It is asked for, and every image has a label.
+    """
+    label = targets.splits["train"].label
+    if settings.teach == "ensemble" and not lacks_labels(label, 1.0):
+        raise StudentError(
+            "--teach ensemble averages the probe and the student of the labels alone for images without a label, and "
+            "all images of train have one; leave it out, or add images with --unlabelled."
+        )
+    chosen = isinstance(settings.alpha, str) or not np.any(settings.soft_weight)
+    if settings.teach == "auto" and (chosen or not lacks_labels(label, _FEW)):
+        return replace(settings, teach="probe")
+    # What teaches has to be trained.
+    return settings if settings.teach == "probe" else replace(settings, baseline=True)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ from ..settings import StudentSettings
 from ..targets.load import SplitTargets, Targets
 from .checkpoint import Checkpoint, TrainingState
 from .drawing import draw_epoch, learning_rate
+from .head import fit_head, freeze_normalisation
 from .imbalance import balanced_weights, log_priors
 from .losses import Answers, Objective, parse_terms, total_loss
 from .projection import Projection
@@ -60,12 +62,15 @@ class Recipe:
     ranks: Ranks = ALONE
 
 
-def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> TrainingState:
+def begin(
+    model: nn.Module, recipe: Recipe, feature_dim: int | None = None, data: TrainingData | None = None
+) -> TrainingState:
     """Put a model, the running average of its weights and its optimiser in place, before the first epoch.
 
     Parameters
     ----------
     feature_dim : F of the teacher's features; needed where the loss compares with them
+    data : what the head is fitted to, where the recipe begins with that; None where a saved state is loaded next
 
     Raises
     ------
@@ -74,6 +79,10 @@ def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> T
     """
     settings = recipe.settings
     model.to(recipe.device).to(memory_format=recipe.plan.layout)
+    if settings.gentle and data is not None:
+        train_part = data.targets.splits["train"]
+        run = partial(predict, model, data, "train", recipe.plan, recipe.device)
+        fit_head(model, train_part, data.targets.task, settings.soft_weight, run)
     averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
     projection = None
     if settings.compares_features and feature_dim is not None:
@@ -84,7 +93,7 @@ def begin(model: nn.Module, recipe: Recipe, feature_dim: int | None = None) -> T
     others = [value for value in learned if value.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One fused pass over the parameters: the default loop costs a tenth of a ResNet-18's step on two cores.
-    optimiser = torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=settings.peak_rate, fused=True)
     return TrainingState(model, averaged, optimiser, projection=projection)
 
 
@@ -100,6 +109,7 @@ def train(
 ) -> None:
     """Train on from wherever `state` stands to the last epoch, or to `until`, from where it can go on later.
 
+    The weights of the epoch that is best on val are kept, or of the last one where val has too few labels to choose by.
     Everything random is a function of (seed, key, epoch), so that a training that was killed ends with the same bits
     as one that was not. After each epoch `report` is given its row of the history; after each batch `advance` is
     given the number of its images.
@@ -114,6 +124,7 @@ def train(
     exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
     with torch.random.fork_rng(devices=devices), exact, checkpoint.kept():
         stop = recipe.epochs if until is None else until
+        choosing = data.targets.splits["val"].can_choose(data.targets.task)
         for epoch in range(len(state.history), stop):
             start = time.perf_counter()
             # For dropout and its kind, which are to differ between ranks.
@@ -122,7 +133,7 @@ def train(
             if not recipe.ranks.leads:
                 continue
             row = {"epoch": epoch + 1, "train_loss": loss, **_validate(state, data, recipe)}
-            if not state.best_row or _better(row, state.best_row):
+            if not state.best_row or not choosing or _better(row, state.best_row):
                 kept = (state.averaged or state.model).state_dict()
                 state.best = {name: value.detach().cpu().clone() for name, value in kept.items()}
                 state.best_row = row
@@ -165,9 +176,11 @@ def _train_epoch(
     warmup = min(round(settings.warmup_epochs * len(batches)), steps // 2)
     total = torch.zeros((), device=recipe.device)
     state.model.train()
+    if settings.gentle:
+        freeze_normalisation(state.model)
     for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
         for group in state.optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, warmup, settings.lr)
+            group["lr"] = learning_rate(step, steps, warmup, settings.peak_rate)
         with recipe.plan.autocast(recipe.device), ranks.normalising():
             logits = forward(images)  # (B, C), or this rank's share of it
         loss = total_loss(_answers(state, logits, part, rows, view, recipe), objective)
@@ -184,7 +197,7 @@ def _train_epoch(
     if not math.isfinite(mean):
         raise StudentError(
             f"The training loss became {mean} in epoch {epoch + 1}; nothing was kept of it. "
-            f"Give a smaller --lr than {settings.lr:g}, or --precision fp32."
+            f"Give a smaller --lr than {settings.peak_rate:g}, or --precision fp32."
         )
     return mean
 

@@ -1,6 +1,7 @@
-"""Losses of the student: hard labels and the teacher's soft targets, unknown labels left out of the hard part.
+"""Losses of the student: hard labels and the teacher's soft targets. Every image counts once.
 
-total = hard part of (1-α) + soft part of α, the soft part being one term of `LOSSES` or a weighted sum of several
+total = mean over images of (1-α) · hard + α · soft, and of soft alone where the label is unknown; the soft part is one
+term of `LOSSES` or a weighted sum of several
 """
 
 from __future__ import annotations
@@ -74,10 +75,10 @@ Term = Callable[[Answers, Objective], Tensor]
 
 
 def total_loss(answers: Answers, objective: Objective) -> Tensor:
-    """Return mean((1-α) · hard) + mean(α · Σ weight · term), a scalar.
+    """Return mean((1-α) · hard + α · Σ weight · term), a scalar, α being 1 where the label is unknown.
 
-    The hard part is cross-entropy (multi-label: binary cross-entropy), its mean over the samples (entries) whose label
-    is known; the soft part's is over all of them.
+    The hard part is cross-entropy (multi-label: binary cross-entropy). The mean is over the samples (entries) that have
+    something to teach: all of them, or with α = 0 those whose label is known.
     """
     total = answers.logits.new_zeros(())
     alpha = objective.alpha
@@ -213,19 +214,18 @@ LOSSES: dict[str, Term] = {"kd": kd, "dkd": dkd, "dist": dist, "mse": mse, "feat
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _alpha(answers: Answers, objective: Objective, sides: int) -> float | Tensor:
-    """Return α for values of each sample (`sides` 1), or of each sample and label (2)."""
-    alpha = objective.alpha
-    if not isinstance(alpha, Tensor):
-        return alpha
-    if objective.task == "multilabel":
-        return alpha if sides == 2 else alpha.mean()
-    known = answers.label != UNKNOWN_CLASS
-    return torch.where(known, alpha[answers.label.clamp(min=0)], alpha.mean())  # (B,)
+def _alpha(answers: Answers, objective: Objective, sides: int) -> Tensor:
+    """Return α of each sample, (B,), or of each sample and label, (B, C): 1 where the label is unknown."""
+    alpha = torch.as_tensor(objective.alpha, dtype=answers.logits.dtype, device=answers.logits.device)
+    if objective.task == "multiclass":
+        known = answers.label != UNKNOWN_CLASS  # (B,)
+        return torch.where(known, alpha[answers.label.clamp(min=0)] if alpha.ndim else alpha, 1.0)
+    known = answers.label != UNKNOWN_BIT  # (B, C)
+    return torch.where(known, alpha, 1.0) if sides == 2 else torch.where(known.any(1), alpha.mean(), 1.0)
 
 
 def _hard(answers: Answers, objective: Objective) -> Tensor:
-    """Return the sum of (1-α) · weight · cross-entropy over the known labels, over their number; 0 where none is."""
+    """Return the sum of (1-α) · weight · cross-entropy over the known labels, over what the whole loss is a mean of."""
     label = answers.label
     logits = answers.logits if objective.log_prior is None else answers.logits + objective.log_prior
     if objective.task == "multiclass":
@@ -238,8 +238,9 @@ def _hard(answers: Answers, objective: Objective) -> Tensor:
         each = functional.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
         if objective.class_weight is not None:
             each = each * torch.where(positive, objective.class_weight[1], objective.class_weight[0])
-    each = (1 - _alpha(answers, objective, each.ndim)) * each
-    return (each * known).sum() / known.sum().clamp(min=1)
+    each = (1 - _alpha(answers, objective, each.ndim)) * each * known
+    alone = not isinstance(objective.alpha, Tensor) and objective.alpha == 0
+    return each.sum() / known.sum().clamp(min=1) if alone else each.mean()
 
 
 def _categorical_kl(logits: Tensor, teacher: Tensor) -> Tensor:
