@@ -276,7 +276,7 @@ def _train(
     # Baselines before students by name, each arm in the order of its seeds.
     order = sorted(members, key=lambda one: one.arm) if asked.settings.teach != "probe" else members
     for index, member in enumerate(order):
-        lesson = data
+        lesson, start = data, None
         if len(members) > 1:
             report(f"{member.name}, {index + 1} of {len(members)}")
         if member.arm == "student" and asked.settings.teach != "probe":
@@ -289,10 +289,12 @@ def _train(
                 own = next(one for one in done if one.seed == member.seed)
                 said = answers(asked, data, own.place, ("train",))
                 lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
+                # With all weights at a high rate from the start there is nothing to keep.
+                start = own.place if asked.settings.gentle else None
         twin = next((one for one in done if one.seed == member.seed and one.teaching == member.teaching), None)
         if twin is not None and read_record(member.place) is None:
             copy_member(twin.place, member.place, arm=member.arm)
-        train_member(asked, recipe, lesson, member, progress=progress, report=report)
+        train_member(asked, recipe, lesson, member, start=start, progress=progress, report=report)
         done.append(member)
     return done, teaching
 

@@ -206,6 +206,15 @@ def test_the_command_works_without_transformers(place, tmp_path):
     again = subprocess.run(
         [sys.executable, "-m", "medal", *map(str, words)], check=False, capture_output=True, text=True, timeout=120
     )
-    assert again.returncode == 1
-    assert "--overwrite" in again.stderr
-    assert "Traceback" not in again.stderr
+    assert again.returncode == 0  # nothing to do
+    assert json.loads(again.stdout)["test"] == result["test"]
+    other = subprocess.run(
+        [sys.executable, "-m", "medal", *map(str, words), "--lr", "0.01"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert other.returncode == 1
+    assert "--overwrite" in other.stderr
+    assert "Traceback" not in other.stderr

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import timm
 import torch
+from safetensors.torch import load_file
 
 from ...cache.making.writer import remove
 from ...cache.progress import Progress, Tell
@@ -138,6 +139,8 @@ def train_member(
     recipe = replace(recipe, settings=member.settings(recipe.settings))
     checkpoint = Checkpoint(place / folder.CHECKPOINT)
     model = initial_model(asked, member.seed)
+    if start is not None:
+        model.load_state_dict(load_file(start / WEIGHTS))
     state = begin(model, recipe, asked.targets.feature_dim, None if checkpoint.path.exists() else data)
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
