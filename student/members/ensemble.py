@@ -1,8 +1,9 @@
 """Who teaches the students: the probe, its mean with the student of the labels alone, or the labels alone.
 
 A probe on few labels and a student fine-tuned on the same labels err on other images, and their mean is mostly better
-than either. The student of the labels alone has seen the labelled images, so it answers for the others only. A student of
-trained weights begins with those of its baseline, and a head fitted to the mean: what the labels teach is learned once.
+than either. The student of the labels alone has seen the labelled images, so it answers for the others only. A
+student of trained weights begins with those of its baseline, and a head fitted to the mean: what the labels teach is
+learned once.
 """
 
 from __future__ import annotations

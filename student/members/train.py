@@ -127,9 +127,21 @@ def initial_model(asked: Asked, seed: int) -> torch.nn.Module:
 
 
 def train_member(
-    asked: Asked, recipe: Recipe, data: TrainingData, member: Member, *, progress: Progress, report: Tell
+    asked: Asked,
+    recipe: Recipe,
+    data: TrainingData,
+    member: Member,
+    *,
+    start: Path | None = None,
+    progress: Progress,
+    report: Tell,
 ) -> dict[str, Any]:
-    """Train a member to the end, or what is left of it, write its files, and return its member.json."""
+    """Train a member to the end, or what is left of it, write its files, and return its member.json.
+
+    Parameters
+    ----------
+    start : folder of a trained member whose weights it begins with
+    """
     place = member.place
     record = read_record(place)
     if record is not None:
@@ -157,7 +169,7 @@ def train_member(
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
     write_tensors(place / WEIGHTS, state.best, {"format": "pt"})
     folder.write_history(place / folder.HISTORY, state.history)
-    answers, likeness = _answer(asked, data, place)
+    answers, likeness = _record_answers(asked, data, place)
     write_predictions(place / folder.PREDICTIONS, answers, asked.targets.classes)
     if likeness is not None:
         write_tensors(place / folder.LIKENESS, likeness.tensors())
@@ -206,7 +218,7 @@ def answers(asked: Asked, data: TrainingData, place: Path, splits: Sequence[str]
     return {split: predict(model, data, split, _PLAIN, asked.device) for split in splits}
 
 
-def _answer(asked: Asked, data: TrainingData, place: Path) -> tuple[dict[str, Predictions], Likeness | None]:
+def _record_answers(asked: Asked, data: TrainingData, place: Path) -> tuple[dict[str, Predictions], Likeness | None]:
     """Return a member's answers on val and test as anybody will load it, in float32, and what train is like to it."""
     model = timm.create_model(f"local-dir:{place}", pretrained=True).to(asked.device)
     parts = {split: asked.targets.splits[split] for split in ("val", "test") if split in asked.targets.splits}

@@ -31,9 +31,7 @@ _SMOOTHING = 0.01
 _ROWS = 20_000
 
 
-def fit_head(
-    model: Any, part: SplitTargets, task: Task, alpha: Any, run: Callable[..., Any]
-) -> bool:
+def fit_head(model: Any, part: SplitTargets, task: Task, alpha: Any, run: Callable[..., Any]) -> bool:
     """Fit a model's linear classifier to the labels and soft targets of train, on the embedding of the plain images.
 
     Parameters
