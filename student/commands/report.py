@@ -29,6 +29,12 @@ __all__ = ["report"]
     metavar="DATASET",
     help="Show the images of DATASET on which student and teacher disagree most: they are patients' (default: none).",
 )
+@click.option(
+    "--figures",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Save every chart as SVG and PDF there too, each with its names and numbers: for papers.",
+)
 @overwrite_option
 @click.option("--dry-run", is_flag=True, help="Read the runs, say what would stand on the page, and write nothing.")
 @json_option
@@ -38,6 +44,7 @@ def report(
     *,
     out: Path,
     images: str | None,
+    figures: Path | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -78,7 +85,9 @@ def report(
                 plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {', '.join(map(str, runs))}.")
             )
         return
-    page = build_page(found, images=images, options=options)
+    if figures is not None:
+        figures.mkdir(parents=True, exist_ok=True)
+    page = build_page(found, images=images, options=options, figures=figures)
     if page.missing:
         missing = f"{page.missing} {plural(page.missing, 'image')}"
         note(Alert(f"{missing} of the runs not in '{images}': shown without a picture"))

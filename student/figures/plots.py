@@ -23,7 +23,7 @@ from .comparing import Comparison
 from .lettering import letter
 from .verdict import name_figure
 
-__all__ = ["drawing", "plot_forest", "plot_run"]
+__all__ = ["draw_confusion", "drawing", "plot_forest", "plot_run"]
 
 # Of a forest plot.
 _FORMS = (".png", ".svg", ".pdf")
@@ -72,7 +72,7 @@ def plot_run(
     classes = lettering.labels
     with drawing({"font.family": lettering.families}):
         _save(_curves(history), folder / "curves.png")
-        for draw, name in ((_confusion, "confusion.png"), (_roc, "roc.png")):
+        for draw, name in ((draw_confusion, "confusion.png"), (_roc, "roc.png")):
             figure = draw(logits["student"], labels, task, classes)
             if lettering.legend:
                 figure.supxlabel(lettering.legend, fontsize="x-small")
@@ -105,7 +105,8 @@ def _curves(history: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _confusion(logits: Array, labels: Array, task: Task, classes: Sequence[str]) -> Figure:
+def draw_confusion(logits: Array, labels: Array, task: Task, classes: Sequence[str]) -> Figure:
+    """Draw the confusion matrix, truth by row; of several labels one matrix each."""
     counts = confusion_matrix(logits, labels, task)
     if task == "multiclass":
         shown = len(classes) <= _MOST_CLASSES

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ...pipeline.metrics import Band, Difference, Reliability
 from ...pipeline.metrics.curves import GRID
 from ..figures.lettering import shorten
-from .theme import COLOURS, chart
+from .theme import COLOURS, LINES, MARKERS, chart
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from .collecting import Learner
 
 __all__ = ["draw_curve", "draw_differences", "draw_fractions", "draw_history", "draw_intervals", "draw_reliability"]
-
-# Arms differ in line and marker too: colours alone do not tell them apart for everybody, nor on grey paper.
-LINES = {"student": "-", "baseline": ":", "teacher": (0, (5, 2))}
-MARKERS = {"student": "o", "baseline": "^", "teacher": "s"}
 
 Points = Mapping[str, tuple[float, Sequence[float] | None]]
 
@@ -54,12 +50,12 @@ def draw_curve(kind: str, arms: Mapping[str, Band], *, name: str, title: str, de
 
 def draw_reliability(found: Sequence[tuple[str, Reliability]], *, name: str, title: str, description: str) -> Markup:
     """Draw accuracy over confidence, before and after the temperature."""
-    styles: Sequence[dict[str, object]] = (
-        {"color": COLOURS["student"], "marker": "o", "linestyle": ":", "markerfacecolor": COLOURS["paper"]},
-        {"color": COLOURS["student"], "marker": "o", "linestyle": "-"},
-    )
 
     def draw(axes: Axes) -> None:
+        styles: Sequence[dict[str, object]] = (
+            {"color": COLOURS["student"], "marker": "o", "linestyle": ":", "markerfacecolor": COLOURS["paper"]},
+            {"color": COLOURS["student"], "marker": "o", "linestyle": "-"},
+        )
         axes.plot([0, 1], [0, 1], color=COLOURS["soft"], linewidth=0.8)
         for (label, one), style in zip(found, styles, strict=False):
             axes.plot(one.confidence, one.accuracy, label=label, markersize=5, linewidth=1.6, **style)  # type: ignore[arg-type]

@@ -10,9 +10,12 @@ from pathlib import Path
 from ...cache.errors import StudentError
 from ...cache.terminal.page import render
 from ...pipeline.datasets.columns.dataset import DatasetOptions
+from ..figures.lettering import letter
+from ..figures.plots import draw_confusion, drawing
 from .collecting import Recorded, Unseen
 from .sections import Section, describe_run
 from .several import describe_together
+from .theme import DATELESS, for_papers, saving
 from .thumbnails import draw_thumbnails
 from .unseen import UnseenSection, describe_unseen
 
@@ -37,7 +40,11 @@ class Page:
 
 
 def build_page(
-    runs: Sequence[Recorded | Unseen], *, images: str | None = None, options: DatasetOptions | None = None
+    runs: Sequence[Recorded | Unseen],
+    *,
+    images: str | None = None,
+    options: DatasetOptions | None = None,
+    figures: Path | None = None,
 ) -> Page:
     """Build the report of runs.
 
@@ -45,6 +52,7 @@ def build_page(
     ----------
     images : a dataset whose images are shown where student and teacher disagree; None = no image is shown
     options : how it is to be read
+    figures : folder that every chart is saved to as well, as vector files for papers; None = none
 
     Raises
     ------
@@ -57,11 +65,13 @@ def build_page(
     alone: list[Recorded] = []
     sections: list[Section] = []
     for number, run in enumerate(runs, 1):
-        with _whole(run.name):
+        with _whole(run.name), saving(figures):
             if isinstance(run, Unseen):
                 unseen.append(describe_unseen(run, f"unseen-{number}"))
             parts = list(run.parts.values()) if isinstance(run, Unseen) else [run]
             sections += [describe_run(part, f"run-{len(alone) + place}") for place, part in enumerate(parts, 1)]
+            for place, part in enumerate(parts, 1) if figures is not None else ():
+                _save_confusion(part, Path(str(figures)) / f"run-{len(alone) + place}-confusion")
             alone += parts
     pictures: dict[str, str] = {}
     for section in sections:
@@ -80,6 +90,16 @@ def build_page(
         contents=_contents,
     )
     return Page(html, len(pictures), len(wanted - pictures.keys()) if images is not None else 0)
+
+
+def _save_confusion(run: Recorded, path: Path) -> None:
+    top, lettering = run.rows, letter(run.classes)
+    with for_papers(), drawing({"font.family": lettering.families}):
+        figure = draw_confusion(top.logits, top.label, run.task, lettering.labels)
+        if lettering.legend:
+            figure.supxlabel(lettering.legend, fontsize="x-small")
+        for form in ("svg", "pdf"):
+            figure.savefig(path.with_name(f"{path.name}.{form}"), metadata=DATELESS[form])
 
 
 @contextmanager

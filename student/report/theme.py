@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
@@ -15,10 +19,14 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "WIDTH", "chart"]
+__all__ = ["COLOURS", "DATELESS", "LINES", "MARKERS", "WIDTH", "chart", "for_papers", "saving"]
 
 # A page's column on a telephone, in CSS pixels: drawn for the narrowest screen, a chart can be read on every other.
 WIDTH = 340
+
+# Arms differ in line and marker too: colours alone do not tell them apart for everybody, nor on grey paper.
+LINES: Mapping[str, Any] = {"student": "-", "baseline": ":", "teacher": (0, (5, 2))}
+MARKERS = {"student": "o", "baseline": "^", "teacher": "s"}
 
 # matplotlib wants colours, the page has variables: each stands for one while a chart is drawn. No two are near enough
 # to be seen, and no chart has any other.
@@ -54,6 +62,18 @@ _SETTINGS: Mapping[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+# What the variables are on the light page, for drawings that leave it.
+_ON_PAPER = {
+    "ink": "#1a1a1a",
+    "soft": "#5c5c5c",
+    "line": "#d4d4d4",
+    "student": "#0b5cad",
+    "teacher": "#b34700",
+    "baseline": "#6b4fa0",
+    "paper": "#ffffff",
+}
+_FORMS = ("svg", "pdf")
+_sink: ContextVar[Path | None] = ContextVar("figures", default=None)
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 
@@ -78,8 +98,59 @@ def chart(draw: Callable[[Axes], None], *, name: str, title: str, description: s
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         draw(figure.subplots())
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    if (folder := _sink.get()) is not None:
+        _save(draw, folder / name, description, height)
     # What is marked as safe was written by ElementTree, which escapes every name in it.
     return Markup(_for_page(out.getvalue(), name, title, description))  # noqa: S704
+
+
+@contextmanager
+def saving(folder: Path | None) -> Iterator[None]:
+    """Save each chart that is drawn within as vector files as well, called by its name; None = do not."""
+    token = _sink.set(folder)
+    try:
+        yield
+    finally:
+        _sink.reset(token)
+
+
+@contextmanager
+def for_papers() -> Iterator[None]:
+    """Draw in the colours of the light page, by name from `COLOURS`, in place of its variables."""
+    variables = dict(COLOURS)
+    settings = {
+        name: _ON_PAPER[_NAMES[value]] if value in _NAMES else value
+        for name, value in _SETTINGS.items()
+        if name != "svg.fonttype"  # letters as outlines: a journal has no fonts of a page's
+    }
+    COLOURS.update(_ON_PAPER)
+    try:
+        with drawing({**settings, "svg.fonttype": "path", "pdf.fonttype": 42}):
+            yield
+    finally:
+        COLOURS.update(variables)
+
+
+def _save(draw: Callable[[Axes], None], path: Path, description: str, height: int) -> None:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    with for_papers():
+        figure = Figure(figsize=(WIDTH / 72, (height + 70) / 72), layout="constrained")
+        axes = figure.subplots()
+        draw(axes)
+        there = {line.get_color() for line in axes.get_lines()}
+        arms = [arm for arm in ("student", "baseline", "teacher") if COLOURS[arm] in there]
+        if len(arms) > 1:
+            handles = [Line2D([], [], color=COLOURS[arm], linestyle=LINES[arm], marker=MARKERS[arm]) for arm in arms]
+            figure.legend(handles, arms, loc="outside upper center", ncols=len(arms), frameon=False)
+        figure.supxlabel(fill(plain(description), 62), fontsize=7)
+        for form in _FORMS:
+            figure.savefig(path.with_name(f"{path.name}.{form}"), metadata=DATELESS[form])
+
+
+# The same run gives the same bytes.
+DATELESS: Mapping[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def _for_page(drawn: bytes, name: str, title: str, description: str) -> str:
