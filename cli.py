@@ -33,6 +33,7 @@ COMMANDS = {
     "convert": ("cache", "Change a cache between Zarr and HDF5."),
     "reprobe": ("pipeline", "Fit another probe on cached features."),
     "audit": ("pipeline", "Find leaks, duplicates, doubtful labels in a dataset."),
+    "neighbours": ("pipeline", "Show the images most like one of a dataset."),
     "push": ("cache", "Offer a cache to others."),
     "pull": ("cache", "Get a cache from others, verified."),
     "list": ("cache", "Say what a store has."),

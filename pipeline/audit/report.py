@@ -15,6 +15,7 @@ from ...cache.terminal.page import render
 from ..datasets.columns.dataset import DatasetOptions
 from .doubtful import find_doubtful
 from .findings import Finding
+from .map import draw_map
 from .near import find_near_duplicates
 from .repeats import find_absent, find_contrary, find_repeats_across, find_repeats_within, find_torn_groups
 from .shortcuts import find_domain_gap, find_shortcut, find_split_gap
@@ -92,7 +93,10 @@ class Audit:
         rows: dict[str, list[dict[str, str]]] = {}
         for row in self.rows():
             rows.setdefault(row["check"], []).append(row)
-        write_file(path, render(_TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS).encode())
+        write_file(
+            path,
+            render(_TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS, map=draw_map(self.subject)).encode(),
+        )
 
     def _splits(self) -> list[tuple[int, str]]:
         return [(index, name) for index, name in enumerate(("train", "val", "test")) if name in self.subject.splits]
