@@ -187,7 +187,7 @@ def _make(
     arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
     outcome = write_outcome(asked, work, *arms, choice=choice, teaching=teaching, report=report, seed=seed)
     spent = _spent(start, len(members) * asked.images, _seconds(arms))
-    description = describe_run(asked, recipe, work, members[0]) | spent
+    description = describe_run(asked, recipe, work, arms[0][0], teaching) | spent
     write_card(work, name_run(asked), description, outcome.metrics)
     folder.make_durable(work)
     folder.write_json(work / folder.RUN, description)

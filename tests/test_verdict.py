@@ -24,7 +24,7 @@ REACHED = "The student reaches AUROC 0.930 (95 % 0.900 to 0.955) and accuracy 0.
 
 
 def verdict(found, by_seed=((0.9, 0.8), (0.9, 0.95), (0.9, 0.8)), student=LEARNED, baseline=LEARNED, **changed):
-    asked = {"teacher": {"auroc": WORSE}, "seeds": len(by_seed), "alpha": 0.5, "chosen": False}
+    asked = {"teacher": {"auroc": WORSE}, "seeds": len(by_seed), "alpha": 0.5}
     arms = {"student": student} if found is None else {"student": student, "baseline": baseline}
     compared = {"auroc": found} if isinstance(found, Difference) else found
     return write_verdict("test", arms=arms, baseline=compared, by_seed=by_seed, **(asked | changed))
@@ -107,7 +107,8 @@ def test_labels_alone_are_no_distillation():
     chosen = (
         "Distillation did not help here: on val nothing was ahead of the labels alone by more than one standard error"
     )
-    assert chosen in verdict(UNCLEAR, alpha=0, chosen=True)
+    ground = "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+    assert chosen in verdict(UNCLEAR, alpha=0, unhelpful=ground)
     assert ". The student was trained on the labels alone: the student is significantly below its teacher" in verdict(
         UNCLEAR, alpha=0
     )
@@ -143,6 +144,7 @@ def test_the_gate_fires_for_a_teacher_that_is_significantly_worse():
     gate = judge_teacher({"auroc": WORSE}, "test")
     assert gate["fires"] is True
     assert "--alpha auto or --no-distill" in gate["message"]
+    assert "did not learn from it alone" in judge_teacher({"auroc": WORSE}, "test", alone=False)["message"]
     assert judge_teacher({"auroc": UNCLEAR}, "test")["fires"] is False
     assert judge_teacher({"auroc": BETTER}, "test")["fires"] is False
     assert judge_teacher(None, "test")["fires"] is None

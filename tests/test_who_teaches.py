@@ -12,6 +12,7 @@ from teaching_cases import prepare, squares, train
 
 from medal.cache.errors import StudentError
 from medal.pipeline.metrics import probabilities, score
+from medal.student.figures.methods import describe_methods
 from medal.student.members.ensemble import Teaching, average_with_baseline, choose_teaching
 from medal.student.members.ranks import load_data
 from medal.student.members.train import initial_model
@@ -66,6 +67,14 @@ def test_few_labels_are_taught_by_the_mean_by_default(run):
     assert metrics["baseline"]["test"]["n"] == metrics["test"]["n"]
     request = json.loads((run / "run.json").read_text())["request"]
     assert (request["teach"], request["baseline"], request["recipe"]) == ("auto", True, "plain")
+
+
+def test_a_run_says_who_taught_and_which_epoch_is_kept(run):
+    description = json.loads((run / "run.json").read_text())
+    said = describe_methods(description)
+    assert said["what is kept"].startswith("the last epoch, as val has too few labels to choose by")
+    assert "mean of the probe and of the student of the labels alone" in said["teacher of the images without a label"]
+    assert description["alpha"] == 0.5  # the student's, though the baseline is trained first
 
 
 def test_the_same_training_again_gives_the_same_bits(run, place, medal, tmp_path):

@@ -23,6 +23,12 @@ _AGAINST_IMBALANCE: Mapping[str, Mapping[Any, str]] = {
     "sampler": {"balanced": "every class equally often in an epoch"},
     "logit_adjustment": {True: "log class frequencies added to the logits of the hard loss (arXiv:2007.07314)"},
 }
+_TAUGHT = {
+    "ensemble": "the mean of the probe and of the student of the labels alone, as sure as each other; of labelled "
+    "images the probe's out-of-fold answer",
+    "probe": "the probe",
+    "none": "none: labels alone, as chosen on val",
+}
 
 
 def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
@@ -40,7 +46,7 @@ def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
         "optimiser": f"AdamW, learning rate {request['lr']:g} after {request['warmup_epochs']:g} epoch of linear "
         f"warm-up, then a cosine down to 0, weight decay {request['weight_decay']:g}",
         "budget": f"{_epochs(request['epochs'])} in batches of {request['batch_size']}",
-        "what is kept": "the epoch with the best AUROC on val" + _averaged(request["average"]),
+        "what is kept": description.get("kept", "the epoch with the best AUROC on val") + _averaged(request["average"]),
         "seeds": _seeds(request["seed"], request["seeds"]),
         "computed": f"in {description['precision']['precision']} on {_devices(description['trained_on'])}",
     }
@@ -49,6 +55,13 @@ def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
         found["rare classes"] = against[0]
     if request.get("labelled_share"):
         found["labelled images"] = f"at least {100 * request['labelled_share']:g} % of every batch, repeated if need be"
+    if request.get("recipe") == "lp-ft":
+        found["schedule"] = (
+            "linear probing, then fine-tuning (Kumar et al., ICLR 2022): the head is fitted on the frozen embedding, "
+            "then all weights learn, batch normalisation frozen"
+        )
+    if taught := _TAUGHT.get(description.get("taught_by", "")):
+        found["teacher of the images without a label"] = taught
     if request.get("also"):
         found["further teachers"] = f"the logits of {len(request['also'])} more, averaged with this one's"
     return found

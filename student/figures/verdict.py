@@ -42,7 +42,7 @@ def write_verdict(
     by_seed: Sequence[tuple[float | None, float | None]],
     seeds: int,
     alpha: Any,
-    chosen: bool,
+    unhelpful: str = "",
 ) -> str:
     """Return the verdict of a run: is anything better than guessing, what does the student reach, did distilling help.
 
@@ -55,7 +55,7 @@ def write_verdict(
     baseline, teacher : the student minus either, by statistic; None without a baseline
     by_seed : AUROC of the student and of the baseline of each seed
     alpha : weight of the soft term that the students were trained with
-    chosen : it was chosen on val
+    unhelpful : on what ground val took the labels alone, if it did
     """
     student = arms["student"]
     basis = f"{student['n']} {split} images, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
@@ -63,12 +63,7 @@ def write_verdict(
     lead = _lead(arms, guessing, basis, judged=alpha != 0 and baseline is not None)
     if alpha == 0:
         # Another weight may have been ahead by less, which is luck as soon as several are tried.
-        why = (
-            "Distillation did not help here: on val nothing was ahead of the labels alone by more than one standard "
-            "error (alpha 0). "
-            if chosen
-            else ""
-        )
+        why = f"Distillation did not help here: on val {unhelpful}. " if unhelpful else ""
         return f"{lead} {why}The student was trained on the labels alone: {_beside_teacher(teacher)}."
     if baseline is None:
         return (
@@ -167,12 +162,13 @@ def caution(rests_on: Mapping[str, int]) -> str:
     )
 
 
-def judge_teacher(compared: Compared | None, split: str) -> dict[str, Any]:
+def judge_teacher(compared: Compared | None, split: str, *, alone: bool = True) -> dict[str, Any]:
     """Return the gate: whether the teacher is significantly worse than the baseline, and what that means in words.
 
     Parameters
     ----------
     compared : the teacher minus the baseline, by statistic; None without a baseline
+    alone : the student learned from the teacher's answers, and not from their mean with the baseline's
     """
     name = _outcome(compared) if compared is not None else None
     if compared is None or name is None:
@@ -180,10 +176,13 @@ def judge_teacher(compared: Compared | None, split: str) -> dict[str, Any]:
     found = compared[name]
     figure = f"{split} {_NAMES[name]} {_by(found)} against a student of the labels alone"
     if found.below:
-        message = (
-            f"The teacher is significantly worse than what the labels alone teach: {figure}. Distilling from it can be "
-            "expected to hurt; give --alpha auto or --no-distill, or make a cache with a better teacher."
+        advice = (
+            "Distilling from it can be expected to hurt; give --alpha auto or --no-distill, or make a cache with a "
+            "better teacher."
+            if alone
+            else "The student did not learn from it alone, but from what --teach chose."
         )
+        message = f"The teacher is significantly worse than what the labels alone teach: {figure}. {advice}"
     elif found.above:
         message = f"The teacher is significantly better than what the labels alone teach: {figure}."
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..figures.temperature import calibrate, describe_temperature
+from ..members.ensemble import Teaching
 from ..members.plan import Asked
 from ..members.train import Member
 from ..network.parallel import Ranks
@@ -19,6 +20,7 @@ from ..training.loop import Recipe
 
 __all__ = ["describe_environment", "describe_run", "describe_whole", "name_run"]
 
+_LAST = "the last epoch, as val has too few labels to choose by"
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
 
@@ -29,7 +31,9 @@ def describe_environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
     return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
 
 
-def describe_run(asked: Asked, recipe: Recipe, work: Path, student: Member) -> dict[str, Any]:
+def describe_run(
+    asked: Asked, recipe: Recipe, work: Path, student: Member, teaching: Teaching | None = None
+) -> dict[str, Any]:
     """Return run.json of a folder with a student in it: a run, or the part of one without a domain."""
     return {
         **_describe(asked, recipe, work.parent if asked.is_part else work),
@@ -38,6 +42,8 @@ def describe_run(asked: Asked, recipe: Recipe, work: Path, student: Member) -> d
         "alpha": student.alpha,
         "temperature": student.temperature,
         "loss": student.loss,
+        **({"taught_by": teaching.chosen} if teaching else {}),
+        **({} if asked.targets.splits["val"].can_choose(asked.targets.task) else {"kept": _LAST}),
         "calibration": describe_temperature(calibrate(read_predictions(work), asked.targets.task)),
     }
 

@@ -59,7 +59,9 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         judged,
         each,
         0.0 if all(one == 0 for one in alphas) else None,
-        chosen=asked.settings.alpha == "auto",
+        unhelpful="nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+        if asked.settings.alpha == "auto"
+        else "",
         more=f" These are means over the domains held out: {', '.join(outcomes)}.",
     )
     figures = {arm: _with_domains(means[arm], outcomes, arm, each.get(arm, ())) for arm in means}

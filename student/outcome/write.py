@@ -46,6 +46,8 @@ def show_teacher(targets: Targets, report: Tell) -> None:
             said.append(f"{split} AUROC {write_value(found.auroc)}, accuracy {write_value(found.accuracy)}")
     report(f"the teacher's probe: {'; '.join(said)}")
     part = targets.splits["val"]
+    if not part.can_choose(targets.task):
+        return
     low, _ = bootstrap(part.teacher, part.label, targets.task, groups=part.units).intervals()["auroc"]
     if low <= 0.5:
         report(
@@ -81,7 +83,9 @@ def write_outcome(
     shown = "test" if "test" in scored else "val"
     compared = {split: compare_arms(each, targets.task) for split, each in scored.items()}
     judged = {name: one.differences for name, one in compared[shown].items()}
-    gate = judge_teacher(judged.get("teacher_minus_baseline"), shown)
+    gate = judge_teacher(
+        judged.get("teacher_minus_baseline"), shown, alone=teaching is None or teaching.chosen == "probe"
+    )
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
     less = compared[shown].get("student_minus_baseline")
     by_patient = say_patients(scored[shown]["student"].figures, less.patients if less else None)
@@ -91,7 +95,7 @@ def write_outcome(
         judged,
         each,
         students[0].alpha,
-        chosen=choice is not None,
+        unhelpful=unhelpful(choice, teaching),
         more=f" {by_patient}" if by_patient else "",
     )
     if gate["fires"]:
@@ -156,7 +160,7 @@ def conclude(
     each: Mapping[str, Sequence[Mapping[str, Any]]],
     alpha: Alpha | None,
     *,
-    chosen: bool,
+    unhelpful: str = "",
     more: str = "",
 ) -> str:
     """Return the verdict on the split that is shown, what makes it doubtful, and `more` between the two."""
@@ -169,9 +173,18 @@ def conclude(
         by_seed=[(one[shown]["auroc"], other[shown]["auroc"]) for one, other in pairs],
         seeds=len(each["student"]),
         alpha=alpha,
-        chosen=chosen,
+        unhelpful=unhelpful,
     )
     return f"{verdict}{more} {caution(scored['student'].figures['rests_on'])}".rstrip()
+
+
+def unhelpful(choice: Choice | None, teaching: Teaching | None) -> str:
+    """Say on what ground val took the labels alone, if it did."""
+    if choice is not None and choice.alpha == 0:
+        return "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+    if teaching is not None and teaching.chosen == "none":
+        return "the labels alone were ahead of the probe and of the mean of both by more than one standard error"
+    return ""
 
 
 def _record_teacher(work: Path, targets: Targets) -> None:
