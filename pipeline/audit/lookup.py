@@ -49,7 +49,7 @@ def name_row(subject: Subject, row: int) -> str:
     """Return the file of an image, of an array its name and row as in ``train_images[3]``, or else its key."""
     source = int(subject.source[row])
     if source < 0:
-        return subject.key[row].tobytes().hex()
+        return bytes(subject.key[row]).hex()
     place = subject.dataset.images.locate(source)
     frame = f" frame {place.frame}" if place.frame is not None else ""
     return f"{place.file}{frame}" if place.file is not None else f"{place.array}[{place.row}]"
