@@ -12,7 +12,11 @@ import medal as api
 from medal.cache.errors import DataError
 from medal.cache.reader import open_cache
 from medal.cache.store.privacy import check_private
+from medal.pipeline.datasets import DatasetOptions, open_dataset
 from medal.pipeline.features.contrast import LOOKED_AT, FeatureCheck, mean_cosine, pattern_cosine
+from medal.pipeline.planning.contrast import check_views
+from medal.pipeline.planning.plan import arrange
+from medal.pipeline.planning.request import CacheSettings
 from medal.pipeline.teacher.files import default_preprocessing, locate_teacher
 from medal.pipeline.teacher.teacher import Teacher
 
@@ -104,6 +108,31 @@ def test_features_that_are_all_alike_are_refused_and_nothing_is_left(scans, tiny
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
     made, _ = ask(folder, tmp_path / "x.zarr", tiny, allow_low_contrast=True)
     assert set(made.cache.manifest.dataset["contrast"]) == {"mean_cosine", "mean_cosine_of_patterns"}
+
+
+def test_a_part_without_contrast_is_said(scans, tiny, tmp_path):
+    folder = scans()
+    for place in sorted(folder.rglob("*.png"))[:20]:
+        Image.fromarray(np.asarray(Image.open(place)) // 16).save(place)
+    made, told = ask(folder, tmp_path / "x.zarr", tiny)
+    assert any("images looked at span fewer than 24 of 255 greys, for instance file 'a/0" in text for text in told)
+    assert "contrast" not in made.cache.manifest.dataset
+
+
+def test_images_that_are_all_transparent_are_refused(tmp_path):
+    for index in range(40):
+        grey = np.random.default_rng(index).integers(0, 256, (SIDE, SIDE), np.uint8)
+        place = tmp_path / "ab"[index % 2] / f"{index}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.dstack([grey, grey, grey, np.zeros_like(grey)])).save(place)
+    asked = DatasetOptions()
+    made = arrange(open_dataset(tmp_path), CacheSettings(), asked)
+    with pytest.raises(DataError, match=r"28 of the 28 images looked at are of one value throughout, .*transparent"):
+        check_views(made.dataset, made.rows, CacheSettings())
+    assert check_views(made.dataset, made.rows, CacheSettings(allow_low_contrast=True)).contrast == {
+        "looked_at": 28,
+        "flat": 28,
+    }
 
 
 def test_the_cosine_is_of_different_images():

@@ -303,6 +303,22 @@ def test_patients_in_several_given_splits_are_said(tmp_path):
     )
 
 
+def test_how_patients_are_written(tmp_path):
+    table = table_of(tmp_path, "file,label,group", SAME, [*map(str, range(8)), "3.0", "NA"])
+    read = Read(table)
+    assert "3 rows have 'NA' for a patient, which is read as none" in read.said
+    assert "1 patient is written in several ways, '3', '3.0' for one, and counts as several" in read.said
+    assert (read.dataset.group < 0).sum() == 3
+
+
+def test_an_image_in_two_formats_is_said(tmp_path):
+    save_classes(tmp_path)
+    assert "suffixes" not in Read(tmp_path).said
+    for label in CLASSES:
+        save(tmp_path / label / "003.bmp", label, 3)
+    assert "3 images are there with several suffixes, 'benign/003' for one" in Read(tmp_path).said
+
+
 # Pages
 
 

@@ -206,7 +206,10 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
 
     work = WorkDirectory(work_path(asked.target))
     try:
-        contrast = check_views(asked.dataset, asked.rows, asked.settings) or {}
+        seen = check_views(asked.dataset, asked.rows, asked.settings)
+        contrast = seen.contrast or {}
+        if seen.note:
+            tell(Alert(seen.note))
         check = FeatureCheck(asked, lambda: load_teacher(asked, capable_precision(asked)))
         computed, known, how = compute(
             asked, work, lock, team, progress, tell, start_engine=start_engine, look=check.early

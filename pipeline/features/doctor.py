@@ -277,7 +277,8 @@ def _weigh(
             found = prepare(spec, None, options, replace(settings, teacher=str(files.folder)), opened=dataset)
             size = _COPIES * estimate_bytes(found)
         images, said, report.opened = sum(map(len, found.rows.values())), found.warnings, found.dataset
-        check_views(found.dataset, found.rows, settings)
+        seen = check_views(found.dataset, found.rows, settings)
+        said = (*said, *([seen.note] if seen.note else []))
     except (MedalError, OSError) as error:
         report.problems.append(_told(error))
     report.understood = understand(report.opened, said)

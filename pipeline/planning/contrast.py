@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,10 @@ from ..datasets.pixels.contrast import FLAT, flat_rows
 from .request import CacheSettings
 from .rows import SplitRows
 
-__all__ = ["LOW_CONTRAST", "REMEDY", "check_views"]
+__all__ = ["LOW_CONTRAST", "REMEDY", "Seen", "check_views"]
 
 LOW_CONTRAST = "low contrast"
+_FEW = 10  # one in ten without contrast is worth a word
 REMEDY = (
     "Name the values that are black and white with --intensity LOW,HIGH, one window for all with --window C,W, or use "
     "--intensity minmax; --allow-low-contrast goes on as it is."
@@ -30,30 +31,42 @@ _OF_ONE_VALUE = (
 )
 
 
-def check_views(dataset: Dataset, rows: Mapping[str, SplitRows], settings: CacheSettings) -> dict[str, Any] | None:
-    """Return what the manifest says of images that come out nearly as one grey, None where they are not most.
+class Seen(NamedTuple):
+    """What the manifest says of images that come out nearly as one grey, and what to say of them where they are few."""
+
+    contrast: dict[str, Any] | None = None
+    note: str | None = None
+
+
+def check_views(dataset: Dataset, rows: Mapping[str, SplitRows], settings: CacheSettings) -> Seen:
+    """Look at the views of a few images of train.
 
     Raises
     ------
     DataError
-        Most of those looked at do, or are of one value, and that was not allowed.
+        Most of them are nearly of one grey, or of one value, and that was not allowed.
     """
     images = dataset.images
     found = flat_rows(images, rows["train"].source)
     flat, count = len(found.flat), len(found.flat) + len(found.lively)
+    what = f"span fewer than {FLAT:g} of 255 greys"
     if len(found.blank) > count:
         flat, count = len(found.blank), count + len(found.blank)
         what, remedy, row = "are of one value throughout", _OF_ONE_VALUE, found.blank[0]
     elif flat * 2 > count:
         row = found.flat[0]
-        what = f"span fewer than {FLAT:g} of 255 greys"
         remedy = _OF_EIGHT_BITS if images.read(row).dtype == np.uint8 else REMEDY
+    elif flat > 1 and flat * _FEW > count:
+        return Seen(
+            note=f"{flat} of the {count} images looked at {what}, for instance {images.describe(found.flat[0])}: if "
+            "they have other bits or another window than the rest, the teacher sees next to nothing of them"
+        )
     else:
-        return None
+        return Seen()
     if not settings.allow_low_contrast:
         raise DataError(
             f"dataset '{dataset.name}': {flat} of the {count} images looked at {what}, for instance "
             f"{images.describe(row)}: the teacher would see next to nothing. {remedy}",
             LOW_CONTRAST,
         )
-    return {"looked_at": count, "flat": flat}
+    return Seen({"looked_at": count, "flat": flat})

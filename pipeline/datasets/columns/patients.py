@@ -14,8 +14,17 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from .labels import quoted
 from .splits import find_split
+from .suspicion import is_missing, plain_name
 
-__all__ = ["NO_GROUP", "check_groups", "group_by_pattern", "number_groups", "patient_columns", "say_likely_patients"]
+__all__ = [
+    "NO_GROUP",
+    "check_groups",
+    "group_by_pattern",
+    "number_groups",
+    "patient_columns",
+    "say_likely_patients",
+    "without_missing",
+]
 
 NO_GROUP = "none"  # what --group-column is given to go without
 _SPLITS = 3
@@ -92,6 +101,28 @@ def check_groups(values: Sequence[str], column: str, what: str, drawn: bool) -> 
         )
 
 
+def without_missing(values: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return patients, empty where a cell only says that none is known, and what to say of how they are written."""
+    missing = sorted(value for value in set(values) if is_missing(value))
+    said = []
+    if missing:
+        count = sum(value in missing for value in values)
+        said.append(f"{count} rows have {quoted(missing)} for a patient, which is read as none")
+    kept = ["" if value in missing else value for value in values] if missing else list(values)
+    alike: dict[str, list[str]] = {}
+    for value in dict.fromkeys(kept):
+        if value:
+            alike.setdefault(plain_name(value), []).append(value)
+    several = [names for names in alike.values() if len(names) > 1]
+    if several:
+        said.append(
+            f"{len(several)} {plural(len(several), 'patient is', 'patients are')} written in several ways, "
+            f"{quoted(several[0], 3)} for one, and {plural(len(several), 'counts', 'count')} as several: write each "
+            "alike, or a patient comes into several splits"
+        )
+    return kept, said
+
+
 def say_likely_patients(names: Sequence[str], split: Sequence[int] | None, places: int) -> list[str]:
     """Say that names or folders look as if several images were of one patient, if they do.
 
@@ -102,8 +133,9 @@ def say_likely_patients(names: Sequence[str], split: Sequence[int] | None, place
     """
     # Of a hundred thousand names, patterns take a third of the time of listing them: a sample says whether they fit.
     few = names[:: max(1, len(names) // _SAMPLE)]
-    said = _say_made(names, few)
-    if said and split is None:
+    made = _say_made(names, few)
+    said = [*made, *_say_other_suffixes(names)]
+    if made and split is None:
         return said
     folders = [name.rpartition("/")[0] for name in names]
     nothing = [""] * len(names)
@@ -153,6 +185,18 @@ def _are_many(folders: Sequence[str], places: int) -> bool:
 
 def _without_splits(key: str) -> str:
     return "/".join(part for part in key.split("/") if find_split(part, {}) < 0)
+
+
+def _say_other_suffixes(names: Sequence[str]) -> list[str]:
+    """Say that images have the name of another but for the suffix."""
+    bases = Counter(name.rpartition(".")[0] for name in dict.fromkeys(names))
+    twice = [base for base, count in bases.items() if count > 1 and base]
+    if not twice:
+        return []
+    return [
+        f"{len(twice)} images are there with several suffixes, '{twice[0]}' for one: if these are one image in several "
+        "formats, keep one of them, or it comes into several splits"
+    ]
 
 
 def _say_made(names: Sequence[str], few: Sequence[str]) -> list[str]:

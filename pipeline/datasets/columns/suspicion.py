@@ -13,7 +13,7 @@ from ....cache.text import plural
 from .dataset import class_order
 from .labels import quoted
 
-__all__ = ["Source", "check_alike", "check_classes", "check_separators", "is_missing", "say_doubtful"]
+__all__ = ["Source", "check_alike", "check_classes", "check_separators", "is_missing", "plain_name", "say_doubtful"]
 
 ACCEPT = "--accept-classes"  # what takes classes as they are
 # More than any public set that people sort by hand into classes; a column of identifiers or ages has more.
@@ -161,7 +161,7 @@ def check_alike(counts: Counts, what: str) -> None:
     """
     alike: dict[str, list[str]] = {}
     for name in counts:
-        plain = _plain(name)
+        plain = plain_name(name)
         alike.setdefault(repr(float(_ANSWERS[plain])) if plain in _ANSWERS else plain, []).append(name)
     groups = [names for names in alike.values() if len(names) > 1]
     if not groups:
@@ -177,7 +177,7 @@ def check_alike(counts: Counts, what: str) -> None:
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return what is left of a name when case, spaces and the spelling of a number do not count."""
     if _is_number(name):
         return repr(float(name))

@@ -15,6 +15,7 @@ from ..columns.classes import Classes, read_classes
 from ..columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, DatasetOptions
 from ..columns.labels import Labels, label_bits, label_classes, quoted
 from ..columns.patients import NO_GROUP, check_groups, number_groups, patient_columns
+from ..columns.splits import SPLIT_NAMES
 from .array_layout import Pair, single_labels
 
 __all__ = ["read_groups", "read_labels", "say_unread"]
@@ -200,8 +201,8 @@ def say_unread(unread: Sequence[str], patients: bool) -> list[str]:
     said = [f"{len(unread)} {plural(len(unread), 'array')} not read: {quoted(unread)}"]
     likely = [] if patients else patient_columns(unread)
     if likely:
+        words = [word for word in likely[0].split("_") if word.lower() not in SPLIT_NAMES]
         said.append(
-            f"array '{likely[0]}' looks like patients: keep each in one split with --group-column, by its name without "
-            "that of the split"
+            f"array '{likely[0]}' looks like patients: --group-column {'_'.join(words)} keeps each in one split"
         )
     return said

@@ -11,7 +11,14 @@ import numpy.typing as npt
 from ....cache.errors import DataError
 from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
-from ..columns.patients import NO_GROUP, check_groups, group_by_pattern, number_groups, say_likely_patients
+from ..columns.patients import (
+    NO_GROUP,
+    check_groups,
+    group_by_pattern,
+    number_groups,
+    say_likely_patients,
+    without_missing,
+)
 from ..pixels.listing import Listing
 
 __all__ = ["group_images"]
@@ -51,8 +58,9 @@ def group_images(
         check_groups(values, "--group-pattern", what, drawn)
         return listing.group(number_groups(values)), [found]
     if column is not None:
-        check_groups(column[1], column[0], what, drawn)
-        return listing.group(number_groups(column[1])), []
+        values, told = without_missing(column[1])
+        check_groups(values, column[0], what, drawn)
+        return listing.group(number_groups(values)), told
     nobody = np.full(files, -1, np.int64)
     if options.group_column == NO_GROUP:
         return listing.group(nobody), []

@@ -17,7 +17,7 @@ from ...columns.labels import quoted
 from ...columns.patients import NO_GROUP, patient_columns
 from ...pixels.file_kinds import kind_of_name
 from .lookup import Lookup
-from .splits import NO_SPLIT, listed_splits, read_splits, say_unread_splits
+from .splits import NO_SPLIT, are_splits, listed_splits, read_splits, say_unread_splits
 from .text import FIRST_ROW, Columns, find_column, read_columns, require
 
 __all__ = ["FILE", "Found", "find_columns", "say_patient_columns"]
@@ -78,8 +78,8 @@ def find_columns(path: Path, options: DatasetOptions, lookup: Lookup, what: str,
         raise DataError(
             f"{what} names no file in row {empty[0]}; expected a path relative to the table in '{file_column}'."
         )
-    split, of_lists = _find_splits(columns, files, part, options, what)
-    group_column, groups = _find_groups(columns, options, what)
+    split, of_lists = _find_splits(columns, files, part, options, what, fresh=fresh)
+    group_column, groups = _find_groups(columns, options, what, fresh=fresh)
     domain_column = _optional(columns, options.domain_column, _DOMAIN, "--domain-column", what)
     frame_column = find_column(columns, _FRAME)
     unread = []
@@ -112,27 +112,40 @@ def _own_starts(files: Sequence[str], starts: Sequence[str] | None, lookup: Look
 
 
 def _find_splits(
-    columns: Columns, files: Sequence[str], part: npt.NDArray[np.int8] | None, options: DatasetOptions, what: str
+    columns: Columns,
+    files: Sequence[str],
+    part: npt.NDArray[np.int8] | None,
+    options: DatasetOptions,
+    what: str,
+    *,
+    fresh: bool,
 ) -> tuple[npt.NDArray[np.int8] | None, list[str]]:
     """Return the split of each row, and what to say of it."""
     asked = options.split_column if options.split_column != NO_SPLIT or NO_SPLIT in columns else None
     if options.split_column is not None and asked is None:
         return listed_splits(files, part, options)
     column = _optional(columns, asked, _SPLIT, "--split-column", what)
+    names = dict(options.split_names)
+    if not fresh and asked is None and column != _SPLIT and not are_splits(columns.get(column or "", ()), names):
+        column = None  # caches from before this name counted read such a table without it
     if part is not None and column is not None:
         raise DataError(
             f"{what} has a column of splits, and --val-table or --test-table says which rows are of which; expected "
             "one of them: leave these options out, or take the column out."
         )
     values = columns[column] if column else None
-    split = read_splits(values, dict(options.split_names), what) if part is None else part
+    split = read_splits(values, names, what) if part is None else part
     return listed_splits(files, split, options)
 
 
-def _find_groups(columns: Columns, options: DatasetOptions, what: str) -> tuple[str | None, Sequence[str] | None]:
+def _find_groups(
+    columns: Columns, options: DatasetOptions, what: str, *, fresh: bool
+) -> tuple[str | None, Sequence[str] | None]:
     """Return the column of patients and its cells, None where there is none or it is not to be heeded."""
     if options.group_column == NO_GROUP and NO_GROUP not in columns:
         return None, None
+    if not fresh and options.group_column is None and _GROUP not in columns:
+        return None, None  # caches from before this name counted read such a table without it
     column = _optional(columns, options.group_column, _GROUP, "--group-column", what)
     if column is None or (options.group_pattern is not None and options.group_column is None):
         return column, None

@@ -16,7 +16,7 @@ from ...columns.splits import SPLIT_NAMES, find_split, words_of_splits
 from .lookup import Names
 from .text import FIRST_ROW, Columns
 
-__all__ = ["NO_SPLIT", "listed_splits", "read_splits", "say_unread_splits"]
+__all__ = ["NO_SPLIT", "are_splits", "listed_splits", "read_splits", "say_unread_splits"]
 
 NO_SPLIT = "none"  # what --split-column is given to have splits drawn
 
@@ -45,9 +45,15 @@ def read_splits(values: Sequence[str] | None, names: Mapping[str, str], what: st
         flags = ",".join(f"{name}={split}" for name, split in zip(sorted(others), SPLITS, strict=False))
         raise DataError(
             f"{what} has the split '{value}' in row {wrong[0]}; expected one of {quoted(list(SPLIT_NAMES))}, or empty "
-            f"= to be drawn: say what names mean, as with --split-names {flags}."
+            f"= to be drawn: say what names mean, as with --split-names {flags}, or have splits drawn with "
+            f"--split-column {NO_SPLIT}."
         )
     return np.array([known[value] for value in values], np.int8)
+
+
+def are_splits(values: Sequence[str], names: Mapping[str, str]) -> bool:
+    """Tell whether all values are names of splits, or empty."""
+    return all(not value or find_split(value, names) >= 0 for value in set(values))
 
 
 def say_unread_splits(columns: Columns, read: Sequence[str]) -> list[str]:
