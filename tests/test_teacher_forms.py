@@ -14,6 +14,7 @@ from timm.layers import SwiGLUPacked
 from timm.models.vision_transformer import checkpoint_filter_fn
 
 from medal.cache.errors import TeacherError
+from medal.cache.reader import open_cache
 from medal.pipeline.probe.fit import ProbeSettings, fit_probe
 from medal.pipeline.teacher.files import assumptions, default_preprocessing, is_hub_id, locate_teacher
 from medal.pipeline.teacher.teacher import Teacher, agreement
@@ -273,6 +274,19 @@ def test_what_config_says_cannot_name_files_or_code(tmp_path):
     (teacher / "config.json").write_text(json.dumps(config))
     (tmp_path / "trap.pth").write_bytes(b"no checkpoint, which reading it would say")
     load(teacher)
+
+
+def test_a_cache_by_a_teacher_of_timm_and_by_a_checkpoint_is_verified_with_them(small_npz, medal, tmp_path):
+    teachers = {"timm": save_timm(tmp_path, "vit_small_patch14_dinov2")[0]}
+    (tmp_path / "meta").mkdir()
+    teachers["dinov2"] = TestMeta().make(tmp_path / "meta")[0]
+    for kind, teacher in teachers.items():
+        cache = tmp_path / f"{kind}.zarr"
+        words = ("--teacher", teacher, "--image-size", 28, "--precision", "fp32", "--batch-size", 16, "--limit", 60)
+        assert medal("cache-teacher", small_npz, cache, *words)["action"] == "create"
+        assert medal("cache-teacher", small_npz, cache, *words)["action"] == "reuse"
+        assert open_cache(cache).manifest.teacher["model_type"] == kind
+        medal("verify", cache, small_npz, "--sample", 5, "--teacher", teacher)
 
 
 @pytest.mark.parametrize(
