@@ -116,6 +116,12 @@ def test_images_are_shown_only_when_asked_for(made, medal):
     html = out.read_text(encoding="utf-8")
     assert html.count('<img src="data:image/jpeg;base64,') == 12
     assert "This page shows images of patients" in html
+    words = ("--with-images", made / "classes/set.csv", "--with-heat")
+    told = medal("report", made / "half", "--out", out.with_name("heat.html"), *words)
+    assert told["thumbnails"] == 12
+    html = out.with_name("heat.html").read_text(encoding="utf-8")
+    assert html.count('<img src="data:image/png;base64,') == 12
+    assert "a wrong answer has a map as vivid as a right one" in html
     header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
     (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
     (run,) = collect([made / "half"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,9 @@ from ...cache.terminal.console import json_option, note, print_json
 from ...cache.text import plain, plural
 from ...pipeline.datasets.options import dataset_options, take_dataset_options
 from .options import overwrite_option, require_place
+
+if TYPE_CHECKING:
+    from ..report.thumbnails import Draw
 
 __all__ = ["report"]
 
@@ -29,6 +33,7 @@ __all__ = ["report"]
     metavar="DATASET",
     help="Show the images of DATASET on which student and teacher disagree most: they are patients' (default: none).",
 )
+@click.option("--with-heat", "heat", is_flag=True, help="Beside these images, what the student saw there (Grad-CAM).")
 @click.option(
     "--figures",
     type=click.Path(file_okay=False, path_type=Path),
@@ -44,6 +49,7 @@ def report(
     *,
     out: Path,
     images: str | None,
+    heat: bool,
     figures: Path | None,
     overwrite: bool,
     dry_run: bool,
@@ -64,6 +70,8 @@ def report(
     options = take_dataset_options(chosen)
     if out.suffix.lower() not in (".html", ".htm"):
         raise StudentError(f"'{out}' must end in .html, or no mail program shows it; give another --out.")
+    if heat and images is None:
+        raise click.UsageError("--with-heat has a meaning with --with-images alone.")
     require_place(out, overwrite=overwrite)
     from ...cache.drafts import write_file
     from ..report.collecting import collect
@@ -87,7 +95,7 @@ def report(
         return
     if figures is not None:
         figures.mkdir(parents=True, exist_ok=True)
-    page = build_page(found, images=images, options=options, figures=figures)
+    page = build_page(found, heat=_heat() if heat else None, images=images, options=options, figures=figures)
     if page.missing:
         missing = f"{page.missing} {plural(page.missing, 'image')}"
         note(Alert(f"{missing} of the runs not in '{images}': shown without a picture"))
@@ -100,3 +108,10 @@ def report(
         click.echo(plain(f"{one.name}: {one.metrics['verdict']}"))
     shown = f", with {page.thumbnails} {plural(page.thumbnails, 'image')} of patients" if page.thumbnails else ""
     click.echo(plain(f"Wrote '{out}': {len(content) / 1e6:.2f} MB{shown}."))
+
+
+def _heat() -> Callable[[Path], Draw]:
+    from ..using.explaining import heat_of, require_captum
+
+    require_captum()
+    return heat_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from .collecting import Recorded, Unseen
 from .sections import Section, describe_run
 from .several import describe_together
 from .theme import DATELESS, for_papers, saving
-from .thumbnails import draw_thumbnails
+from .thumbnails import Draw, draw_thumbnails
 from .unseen import UnseenSection, describe_unseen
 
 __all__ = ["Page", "build_page"]
@@ -45,6 +45,7 @@ def build_page(
     images: str | None = None,
     options: DatasetOptions | None = None,
     figures: Path | None = None,
+    heat: Callable[[Path], Draw] | None = None,
 ) -> Page:
     """Build the report of runs.
 
@@ -52,6 +53,7 @@ def build_page(
     ----------
     images : a dataset whose images are shown where student and teacher disagree; None = no image is shown
     options : how it is to be read
+    heat : gives for a run's folder what draws an image and what its student saw there; None = the image alone
     figures : folder that every chart is saved to as well, as vector files for papers; None = none
 
     Raises
@@ -77,7 +79,9 @@ def build_page(
     for section in sections:
         keys = _keys(section)
         if images is not None and keys:
-            pictures |= draw_thumbnails(section.run, images, options or DatasetOptions(), keys)
+            pictures |= draw_thumbnails(
+                section.run, images, options or DatasetOptions(), keys, heat and heat(section.run.place)
+            )
     wanted = {key for section in sections for key in _keys(section)}
     html = render(
         _TEMPLATE,
@@ -88,6 +92,7 @@ def build_page(
         together=describe_together(alone) if len(runs) > 1 else None,
         pictures=pictures,
         contents=_contents,
+        heat=heat is not None,
     )
     return Page(html, len(pictures), len(wanted - pictures.keys()) if images is not None else 0)
 

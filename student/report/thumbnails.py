@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ...cache.join import find_keys
 from ...pipeline.datasets.columns.dataset import DatasetOptions
@@ -15,13 +17,21 @@ from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
 from .collecting import Recorded
 
-__all__ = ["draw_thumbnails"]
+__all__ = ["Draw", "draw_thumbnails"]
+
+Draw = Callable[[npt.NDArray[Any]], bytes]
 
 _SIDE = 144
 
 
-def draw_thumbnails(run: Recorded, spec: str, options: DatasetOptions, keys: Sequence[str]) -> dict[str, str]:
-    """Return ``data:`` addresses of JPEG pictures by key, of those keys that the dataset has.
+def draw_thumbnails(
+    run: Recorded, spec: str, options: DatasetOptions, keys: Sequence[str], draw: Draw | None = None
+) -> dict[str, str]:
+    """Return ``data:`` addresses of pictures by key, of those keys that the dataset has.
+
+    Parameters
+    ----------
+    draw : makes a PNG of an image (H, W, C) as it was read; None = the image itself, as JPEG
 
     Raises
     ------
@@ -32,7 +42,12 @@ def draw_thumbnails(run: Recorded, spec: str, options: DatasetOptions, keys: Seq
     there, _ = dataset.find_keys()
     wanted = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(-1, 16)
     rows = find_keys(wanted, there)
-    return {key: _draw(dataset.images.read(row)) for key, row in zip(keys, rows.tolist(), strict=True) if row >= 0}
+    found = {}
+    for key, row in zip(keys, rows.tolist(), strict=True):
+        if row >= 0:
+            pixels = dataset.images.read(row)
+            found[key] = _draw(pixels) if draw is None else f"data:image/png;base64,{b64encode(draw(pixels)).decode()}"
+    return found
 
 
 def _as_trained(run: Recorded, spec: str, options: DatasetOptions) -> DatasetOptions:

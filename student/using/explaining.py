@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from ...cache.errors import StudentError
 from ...cache.progress import Advance
 from ...cache.terminal.page import render
 from ...pipeline.datasets.pixels.files import FileImages
-from ...pipeline.views.transforms import normalise
+from ...pipeline.views.transforms import normalise, resize_images
 from ..network.images import StudentImages
-from .trained import Trained
+from .trained import Trained, open_run
 
-__all__ = ["Explained", "Heat", "draw_heat", "explain", "explain_images", "heat_layer", "require_captum"]
+__all__ = ["Explained", "Heat", "draw_heat", "explain", "explain_images", "heat_layer", "heat_of", "require_captum"]
 
 _TEMPLATE = Path(__file__).with_name("heat.html")
 
@@ -127,6 +128,18 @@ def draw_heat(pixels: Tensor, heat: npt.NDArray[np.float32]) -> bytes:
     picture = Image.fromarray((both * 255).round().astype(np.uint8))
     picture.resize((2 * _SHOWN, _SHOWN), Image.Resampling.BICUBIC).save(out, "PNG")
     return out.getvalue()
+
+
+def heat_of(run: Path) -> Callable[[npt.NDArray[Any]], bytes]:
+    """Return what draws an image (H, W, C) in 0…255, and beside it the heat of the answer of a run's student."""
+    trained = open_run(run, "cpu")
+    preprocessing = trained.preprocessing
+
+    def draw(pixels: npt.NDArray[Any]) -> bytes:
+        seen = resize_images([pixels], preprocessing.image_size, preprocessing.resize)[0]  # (3, S, S)
+        return draw_heat(seen, explain(trained, seen).heat)
+
+    return draw
 
 
 @dataclass(frozen=True)
