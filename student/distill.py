@@ -14,22 +14,11 @@ import torch
 
 from ..cache.progress import Alert, Progress, Tell
 from .members.choice import Choice, choose_weight
-from .members.ensemble import Teaching, average_with_baseline, choose_teaching, describe_teacher
 from .members.plan import Asked
 from .members.ranks import follow, load_data
 from .members.telling import describe_passes, describe_times, list_warnings
-from .members.train import (
-    Member,
-    answers,
-    copy_member,
-    initial_model,
-    plan_members,
-    promote,
-    read_record,
-    spread,
-    take_over,
-    train_member,
-)
+from .members.train import Member, initial_model, plan_members, promote, read_record, spread, take_over
+from .members.train_all import train_all
 from .network.parallel import ALONE, Ranks
 from .network.speed import Plan, choose_plan, threads_restored, wall_rate
 from .outcome.card import write_card, write_overview
@@ -37,6 +26,7 @@ from .outcome.description import describe_environment, describe_run, describe_wh
 from .outcome.generalisation import write_summary
 from .outcome.write import Outcome, show_teacher, write_outcome
 from .run import folder
+from .settings import StudentSettings
 from .targets.replay import check_replay
 from .training.loop import Recipe, TrainingData
 
@@ -183,7 +173,7 @@ def _make(
         data = load_data(asked, opened, tuple(asked.rows))
         spread(work, asked.seeds)
         members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
-        members, teaching = _train(asked, recipe, data, members, progress=progress, report=report)
+        members, teaching = train_all(asked, recipe, data, members, progress=progress, report=report)
     arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
     outcome = write_outcome(asked, work, *arms, choice=choice, teaching=teaching, report=report, seed=seed)
     spent = _spent(start, len(members) * asked.images, _seconds(arms))
@@ -264,45 +254,9 @@ def _settle(
     return plan_members(asked, work, choice.alpha, choice.temperature, loss), choice
 
 
-def _train(
-    asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Tell
-) -> tuple[list[Member], Teaching | None]:
-    """Train all members, or what is left of them, and return them, and who taught the students if that was left open.
-
-    Where baselines teach, they come first. Where a member would be another one to the bit, it is copied.
-    """
-    teaching: Teaching | None = None
-    done: list[Member] = []
-    # Baselines before students by name, each arm in the order of its seeds.
-    order = sorted(members, key=lambda one: one.arm) if asked.settings.teach != "probe" else members
-    for index, member in enumerate(order):
-        lesson, start = data, None
-        if len(members) > 1:
-            report(f"{member.name}, {index + 1} of {len(members)}")
-        if member.arm == "student" and asked.settings.teach != "probe":
-            if teaching is None:
-                teaching = _choose_teacher(asked, data, done[0])
-                report(f"taught by {describe_teacher(teaching)}")
-            if teaching.chosen == "none":
-                member = replace(member, alpha=0.0, loss="kd")  # noqa: PLW2901 - what it turns out to be
-            elif teaching.chosen == "ensemble" and read_record(member.place) is None:
-                own = next(one for one in done if one.seed == member.seed)
-                said = answers(asked, data, own.place, ("train",))
-                lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
-                # With all weights at a high rate from the start there is nothing to keep.
-                start = own.place if asked.settings.gentle else None
-        twin = next((one for one in done if one.seed == member.seed and one.teaching == member.teaching), None)
-        if twin is not None and read_record(member.place) is None:
-            copy_member(twin.place, member.place, arm=member.arm)
-        train_member(asked, recipe, lesson, member, start=start, progress=progress, report=report)
-        done.append(member)
-    return done, teaching
-
-
-def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member) -> Teaching:
-    if asked.settings.teach == "ensemble":
-        return Teaching("ensemble", "asked for", {})
-    return choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
+def _start(settings: StudentSettings) -> str:
+    known = {"random": "random weights", "pretrained": "timm's weights"}
+    return known.get(settings.weights, f"weights of '{Path(settings.weights).name}'")
 
 
 def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
@@ -335,8 +289,8 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         seconds = asked.images / wall_rate(model, plan, asked.image_size, asked.device)
         lasting = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
         report(
-            f"{settings.student} at {asked.image_size} px, {plan}: {describe_passes(asked)}, about {lasting}"
-            f"{describe_times(asked)} (--epochs to change)"
+            f"{settings.student} ({_start(settings)}) at {asked.image_size} px, {plan}: {describe_passes(asked)}, about "
+            f"{lasting}{describe_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
 

@@ -33,7 +33,8 @@ class StudentSettings:
     Attributes
     ----------
     student : name of a timm model
-    weights : ``random``, ``pretrained`` (timm's own), or a path: a folder in timm's form or a .safetensors file
+    weights : ``random``, ``pretrained`` (timm's own), ``auto`` (timm's own if the hub's local cache has them, else
+        random), or a path: a folder in timm's form or a .safetensors file
     epochs : passes over train; None = by the number and size of its images (`default_epochs`)
     recipe : how a training goes: ``plain``, all weights at once; ``lp-ft``, linear probing, then fine-tuning (Kumar et
         al., ICLR 2022): the head is first fitted on the frozen embedding, then all weights learn at a low rate with

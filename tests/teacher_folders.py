@@ -20,3 +20,11 @@ def make_teacher(folder: Path, config=CONFIG, **files: bytes) -> Path:
 
 def index_of(*names: str) -> bytes:
     return json.dumps({"weight_map": {f"tensor.{i}": name for i, name in enumerate(names)}}).encode()
+
+
+def hub_cache(root: Path, repository: str, **files: bytes) -> Path:
+    """The hub's own layout: refs/main names the commit whose snapshot holds the files."""
+    model = root / f"models--{repository.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs/main").write_text(COMMIT)
+    return make_teacher(model / "snapshots" / COMMIT, **files)

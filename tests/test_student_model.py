@@ -7,9 +7,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from teacher_folders import hub_cache
 
 from medal.cache.errors import StudentError
-from medal.student.network.model import build_model, describe_model, model_config
+from medal.student.network.model import build_model, choose_weights, describe_model, model_config
 
 TINY = "test_resnet"
 
@@ -139,6 +140,15 @@ def test_real_weights_load(shared):
     ours = build_model(spec, place, 3, 224)
     theirs = timm.create_model(f"local-dir:{place}", pretrained=True, num_classes=3)
     assert _equal(ours, theirs, skip="classifier.")
+
+
+def test_auto_takes_what_the_local_cache_of_the_hub_has(tmp_path, monkeypatch):
+    assert choose_weights("resnet18", "random") == "random"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert choose_weights("resnet18", "auto") == "random"
+    hub_cache(tmp_path, timm.get_pretrained_cfg("resnet18").hf_hub_id, model__safetensors=b"weights")
+    assert choose_weights("resnet18", "auto") == "pretrained"
+    assert choose_weights("no_such_model", "auto") == "random"  # which is said by who looks it up
 
 
 def test_pretrained_weights_that_cannot_be_had_are_said_at_once(shell, small_cache, small_npz, tmp_path):

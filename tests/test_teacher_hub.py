@@ -15,18 +15,9 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from teacher_folders import COMMIT, CONFIG, WEIGHTS, index_of, make_teacher
+from teacher_folders import COMMIT, CONFIG, WEIGHTS, hub_cache, index_of
 
 from medal.pipeline.teacher.files import locate_teacher
-
-
-def hub_cache(root: Path, repository: str, **files: bytes) -> Path:
-    """The hub's own layout: refs/main names the commit whose snapshot holds the files."""
-    model = root / f"models--{repository.replace('/', '--')}"
-    (model / "refs").mkdir(parents=True)
-    (model / "refs/main").write_text(COMMIT)
-    return make_teacher(model / "snapshots" / COMMIT, **files)
-
 
 LOCATE = """
 import json, sys

@@ -157,7 +157,9 @@ def test_the_teacher_is_chosen_on_val(best, few):
 
 
 def test_labels_alone_are_a_copy_of_the_baseline(place, medal, tmp_path, monkeypatch):
-    monkeypatch.setattr("medal.student.distill.choose_teaching", lambda *_: Teaching("none", "ahead", {"none": 1.0}))
+    monkeypatch.setattr(
+        "medal.student.members.train_all.choose_teaching", lambda *_: Teaching("none", "ahead", {"none": 1.0})
+    )
     result = train(medal, place, tmp_path / "run", *FEW)
     assert result["alpha"] == 0
     assert result["test"]["auroc"] == result["baseline"]["test"]["auroc"]

@@ -70,9 +70,10 @@ _BRIEF = (
 @_setting("--student", "Any timm model.")
 @_setting(
     "--student-weights",
-    "Where the student starts: random, timm's own weights, a folder in timm's form or a .safetensors file.",
+    "Where the student starts: random, timm's own weights, a folder in timm's form or a .safetensors file; auto: "
+    "timm's own if the Hugging Face cache of this machine has them, else random.",
     field="weights",
-    metavar="random|pretrained|PATH",
+    metavar="random|pretrained|auto|PATH",
 )
 @_setting(
     "--recipe",

@@ -13,7 +13,7 @@ from ...pipeline.metrics import check_grades
 from ...pipeline.views.preprocessing import Preprocessing
 from ...pipeline.views.transforms import Policy, policy_named
 from ..network.images import choose_image_size
-from ..network.model import ModelSpec, describe_model
+from ..network.model import ModelSpec, choose_weights, describe_model
 from ..network.speed import pick_device
 from ..run import folder
 from ..settings import StudentSettings, default_epochs
@@ -129,6 +129,7 @@ def ask(
     found = _inspect(run, settings, overwrite=overwrite)
     terms = parse_terms(settings.loss)
     check_together(settings, also=bool(also), unlabelled=bool(unlabelled))
+    settings = replace(settings, weights=choose_weights(settings.student, settings.weights))
     spec = describe_model(settings.student, settings.weights)
     device = pick_device(settings.device)
     sources = open_sources(cache_path, dataset, options, also, unlabelled)

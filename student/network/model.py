@@ -21,7 +21,7 @@ from ...cache.errors import StudentError, first_line
 from ...pipeline.hub import TIMEOUT_SECONDS, ask_hub
 from ...pipeline.views.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Resize
 
-__all__ = ["ModelSpec", "build_model", "describe_model", "model_config"]
+__all__ = ["ModelSpec", "build_model", "choose_weights", "describe_model", "model_config"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # What timm looks for on the hub, in this order.
@@ -66,6 +66,17 @@ def describe_model(name: str, weights: str) -> ModelSpec:
         mean=tuple(config.get("mean", IMAGENET_MEAN)),
         std=tuple(config.get("std", IMAGENET_STD)),
     )
+
+
+def choose_weights(name: str, weights: str) -> str:
+    """Return ``pretrained`` or ``random`` for ``auto``: timm's own weights if the hub's local cache has them.
+
+    Nothing is fetched for it: what a training starts from does not depend on how the network is at the moment.
+    """
+    if weights != "auto":
+        return weights
+    repository = timm.models.get_pretrained_cfg_value(name, "hf_hub_id") if timm.is_model(name) else None
+    return "pretrained" if repository and _in_hub_cache(repository) else "random"
 
 
 def build_model(spec: ModelSpec, weights: str, classes: int, image_size: int) -> nn.Module:
@@ -129,7 +140,7 @@ def model_config(
 def _ask_for_weights(name: str) -> None:
     """Refuse weights that are neither in the hub's local cache nor to be had, for which timm would ask for a minute."""
     repository = timm.models.get_pretrained_cfg_value(name, "hf_hub_id")
-    if not repository or any(isinstance(try_to_load_from_cache(repository, file), str) for file in _HUB_WEIGHTS):
+    if not repository or _in_hub_cache(repository):
         return
     try:
         ask_hub(repository, CONFIG, seconds=TIMEOUT_SECONDS)
@@ -139,6 +150,10 @@ def _ask_for_weights(name: str) -> None:
             f"The weights of '{name}' are not in the local Hugging Face cache, and the hub gives none "
             f"({first_line(error)}). Give --student-weights random, or the folder of a copy."
         ) from error
+
+
+def _in_hub_cache(repository: str) -> bool:
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in _HUB_WEIGHTS)
 
 
 def _own_config(name: str) -> PretrainedCfg | None:

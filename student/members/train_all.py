@@ -1,0 +1,55 @@
+"""All members of a run, one after the other, and whose answers the students learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...cache.progress import Progress, Tell
+from ..training.loop import Recipe, TrainingData
+from .ensemble import Teaching, average_with_baseline, choose_teaching, describe_teacher
+from .plan import Asked
+from .train import Member, answers, copy_member, read_record, train_member
+
+__all__ = ["train_all"]
+
+
+def train_all(
+    asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Tell
+) -> tuple[list[Member], Teaching | None]:
+    """Train all members, or what is left of them, and return them, and who taught the students if that was left open.
+
+    Where baselines teach, they come first. Where a member would be another one to the bit, it is copied.
+    """
+    teaching: Teaching | None = None
+    done: list[Member] = []
+    # Baselines before students by name, each arm in the order of its seeds.
+    order = sorted(members, key=lambda one: one.arm) if asked.settings.teach != "probe" else members
+    for index, member in enumerate(order):
+        lesson, start = data, None
+        if len(members) > 1:
+            report(f"{member.name}, {index + 1} of {len(members)}")
+        if member.arm == "student" and asked.settings.teach != "probe":
+            if teaching is None:
+                teaching = _choose_teacher(asked, data, done[0])
+                report(f"taught by {describe_teacher(teaching)}")
+            if teaching.chosen == "none":
+                member = replace(member, alpha=0.0, loss="kd")  # noqa: PLW2901 - what it turns out to be
+            elif teaching.chosen == "ensemble" and read_record(member.place) is None:
+                own = next(one for one in done if one.seed == member.seed)
+                said = answers(asked, data, own.place, ("train",))
+                lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
+                # With all weights at a high rate from the start there is nothing to keep.
+                start = own.place if asked.settings.gentle else None
+        twin = next((one for one in done if one.seed == member.seed and one.teaching == member.teaching), None)
+        if twin is not None and read_record(member.place) is None:
+            copy_member(twin.place, member.place, arm=member.arm)
+        train_member(asked, recipe, lesson, member, start=start, progress=progress, report=report)
+        done.append(member)
+    return done, teaching
+
+
+def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member) -> Teaching:
+    if asked.settings.teach == "ensemble":
+        return Teaching("ensemble", "asked for", {})
+    return choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
