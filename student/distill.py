@@ -289,8 +289,8 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         seconds = asked.images / wall_rate(model, plan, asked.image_size, asked.device)
         lasting = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
         report(
-            f"{settings.student} ({_start(settings)}) at {asked.image_size} px, {plan}: {describe_passes(asked)}, about "
-            f"{lasting}{describe_times(asked)} (--epochs to change)"
+            f"{settings.student} ({_start(settings)}) at {asked.image_size} px, {plan}: {describe_passes(asked)}, "
+            f"about {lasting}{describe_times(asked)} (--epochs to change)"
         )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
 

@@ -80,7 +80,7 @@ def test_a_teacher_that_knows_nothing_is_not_heeded(place, tmp_path):
     assert any(isinstance(text, Alert) and text.startswith("The teacher is significantly worse") for text in heard)
     assert any("not clearly better than chance" in text for text in heard)
     assert result["alpha"] == 0
-    assert result["verdict"].startswith("Distillation did not help here")
+    assert "Distillation did not help here" in result["verdict"]
 
 
 def test_alpha_per_class_is_refused_where_recall_would_be_in_sample(place, tmp_path):
@@ -90,5 +90,5 @@ def test_alpha_per_class_is_refused_where_recall_would_be_in_sample(place, tmp_p
 
 @pytest.mark.parametrize("changed", [{"alpha": 1.5}, {"alpha": "some"}, {"seeds": 0}, {"at_sensitivity": 0.0}])
 def test_settings_out_of_range_are_refused(place, tmp_path, changed):
-    with pytest.raises(StudentError, match="must be"):
+    with pytest.raises(StudentError, match=r"must be|expected a number"):
         ask_for(place, tmp_path / "run", **changed)

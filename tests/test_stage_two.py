@@ -114,7 +114,7 @@ def test_other_labels_are_refused_with_their_number(medal, small_cache, small_np
 def test_a_finished_run_is_not_overwritten_unasked(run, medal, small_cache, small_npz):
     before = (run[0] / "model.safetensors").read_bytes()
     with pytest.raises(StudentError, match="--overwrite"):
-        medal("train-student", small_cache, small_npz, "--out", run[0], *QUICK)
+        medal("train-student", small_cache, small_npz, "--out", run[0], *QUICK, "--lr", 0.01)
     assert (run[0] / "model.safetensors").read_bytes() == before
 
 

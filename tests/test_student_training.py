@@ -48,6 +48,7 @@ def test_a_run_has_its_files_and_nothing_of_its_making(place):
         "run.json",
         "metrics.json",
         "member.json",
+        "likeness.safetensors",
         "history.csv",
         "predictions.csv",
         "teacher.csv",
