@@ -91,6 +91,29 @@ def test_strict_exits_with_1_and_the_rows_are_listed(shell, planted, tmp_path):
     assert all(re.fullmatch("[0-9a-f]{32}", row["key"]) for row in rows)
 
 
+def test_pairs_stand_side_by_side_where_somebody_asks_for_images(medal, shell, planted, tmp_path):
+    dataset, cache = planted
+    medal("audit", cache, dataset, "--html", tmp_path / "plain.html")
+    assert "image/jpeg" not in (tmp_path / "plain.html").read_text()
+    done = shell("audit", cache, dataset, "--html", tmp_path / "page.html", "--with-images")
+    assert done.returncode == 0, done.stderr
+    assert "images of patients: share it as you would share them" in done.stderr
+    page = (tmp_path / "page.html").read_text()
+    cells = re.findall(r'<td class="pictures">(.*?)</td>', page, re.DOTALL)
+    assert len(cells) == page.count('<td class="pictures">') > 2
+    first = cells[0].count('<img src="data:image/jpeg;base64,')
+    assert first >= 2  # the first row is of a repeat, and its copy stands beside it
+    assert 'alt="beside it"' in cells[0]
+    # Serious checks come before those that a person should look at.
+    checks = medal("audit", cache, dataset)["checks"]
+    found = [checks[name]["severity"] for name in re.findall("<h2>(.*?)</h2>", page) if name in checks]
+    assert found == sorted(found, key=("serious", "look", "fine", "left out").index)
+    assert len(set(found)) > 1
+    refused = shell("audit", cache, dataset, "--with-images")
+    assert refused.returncode == 2
+    assert "--with-images is about the page of --html" in refused.stderr
+
+
 def test_files_that_are_there_are_not_replaced_unasked(medal, planted, tmp_path):
     dataset, cache = planted
     (tmp_path / "labels.csv").write_text("mine")

@@ -34,7 +34,7 @@ def test_it_says_what_it_understood(terminal, tiny, tmp_path):
     understood = json.loads(asked.stdout.splitlines()[-1])["understood"]
     assert understood["classes"]["normal"] == {"train": 6, "test": 4}
     assert understood["files"]["left_out"] == {"documents": 1}
-    assert (tmp_path / "page.html").read_text().count("data:image/png") == 24
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg") == 24
 
 
 def test_what_it_would_ask_is_a_problem(terminal, tiny, tmp_path):

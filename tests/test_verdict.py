@@ -118,6 +118,7 @@ def test_what_is_left_open_is_the_far_end_of_the_interval():
     assert verdict(UNCLEAR).endswith("A difference of up to about 0.040 remains possible.")
     said = verdict(Difference(0.0, (0.0, 0.0), 1.0))
     assert "0.000 remains possible" not in said
+    assert "AUROC +0.0000 (the same in every resample, which is no certainty) against the labels alone" in said
     assert said.endswith("These images cannot tell the two apart.")
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...cache.drafts import write_file
+from ...cache.errors import DataError
 from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ...cache.terminal.page import render
 from ..datasets.columns.dataset import DatasetOptions
+from ..datasets.pixels.small import draw_small
 from .doubtful import find_doubtful
-from .findings import Finding
+from .findings import Finding, Severity
 from .map import draw_map
 from .near import find_near_duplicates
 from .repeats import find_absent, find_contrary, find_repeats_across, find_repeats_within, find_torn_groups
@@ -25,6 +28,9 @@ __all__ = ["Audit", "audit", "examine"]
 
 _TEMPLATE = Path(__file__).with_name("audit.html")
 _MOST_ROWS = 100
+# Pictures: how many stand beside one, and px of a side.
+_MOST_BESIDE, _SIDE = 3, 112
+_ORDER: tuple[Severity, ...] = ("serious", "look", "fine", "left out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +94,41 @@ class Audit:
         write_file(path, table.getvalue().encode())
         return len(rows)
 
-    def write_page(self, path: Path) -> None:
-        """Write the audit as one HTML page: no other file, no script, no network; of each check, the first rows."""
+    def write_page(self, path: Path, *, with_images: bool = False) -> int:
+        """Write the audit as one HTML page: no other file, no script, no network; of each check, the first rows.
+
+        Parameters
+        ----------
+        with_images : show those rows, and what they are about as well, side by side
+
+        Returns
+        -------
+        How many pictures of patients are on it
+        """
         rows: dict[str, list[dict[str, str]]] = {}
         for row in self.rows():
             rows.setdefault(row["check"], []).append(row)
-        write_file(
-            path,
-            render(_TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS, map=draw_map(self.subject)).encode(),
+        # Serious ones first: whoever reads no further has seen them.
+        rows = dict(sorted(rows.items(), key=lambda item: _ORDER.index(item[1][0]["severity"])))
+        pictures = self._draw() if with_images else {}
+        page = render(
+            _TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS, map=draw_map(self.subject), pictures=pictures
         )
+        write_file(path, page.encode())
+        return len(pictures)
+
+    def _draw(self) -> dict[str, str]:
+        """Return small pictures by key, of the rows that the page shows and of what they are about."""
+        shown = [advice for one in self.findings for advice in one.advice[:_MOST_ROWS]]
+        wanted = dict.fromkeys(row for advice in shown for row in (advice.row, *advice.related[:_MOST_BESIDE]))
+        found = {}
+        for row in wanted:
+            source = int(self.subject.source[row])
+            if source >= 0:
+                with suppress(DataError):  # what cannot be read is named, and has no picture
+                    pixels = self.subject.dataset.images.read(source)
+                    found[self.subject.key[row].tobytes().hex()] = draw_small(pixels, _SIDE)
+        return found
 
     def _splits(self) -> list[tuple[int, str]]:
         return [(index, name) for index, name in enumerate(("train", "val", "test")) if name in self.subject.splits]

@@ -30,6 +30,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--csv", "table", type=_FILE, metavar="FILE", help="Write the rows to look at, each with advice.")
 @click.option("--html", "page", type=_FILE, metavar="FILE", help="Write a page that needs no other file.")
 @click.option(
+    "--with-images",
+    is_flag=True,
+    help="Put the images to look at, and what they are compared with, on the page of --html: they are patients'.",
+)
+@click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="COSINE",
@@ -44,6 +49,7 @@ def audit(
     dataset: str,
     table: Path | None,
     page: Path | None,
+    with_images: bool,
     threshold: float | None,
     overwrite: bool,
     strict: bool,
@@ -61,6 +67,8 @@ def audit(
     medal audit scans.h5 labels.csv --group-column patient --html audit.html --csv audit.csv --strict
     """
     options = take_dataset_options(chosen)
+    if with_images and page is None:
+        raise click.UsageError("--with-images is about the page of --html; name one.")
     for place in (table, page):
         if place is not None and place.exists() and not overwrite:
             raise MedalError(f"'{place}' is there already; give another name, or --overwrite to replace it.")
@@ -72,7 +80,9 @@ def audit(
         note(Alert(told))
     written = found.write_csv(table) if table is not None else 0
     if page is not None:
-        found.write_page(page)
+        shown = found.write_page(page, with_images=with_images)
+        if shown:
+            note(Alert(f"'{page}' shows {shown} images of patients: share it as you would share them"))
     if as_json:
         print_json({"cache": cache, **found.to_dict()})
     else:

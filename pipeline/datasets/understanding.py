@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ import numpy as np
 from ...cache.errors import DataError
 from .columns.dataset import SPLITS, Dataset
 from .columns.splits import describe_drawing
+from .pixels.small import draw_small
 
 __all__ = ["Understood", "describe", "draw_page", "understand"]
 
@@ -142,18 +141,10 @@ def draw_page(found: Understood, dataset: Dataset, *, with_images: bool) -> str:
 
 
 def _picture(dataset: Dataset, row: int) -> str:
-    from PIL import Image
-
     try:
-        pixels = dataset.images.read(row)
+        address = draw_small(dataset.images.read(row), _SIDE)
     except DataError as error:
         return f"<figure>{html.escape(str(error))}</figure>"
-    grey = pixels.shape[2] == 1
-    image = Image.fromarray(np.uint8(np.clip(pixels[:, :, 0] if grey else pixels, 0, 255)))
-    image.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    address = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
     label = dataset.label[row]
     names = [
         name for index, name in enumerate(dataset.classes) if (label == index if label.ndim == 0 else label[index] == 1)

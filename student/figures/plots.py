@@ -126,6 +126,7 @@ def draw_confusion(logits: Array, labels: Array, task: Task, classes: Sequence[s
 def _matrix(axes: Axes, counts: Array, names: Sequence[str], what: str) -> None:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(visible=False)
     axes.set_xlabel("decided")
     axes.set_ylabel("true")
     axes.set_title(what)

@@ -216,6 +216,8 @@ def _outcome(compared: Compared) -> str | None:
 
 def _by(found: Difference) -> str:
     low, high = found.interval
+    if low == high:
+        return f"{found.value:+.4f} (the same in every resample, which is no certainty)"
     p = "p < 0.01" if found.p < 0.01 else f"p = {found.p:.2f}"
     return f"{found.value:+.4f} (95 % {low:+.4f} to {high:+.4f}, {p})"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from ...cache.join import find_keys
 from ...pipeline.datasets.columns.dataset import DatasetOptions
 from ...pipeline.datasets.columns.reading import as_run_read
 from ...pipeline.datasets.opening import dataset_kind, open_dataset
+from ...pipeline.datasets.pixels.small import draw_small
 from .collecting import Recorded
 
 __all__ = ["Draw", "draw_thumbnails"]
@@ -46,7 +46,11 @@ def draw_thumbnails(
     for key, row in zip(keys, rows.tolist(), strict=True):
         if row >= 0:
             pixels = dataset.images.read(row)
-            found[key] = _draw(pixels) if draw is None else f"data:image/png;base64,{b64encode(draw(pixels)).decode()}"
+            found[key] = (
+                draw_small(pixels, _SIDE)
+                if draw is None
+                else f"data:image/png;base64,{b64encode(draw(pixels)).decode()}"
+            )
     return found
 
 
@@ -58,14 +62,3 @@ def _as_trained(run: Recorded, spec: str, options: DatasetOptions) -> DatasetOpt
         window = request["window"] if dataset_kind(spec) in ("table", "folder", "npz", "hdf5") else None
         options = replace(options, intensity=request["intensity"], window=window and tuple(window))
     return options
-
-
-def _draw(pixels: np.ndarray) -> str:
-    from PIL import Image
-
-    values = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
-    picture = Image.fromarray(values[:, :, 0] if values.shape[2] == 1 else values)
-    picture.thumbnail((_SIDE, _SIDE))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{b64encode(out.getvalue()).decode()}"
