@@ -135,6 +135,21 @@ def test_images_that_are_all_transparent_are_refused(tmp_path):
     }
 
 
+@pytest.mark.parametrize("factors", [(16, 257), (257, 16)])
+def test_splits_of_other_scales_are_refused(tmp_path, factors):
+    for split, factor in zip(("train", "test"), factors, strict=True):
+        for index in range(12):
+            grey = np.random.default_rng([index, factor]).integers(0, 256, (SIDE, SIDE), np.uint16)
+            place = tmp_path / split / "ab"[index % 2] / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((grey * factor).astype(np.uint16)).save(place)
+    white = 4095 if factors[0] == 16 else 65535
+    with pytest.raises(DataError, match=rf"12 of 12 images looked at in test are on another scale .* white at {white}"):
+        arrange(open_dataset(tmp_path), CacheSettings(), DatasetOptions())
+    told = DatasetOptions(intensity="0,65535")
+    assert arrange(open_dataset(tmp_path, told), CacheSettings(), told).intensity == "0,65535"
+
+
 def test_the_cosine_is_of_different_images():
     features = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float16)
     units = features / np.linalg.norm(features.astype(float), axis=1, keepdims=True)

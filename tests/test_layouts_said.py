@@ -56,6 +56,8 @@ def test_a_column_of_splits_is_known_by_its_name_in_any_case(tmp_path):
     table = table_of(tmp_path, "file,label,Split", SAME, SPLIT)
     assert Read(table).sizes == (18, 6, 6)
     assert Read(table, {"split_column": "none"}).sizes == (21, 5, 4)
+    table = table_of(tmp_path, "file,label,split", SAME, ("test", "NaN", "train", "train", "train"))
+    assert Read(table).sizes == (21, 3, 6)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +258,7 @@ def test_parts_of_a_set_are_no_classes(tmp_path):
         (("images/x/1.png", "masks/x/1.png", "images/y/2.png", "masks/y/2.png"), 2),
         (("train/images/1.png", "train/lesion_masks/1_mask.png"), 1),
         (("damask.png", "da.png"), 1),
+        (("a/img/1.png", "a/lbl/1.png"), 1),
         (("masks/x/1.png", "other/x/2.png"), 0),
     ],
 )

@@ -22,7 +22,7 @@ from ...cache.text import plain
 from ..datasets import check_filled, check_rare, describe_drawing, draw_splits, sample_rows
 from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from ..datasets.opening import dataset_name, open_dataset
-from ..datasets.pixels.contrast import settle_intensity
+from ..datasets.pixels.contrast import check_other_splits, settle_intensity
 from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
 from ..views.preprocessing import Intensity, Preprocessing
 from .request import IMAGE_SIZE, CacheSettings, Feature, make_request
@@ -181,6 +181,10 @@ def arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) 
     rows = arrange_rows(dataset, key, split)
     # By the order of the keys, so that no order of the dataset shows.
     dataset, found = settle_intensity(dataset, rows["train"].source, options)
+    if options.intensity == "auto" and options.window is None:
+        for name in SPLITS[1:]:
+            if name in rows:
+                check_other_splits(dataset.images, rows[name].source, found.intensity, dataset.name, name)
     drawn = dataset.split is None or bool((dataset.split < 0).any()) or not (dataset.split == 1).any()
     if dataset.unlabelled:
         drawn, drawing = False, None

@@ -21,8 +21,8 @@ OTHERS = "other formats"
 DOCUMENTS = "documents"
 
 _WORDS = (
-    r"(?:masks?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|annotated|manual|"
-    r"superpixels?|contours?|outlines?|overlays?)"
+    r"(?:masks?|msks?|lbls?|seg|segs|segmentations?|labels?|labelmap|gt|ground[ _-]?truth|annotations?|annotated|"
+    r"manual|superpixels?|contours?|outlines?|overlays?)"
 )
 # What an outline of X is called beside X: X_mask, X_mask_1, X-seg, X_lesion_segmentation, X_label2, Xmask, mask_X.
 _BESIDE = (
@@ -31,7 +31,7 @@ _BESIDE = (
     re.compile(rf"{_WORDS}[ _.-]+(?P<image>.+)", re.IGNORECASE),
 )
 # Quicker, and all that most need.
-_WORD = re.compile("mask|seg|label|gt|truth|annot|manual|superp|contour|outline|overlay", re.IGNORECASE)
+_WORD = re.compile("mask|msk|lbl|seg|label|gt|truth|annot|manual|superp|contour|outline|overlay", re.IGNORECASE)
 _MASK_FOLDER = re.compile(rf"(?:\w+[ _-])?{_WORDS}", re.IGNORECASE)
 
 

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ...views.preprocessing import Intensity, write_levels
+from ...views.preprocessing import Intensity, levels_of, write_levels
 from ..columns.dataset import Dataset, DatasetOptions, Deep, Images
-from .intensity import float_scale, scale
+from .intensity import REMEDY, float_scale, scale
 
 __all__ = [
     "FLAT",
     "SAMPLED",
     "Found",
     "Looked",
+    "check_other_splits",
     "find_intensity",
     "flat_rows",
     "is_flat",
@@ -36,6 +37,7 @@ _ROOM = 64.0
 # Pixels of an image that may be anything: dead ones, and letters burned in.
 _STRAY = 0.001
 _TAILS = (0.005, 0.995)
+_FAR = 4.0  # of another scale are images that go on to four times white, or are flat
 _VALUES_KEPT = 4096  # of each image; the extremes are kept beside them
 _PIXELS_KEPT = 1 << 16
 _READERS = 8
@@ -66,6 +68,37 @@ def settle_intensity(dataset: Dataset, rows: npt.NDArray[np.int64], options: Dat
     else:
         found = find_intensity(sample_deep(dataset.images, rows), f"dataset '{dataset.name}'")
     return replace(dataset, images=dataset.images.with_intensity(found.intensity)), found
+
+
+def check_other_splits(
+    images: Images, rows: npt.NDArray[np.int64], intensity: Intensity, name: str, split: str
+) -> None:
+    """Refuse deep images of val or test that are on another scale than those of train, by which it was found.
+
+    Parameters
+    ----------
+    rows : (M,) int64 of the split; the first few are looked at
+
+    Raises
+    ------
+    DataError
+    """
+    levels = levels_of(intensity)
+    seen, far = 0, []
+    for deep in sample_deep(images, rows):
+        ends = levels or deep.declared
+        if ends is None or np.ptp(deep.values) == 0:
+            continue
+        seen += 1
+        low, high = (float(value) for value in np.quantile(_thin(deep).values, _TAILS))
+        width = ends[1] - ends[0]
+        if high - ends[0] > _FAR * width or high - low < width * FLAT / 255:
+            far.append(f"one from {low:g} to {high:g} with black at {ends[0]:g} and white at {ends[1]:g}")
+    if 2 * len(far) > seen:
+        raise DataError(
+            f"dataset '{name}': {len(far)} of {seen} images looked at in {split} are on another scale than those of "
+            f"train, {far[0]}; expected one scale: rescale them, {REMEDY}."
+        )
 
 
 def sample_deep(images: Images, rows: npt.NDArray[np.int64]) -> list[Deep]:

@@ -13,6 +13,7 @@ from .....cache.text import plural
 from ...columns.dataset import SPLITS, DatasetOptions
 from ...columns.labels import quoted
 from ...columns.splits import SPLIT_NAMES, find_split, words_of_splits
+from ...columns.suspicion import is_missing
 from .lookup import Names
 from .text import FIRST_ROW, Columns
 
@@ -35,7 +36,10 @@ def read_splits(values: Sequence[str] | None, names: Mapping[str, str], what: st
     DataError
         A cell names no split.
     """
-    if values is None or not any(values):
+    if values is None:
+        return None
+    values = ["" if is_missing(value) and value not in names else value for value in values]
+    if not any(values):
         return None
     known = {value: find_split(value, names) if value else -1 for value in set(values)}
     wrong = [number for number, value in enumerate(values, FIRST_ROW) if value and known[value] < 0]
