@@ -55,6 +55,13 @@ def test_two_arms_that_guess_are_no_ground_for_a_verdict(found):
         assert word not in said
 
 
+def test_a_figure_without_width_has_its_caveat():
+    certain = LEARNED | {"auroc": 1.0, "ci95": {"auroc": [1.0, 1.0], "accuracy": [0.86, 0.91]}}
+    assert "AUROC 1.000 (the same in every resample, which is no certainty) and accuracy" in verdict(
+        UNCLEAR, student=certain
+    )
+
+
 def test_one_arm_that_guesses_is_named_before_the_difference():
     said = verdict(WORSE, student=GUESSES)
     assert said.index("the student (AUROC 0.510 (95 % 0.430 to 0.590)) cannot be told from guessing") < said.index(

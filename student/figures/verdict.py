@@ -138,6 +138,8 @@ def _guesses(figures: Figures | None) -> bool:
 def _figure(figures: Figures, name: str) -> str:
     low, high = figures["ci95"].get(name, (None, None))
     value = f"{figures[name]:.3f}"
+    if low is not None and low == high:
+        return f"{value} (the same in every resample, which is no certainty)"
     return value if low is None else f"{value} (95 % {low:.3f} to {high:.3f})"
 
 

@@ -136,7 +136,6 @@ def ask(
     settings = replace(settings.settled(), augment=choose_policy(sources.cache, settings))
     joined = join_sources(sources, settings)
     check_terms(terms, joined.task)
-    check_imbalance(settings, joined.task)
     _check_measuring(settings, joined)
     if settings.leave_one_domain_out:
         held_out = find_domains(joined, sources.cache)
@@ -175,6 +174,7 @@ def ask(
 
 def _check_measuring(settings: StudentSettings, joined: Targets) -> None:
     """Refuse what could not be measured in the end, before anything is trained."""
+    check_imbalance(settings, joined.task)
     settings.patient_rule.rank(joined.classes)
     if settings.ordinal:
         check_grades(joined.task, joined.classes)
