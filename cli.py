@@ -20,28 +20,28 @@ from medal.cache.text import plain
 # medal.PACKAGE.commands.NAME, with underscores for hyphens.
 COMMANDS = {
     "init": ("pipeline", "Write a medal.toml for a dataset and this machine."),
-    "cache-teacher": ("pipeline", "Stage one: run the teacher once, seal a cache."),
+    "cache-teacher": ("pipeline", "Stage one: run the teacher once and seal a cache."),
     "train-student": ("student", "Stage two: train a student from a cache."),
     "compare": ("student", "Compare finished runs on the test images they share."),
-    "report": ("student", "Write what runs come to as one HTML page."),
-    "predict": ("student", "What a student says of images."),
+    "report": ("student", "Write one HTML report for one or more runs."),
+    "predict": ("student", "Predict images with a student."),
     "evaluate": ("student", "Measure a student on a dataset."),
-    "explain": ("student", "Show where in images a student's answers come from."),
+    "explain": ("student", "Draw heat maps of what a student's answers come from."),
     "export": ("student", "Write a student as ONNX or as an exported program."),
     "show": ("pipeline", "Describe a cache."),
     "verify": ("pipeline", "Check every byte of a cache."),
-    "convert": ("cache", "Change a cache between Zarr and HDF5."),
+    "convert": ("cache", "Convert a cache between Zarr and HDF5."),
     "reprobe": ("pipeline", "Fit another probe on cached features."),
-    "audit": ("pipeline", "Find leaks, duplicates, doubtful labels in a dataset."),
-    "neighbours": ("pipeline", "Show the images most like one of a dataset."),
-    "push": ("cache", "Offer a cache to others."),
-    "pull": ("cache", "Get a cache from others, verified."),
-    "list": ("cache", "Say what a store has."),
-    "remove": ("cache", "Take a cache out of a store."),
-    "gc": ("cache", "Remove what no cache of a store needs."),
-    "clean": ("student", "Find and remove what killed commands left behind."),
-    "doctor": ("pipeline", "What this machine can do, and what is missing."),
-    "demo": ("pipeline", "Both stages on a small embedded set, in a few minutes."),
+    "audit": ("pipeline", "Find leaks, duplicates and doubtful labels in a dataset."),
+    "neighbours": ("pipeline", "List the images most similar to one image."),
+    "push": ("cache", "Publish a cache in a store."),
+    "pull": ("cache", "Get a cache from a store, verified."),
+    "list": ("cache", "List the caches in a store."),
+    "remove": ("cache", "Remove a cache from a store."),
+    "gc": ("cache", "Delete data that no cache in a store needs."),
+    "clean": ("student", "Find and delete what killed commands left behind."),
+    "doctor": ("pipeline", "Check this machine: devices, speed, missing packages."),
+    "demo": ("pipeline", "Run both stages on a small embedded set, in minutes."),
 }
 
 
@@ -127,7 +127,7 @@ def _log_json(_ctx: click.Context, _parameter: click.Parameter, asked: bool) -> 
     envvar="MEDAL_LOG_JSON",
     show_envvar=True,
     callback=_log_json,
-    help="Progress, warnings and errors as lines of JSON, on stderr as ever.",
+    help="Write progress, warnings and errors to stderr as lines of JSON.",
 )
 def group() -> None:
     """Teach small, fast medical-image classifiers from cached DINOv2 soft targets.

@@ -10,7 +10,7 @@ from ..terminal.console import json_option, print_json
 __all__ = ["convert"]
 
 
-@click.command(cls=Command, short_help="Change a cache between Zarr and HDF5.")
+@click.command(cls=Command, short_help="Convert a cache between Zarr and HDF5.")
 @click.argument("cache")
 @click.argument("out")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, once the new one is sealed.")

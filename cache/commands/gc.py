@@ -14,24 +14,26 @@ __all__ = ["gc"]
 _DAYS = 14.0
 
 
-@click.command(cls=Command, short_help="Remove what no cache of a store needs.")
+@click.command(cls=Command, short_help="Delete data that no cache in a store needs.")
 @click.argument("store")
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
     default=_DAYS,
     metavar="DAYS",
-    help="Only what no cache of the store has needed for that many days.",
+    help="Only delete what no cache of the store has needed for that many days.",
 )
 @click.option(
-    "--now", is_flag=True, help="Whatever its age, for instance after a withdrawn consent. Who reads it loses it."
+    "--now",
+    is_flag=True,
+    help="Delete whatever its age, e.g. after a withdrawn consent; whoever is reading it loses it.",
 )
 @json_option
 def gc(store: str, older_than: float, now: bool, as_json: bool) -> None:
-    """Remove data of STORE that no cache needs: of removed ones, and what killed pushes left behind.
+    """Delete data in STORE that no cache needs: data of removed caches, and what killed pushes left behind.
 
-    It stays for some days, for those who are reading or pushing it. Who pushes something that is removed --now begins
-    anew and loses nothing; who reads it is told that it was withdrawn.
+    Data is kept for some days, as somebody may be reading or pushing it. If --now deletes what somebody is pushing,
+    the push starts again and loses nothing. Whoever is reading it is told that it was withdrawn.
 
     \b
     medal gc /mnt/lab/caches

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 __all__ = ["list_"]
 
 
-@click.command("list", cls=Command, short_help="Say what a store has.")
+@click.command("list", cls=Command, short_help="List the caches in a store.")
 @click.argument("store")
 @click.option(
     "--filter",
     "filters",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Only caches whose field KEY is VALUE, for instance dataset=chest or by=Ana; may be repeated.",
+    help="Only list caches whose field KEY is VALUE, e.g. dataset=chest or by=Ana; may be repeated.",
 )
 @json_option
 def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:

@@ -19,26 +19,26 @@ from .push import _bytes
 __all__ = ["pull"]
 
 
-@click.command(cls=Command, short_help="Get a cache from others, verified.")
+@click.command(cls=Command, short_help="Get a cache from a store, verified.")
 @click.argument("name")
 @click.argument("store")
 @click.argument("out", required=False, type=click.Path(path_type=Path))
-@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is whole.")
+@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is complete.")
 @click.option(
     "--signers",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Refuse what nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
+    help="Only accept a cache signed by someone in this file (ssh-keygen's format of allowed signers).",
 )
-@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
+@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Revoked keys.")
 @json_option
 def pull(
     name: str, store: str, out: Path | None, overwrite: bool, signers: Path | None, revoked: Path | None, as_json: bool
 ) -> None:
     """Get a cache from STORE by its dataset's name or the beginning of its id, and verify every byte of it.
 
-    OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). Half of a transfer is never visible, and an
-    interrupted one goes on where it stopped.
+    OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). OUT appears only when the transfer is complete. Run
+    an interrupted command again to continue it.
 
     \b
     medal pull pneumoniamnist /mnt/lab/caches

@@ -22,18 +22,18 @@ __all__ = ["confirm", "confirm_names", "push"]
 _bytes = partial(progress, unit="bytes")
 
 
-@click.command(cls=Command, short_help="Offer a cache to others.")
+@click.command(cls=Command, short_help="Publish a cache in a store.")
 @click.argument("cache")
 @click.argument("store")
-@click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as (default: nobody).")
+@click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Your name in the list (default: none).")
 @click.option("--sign", "key", type=click.Path(path_type=Path), metavar="KEY", help="Sign with this SSH key.")
-@click.option("--yes", is_flag=True, help="The names that are shown may be published.")
+@click.option("--yes", is_flag=True, help="Publish the names in the cache without asking.")
 @json_option
 def push(cache: str, store: str, by: str | None, key: Path | None, yes: bool, as_json: bool) -> None:
     """Verify CACHE and publish it in STORE: a folder, or s3://, gs://, az://, sftp://, hf://datasets/ORG/NAME.
 
-    The free text of its manifest (names of dataset, classes, domains, teacher) is shown and has to be confirmed. What
-    is there already is not sent again, and an interrupted push goes on where it stopped.
+    You see the free text of the manifest (names of dataset, classes, domains, teacher) and have to confirm it. Data
+    that the store already has is not sent again. Run an interrupted push again to continue it.
 
     \b
     medal push chest.zarr /mnt/lab/caches

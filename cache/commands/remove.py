@@ -11,16 +11,16 @@ from ..text import plain
 __all__ = ["remove"]
 
 
-@click.command(cls=Command, short_help="Take a cache out of a store.")
+@click.command(cls=Command, short_help="Remove a cache from a store.")
 @click.argument("name")
 @click.argument("store")
-@click.option("--now", is_flag=True, help="Remove its data as well, from under whoever is reading it.")
+@click.option("--now", is_flag=True, help="Delete its data at once, too; whoever is reading it loses it.")
 @json_option
 def remove(name: str, store: str, now: bool, as_json: bool) -> None:
-    """Take a cache out of STORE, by its dataset's name or the beginning of its id: nobody finds it from now on.
+    """Remove a cache from STORE, by its dataset's name or the beginning of its id: nobody finds it from now on.
 
-    Its data stays for those who are reading it, and goes with a `medal gc` two weeks later, or --now. Copies that
-    others have pulled are theirs to remove.
+    Its data is kept for those who are reading it. `medal gc` deletes it two weeks later, --now at once. Copies that
+    others have pulled are not deleted.
 
     \b
     medal remove 3f2a9c /mnt/lab/caches

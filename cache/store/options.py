@@ -16,15 +16,15 @@ _STORE_OPTIONS = (
         "--max-cache-size",
         default="20GB",
         metavar="SIZE",
-        help="Bound of local copies of a store's caches, the least recently used out first.",
+        help="Limit of local copies of a store's caches; the least recently used are deleted first.",
     ),
     click.option(
         "--signers",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Refuse what of a store nobody signed whom this file of allowed signers names (as ssh-keygen has it).",
+        help="Only accept caches signed by someone in this file (ssh-keygen's format of allowed signers).",
     ),
-    click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more."),
+    click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Revoked keys."),
 )
 
 

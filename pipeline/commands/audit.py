@@ -24,11 +24,13 @@ _STYLES = {"serious": "bold red", "look": "yellow", "fine": "green", "left out":
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(cls=Command, groups=DATASET_GROUP, short_help="Find leaks, duplicates, doubtful labels in a dataset.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Find leaks, duplicates and doubtful labels in a dataset.")
 @click.argument("cache")
 @click.argument("dataset")
-@click.option("--csv", "table", type=_FILE, metavar="FILE", help="Write the rows to look at, each with advice.")
-@click.option("--html", "page", type=_FILE, metavar="FILE", help="Write a page that needs no other file.")
+@click.option(
+    "--csv", "table", type=_FILE, metavar="FILE", help="Write a table of the rows to look at, each with advice."
+)
+@click.option("--html", "page", type=_FILE, metavar="FILE", help="Write the findings as one HTML page.")
 @click.option(
     "--with-images",
     is_flag=True,
@@ -38,7 +40,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="COSINE",
-    help="Cosine of whitened features from which on images are near-duplicates (default: as pixels say).",
+    help="Call images near-duplicates from this cosine of whitened features on (default: compare pixels).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the files of --csv and --html, if they are there.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if something serious is found.")
@@ -56,11 +58,11 @@ def audit(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Look for what is wrong with DATASET, in what CACHE holds of it; the teacher is not needed.
+    """Find problems in DATASET, from what CACHE holds; the teacher is not needed.
 
-    Images that are repeated, or nearly, inside a split or across splits; copies with other labels; patients in several
-    splits; labels that the out-of-fold logits contradict; classes that a split lacks; splits, domains and classes that
-    something else than the disease gives away. Nothing is changed or deleted.
+    It finds duplicates and near-duplicates, inside a split or across splits; copies with different labels; patients in
+    several splits; labels that the out-of-fold logits contradict; classes that a split lacks; and splits, domains and
+    classes that can be told by something other than the disease. Nothing is changed or deleted.
 
     \b
     medal audit chest.zarr medmnist:pneumoniamnist

@@ -55,7 +55,9 @@ class _SizeOrAuto(click.ParamType[int | str]):
 _SIZE_OR_AUTO = _SizeOrAuto()
 
 
-@click.command(cls=Command, groups=_GROUPS, brief=_BRIEF, short_help="Stage one: run the teacher once, seal a cache.")
+@click.command(
+    cls=Command, groups=_GROUPS, brief=_BRIEF, short_help="Stage one: run the teacher once and seal a cache."
+)
 @click.argument("dataset")
 @click.argument("out", required=False)
 @click.option("--teacher", default=_DEFAULT.teacher, help="Hugging Face id, local folder, or a .pth of DINOv2.")
@@ -66,7 +68,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     "--feature",
     type=click.Choice(["cls+mean", "last4"]),
     default=_DEFAULT.feature,
-    help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four blocks and that mean.",
+    help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four, mean patch of the last.",
 )
 @click.option(
     "--image-size",
@@ -79,43 +81,45 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     "--resize",
     type=click.Choice(["squash", "pad", "crop"]),
     default=_DEFAULT.resize,
-    help="Whole image squashed to a square, padded to one, or the middle cut out.",
+    help="squash the image to a square, pad it to a square, or crop the middle.",
 )
 @click.option(
     "--views",
     type=click.IntRange(min=1, max=64),
     default=_DEFAULT.views,
-    help="Views stored of each train image: itself and V-1 transformed as --augment allows.",
+    help="Views stored for each train image: the plain image, the others transformed as --augment allows.",
 )
 @click.option(
     "--augment",
     type=click.Choice(list(POLICIES)),
     default=_DEFAULT.augment,
-    help="What may change without changing the label, by modality; stage two keeps to it.",
+    help="Transforms that do not change the label, by modality; stage two uses the same.",
 )
 @click.option(
     "--probe",
     type=click.Choice(get_args(Recipe)),
     default=_DEFAULT.probe,
-    help="How the probe learns: also from images without a label (mean, graph), from labels alone (plain), or with its "
-    "penalty chosen on val (grid); auto: mean where few of train have a label, else grid.",
+    help="How the probe learns. mean, graph: also from images without a label; plain: from labels alone; grid: from "
+    "labels, its penalty chosen on val; auto: mean if few train images have a label, else grid.",
 )
 @click.option(
     "--folds",
     default=_DEFAULT.folds,
-    help="Probes that have not seen the images they answer for; 0 = one that has seen all of train.",
+    help="Number of out-of-fold probes for train; 0 = one probe that has seen all of train.",
 )
-@click.option("--no-features", is_flag=True, help="Leave features out: smaller, but no re-probing later.")
+@click.option(
+    "--no-features", is_flag=True, help="Do not store features: the cache is smaller, but cannot be reprobed."
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Images a forward pass (default: 32 on a CPU, on a GPU as many as fit up to 256).",
+    help="Images per forward pass (default: 32 on a CPU; on a GPU as many as fit, at most 256).",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32"]),
     default=_DEFAULT.precision,
-    help="auto: bf16 where the hardware is fast at it and agrees with fp32.",
+    help="auto: bf16 if it is fast on this hardware and agrees with fp32.",
 )
 @click.option("--device", default=_DEFAULT.device, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
@@ -128,12 +132,12 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     "--address",
     default=_DEFAULT.address,
     metavar="HOST:PORT|auto",
-    help="Of the Ray cluster (default: RAY_ADDRESS, or else a Ray of its own on this machine).",
+    help="Address of the Ray cluster (default: RAY_ADDRESS, else a new Ray on this machine).",
 )
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="Only N rows of each split, of every class in its share, for trials; stage two then needs --on-missing drop.",
+    help="Use N rows of each split, classes in proportion, for trials; stage two then needs --on-missing drop.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=_DEFAULT.seed, help="Seed of drawn splits and folds.")
 @click.option(
@@ -141,23 +145,21 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     "sources",
     multiple=True,
     metavar="CACHE",
-    help="Take features of images that CACHE has over from it; may be repeated. OUT's older version is asked anyway.",
+    help="Reuse features from CACHE for the images that it has; may be repeated. An older OUT is always reused.",
 )
 @click.option(
-    "--unlabelled",
-    is_flag=True,
-    help="Images alone, whatever labels there are: their features, for train-student --unlabelled.",
+    "--unlabelled", is_flag=True, help="Ignore labels and cache features only, for train-student --unlabelled."
 )
 @click.option(
     "--on-bad-image",
     type=click.Choice(["fail", "skip"]),
     default=_DEFAULT.on_bad_image,
-    help="List what cannot be read and stop, the others computed and kept; or leave it out and say so in the cache.",
+    help="fail: compute the others, list the images that cannot be read, and stop; skip: leave them out and record it.",
 )
 @click.option(
     "--allow-low-contrast",
     is_flag=True,
-    help="Go on where most images come out nearly as one grey, and say so in the cache; else that is refused.",
+    help="Accept a dataset whose images come out nearly uniform grey, and record it; by default it is refused.",
 )
 @click.option(
     "--overwrite",
@@ -168,14 +170,12 @@ _SIZE_OR_AUTO = _SizeOrAuto()
     "--store",
     envvar="MEDAL_STORE",
     show_envvar=True,
-    help="Take the cache over from there if somebody has computed it: a folder, s3://, sftp://, https:// …",
+    help="Use the cache from this store if somebody has computed it: a folder, s3://, sftp://, https:// …",
 )
-@click.option("--push", is_flag=True, help="Offer what is computed to others, in --store.")
-@click.option("--yes", is_flag=True, help="With --push, the names that are shown may be published.")
-@click.option("--wait", "wait", is_flag=True, help="If others compute it for --store just now, wait for it.")
-@click.option(
-    "--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Who to be listed as in --store (default: nobody)."
-)
+@click.option("--push", is_flag=True, help="Publish what is computed in --store.")
+@click.option("--yes", is_flag=True, help="With --push, publish the names in the cache without asking.")
+@click.option("--wait", "wait", is_flag=True, help="If somebody is computing it for --store now, wait for it.")
+@click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Your name in --store (default: none).")
 @store_options
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
@@ -197,8 +197,8 @@ def cache_teacher(
     """Run the frozen teacher once over DATASET and seal its features and soft targets in OUT.
 
     DATASET is medmnist:NAME[@SIZE], a .npz file, a folder of SPLIT/CLASS/file or CLASS/file, a .csv table with columns
-    file and label, or phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). The same command again
-    resumes what was interrupted and reuses what is finished.
+    file and label, or phantom. OUT ends in .zarr or .h5 (default: caches/DATASET-TEACHER.zarr). Run the same command
+    again to resume an interrupted run; a finished cache is reused.
 
     \b
     medal cache-teacher phantom

@@ -53,13 +53,13 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
     )
 
 
-@click.command(cls=Command, short_help="Both stages on a small embedded set, in a few minutes.")
+@click.command(cls=Command, short_help="Run both stages on a small embedded set, in minutes.")
 @click.option("--quick", is_flag=True, help="Fewer and smaller images: one minute rather than a few.")
 @click.option(
     "--teacher",
     envvar="MEDAL_TEACHER",
     show_envvar=True,
-    help="Hugging Face id or local folder (default: DINOv2-small, from wherever it can be had).",
+    help="Hugging Face id or local folder (default: DINOv2-small, from the first source that has it).",
 )
 @click.option(
     "--out",
@@ -70,7 +70,7 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Train a finished student again, and replace a cache of other settings; one that fits is kept.",
+    help="Train a finished student again, and replace a cache with other settings; a cache that fits is kept.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print the two command lines.")
 @json_option
@@ -78,11 +78,11 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 def demo(
     context: click.Context, quick: bool, teacher: str | None, out: Path, overwrite: bool, dry_run: bool, as_json: bool
 ) -> None:
-    """Run stage one and stage two on phantoms, drawings that stand for scans, and say where the result lies.
+    """Run stage one and stage two on drawn images that stand for scans, and print where the result is.
 
-    Without --teacher it is DINOv2-small from the Hugging Face hub or, where only a package index can be reached, the
-    same network recovered from there; without either, a random one shows the plumbing and its figures mean nothing.
-    The same command again goes on where it was interrupted.
+    The default teacher is DINOv2-small from the Hugging Face hub. If only a package index can be reached, the same
+    network is recovered from there. Without either, a random network is used: the commands run, but the figures mean
+    nothing. Run the command again to continue an interrupted demo.
 
     \b
     medal demo

@@ -24,28 +24,30 @@ __all__ = ["doctor"]
 _DEFAULT = CacheSettings()
 
 
-@click.command(cls=Command, groups=DATASET_GROUP, short_help="What this machine can do, and what is missing.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="Check this machine: devices, speed, missing packages.")
 @click.argument("dataset", required=False)
-@click.option("--teacher", help="Folder, or hub id of one in the local cache (default: whichever is on this machine).")
+@click.option("--teacher", help="Folder, or hub id of a teacher in the local cache (default: the one on this machine).")
 @click.option("--image-size", type=int, default=IMAGE_SIZE, help="Side of the teacher's input, px.")
 @click.option("--device", default=_DEFAULT.device, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
     "--store",
     envvar="MEDAL_STORE",
     show_envvar=True,
-    help="See whether it can be reached (default: the store of cache-teacher, where a medal.toml names one).",
+    help="Check whether this store can be reached (default: cache-teacher's store in medal.toml, if any).",
 )
 @click.option(
     "--html",
     "page",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.html",
-    help="Write what is understood of DATASET as a page: classes, splits, patients, files, intensities.",
+    help="Write a page on how DATASET is read: classes, splits, patients, files, intensities.",
 )
 @click.option(
-    "--with-images", is_flag=True, help="Put a few images of each class on the page of --html: they are patients'."
+    "--with-images",
+    is_flag=True,
+    help="Put a few images of each class on the page of --html: these are patients' images.",
 )
-@click.option("--config", is_flag=True, help="Say which defaults of which command are set, to what, and where.")
+@click.option("--config", is_flag=True, help="Show which defaults are set, to what, and where.")
 @json_option
 @dataset_options
 def doctor(
@@ -60,12 +62,13 @@ def doctor(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Say what stage one would do on this machine and how fast, what DATASET needs, and what is missing.
+    """Check what stage one would do on this machine and how fast, what DATASET needs, and what is missing.
 
-    Versions, devices, and what would be chosen and why; the teacher's forward pass timed for a few seconds; disk and
-    memory beside DATASET's needs; missing extras, each with the command that mends it. Of DATASET, what medal reads:
-    classes by split, patients, files used and left out, intensities, and what it would ask. Nothing is written but
-    --html, and no network is used but to reach a store. Exit status 1 if something that is needed is broken.
+    It shows versions, devices, and what would be chosen and why. It times the teacher's forward pass for a few seconds,
+    compares disk and memory with DATASET's needs, and lists missing extras, each with the command that installs it. For
+    DATASET it shows what medal reads: classes by split, patients, files used and left out, intensities, and what it
+    would ask. It writes nothing but --html, and uses the network only to reach a store. Exit status 1 if something
+    that is needed is broken.
 
     \b
     medal doctor

@@ -58,7 +58,7 @@ _ASIDE = {
 
 @click.command(cls=Command, groups=DATASET_GROUP, short_help="Write a medal.toml for a dataset and this machine.")
 @click.argument("dataset", required=False)
-@click.option("--preset", type=click.Choice(_PRESETS), default=None, help="Kind of machine (default: as this one is).")
+@click.option("--preset", type=click.Choice(_PRESETS), default=None, help="Kind of machine (default: this one).")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -71,8 +71,9 @@ _ASIDE = {
 def init(dataset: str | None, *, preset: str | None, out: Path, overwrite: bool, as_json: bool, **chosen: Any) -> None:
     """Write a commented medal.toml with defaults of both stages: for DATASET, if one is named, and for this machine.
 
-    Options of DATASET that are given here stand in it, so that they need not be typed again; DATASET is read once, and
-    refused here if it would be later. Every line can be changed or taken out; what you type counts most.
+    The file contains the options of DATASET that you give here, so you need not type them again. DATASET is read once;
+    a dataset that stage one would refuse is refused here. You can change or delete every line. Options on the command
+    line override the file.
 
     \b
     medal init

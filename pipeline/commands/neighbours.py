@@ -15,7 +15,7 @@ from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_opti
 __all__ = ["neighbours"]
 
 
-@click.command(cls=Command, groups=DATASET_GROUP, short_help="Show the images most like one of a dataset.")
+@click.command(cls=Command, groups=DATASET_GROUP, short_help="List the images most similar to one image.")
 @click.argument("cache")
 @click.argument("dataset")
 @click.argument("image")
@@ -23,9 +23,9 @@ __all__ = ["neighbours"]
 @json_option
 @dataset_options
 def neighbours(cache: str, dataset: str, image: str, *, count: int, as_json: bool, **chosen: Any) -> None:
-    """List the images of DATASET whose features in CACHE are most like those of IMAGE; the teacher is not needed.
+    """List the images of DATASET whose features in CACHE are most similar to IMAGE's; the teacher is not needed.
 
-    IMAGE is one of the dataset's, by its name, the end of it, or the start of its key. Cosines are of whitened
+    IMAGE is in the dataset: give its name, the end of its name, or the start of its key. Cosines are of whitened
     features: unrelated images are near 0, copies near 1.
 
     \b

@@ -27,19 +27,20 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--probe",
     type=click.Choice(get_args(Recipe)),
-    help="How the probe learns, as cache-teacher has it; a cache from before there was a choice has grid (default: "
-    "CACHE's).",
+    help="How the probe learns, as in cache-teacher; a cache older than this choice has grid (default: CACHE's).",
+)
+@click.option("--folds", type=int, help="Number of out-of-fold probes for train, 0 = none (default: CACHE's).")
+@click.option(
+    "--exclude-class", "exclude_classes", metavar="CLASS", multiple=True, help="Leave a class out; may be repeated."
 )
 @click.option(
-    "--folds", type=int, help="Probes that have not seen the images they answer for, 0 = none (default: CACHE's)."
+    "--exclude-domain", "exclude_domains", metavar="NAME", multiple=True, help="Leave a domain out; may be repeated."
 )
-@click.option("--exclude-class", "exclude_classes", metavar="CLASS", multiple=True, help="Leave a class out; repeat.")
-@click.option("--exclude-domain", "exclude_domains", metavar="NAME", multiple=True, help="Leave a domain out; repeat.")
 @click.option(
     "--exclude-keys",
     type=_FILE,
     metavar="FILE",
-    help="Leave images out, withdrawn patients' for instance: their content keys in hexadecimal, one a line.",
+    help="Leave these images out, e.g. of withdrawn patients: content keys in hexadecimal, one per line.",
 )
 @click.option(
     "--labels",
@@ -54,9 +55,9 @@ _FILE = click.Path(path_type=Path)
 def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Fit another probe on the features of CACHE and seal the new soft targets in OUT; no teacher, no images.
 
-    Splits stay CACHE's, and patients and copies of an image stay together in the folds. With nothing changed OUT has
-    the same content to the bit. A student of OUT needs --on-missing drop where images were left out, and --labels
-    cache where labels were corrected.
+    OUT has CACHE's splits. Patients and copies of an image stay together in the folds. If nothing is changed, OUT has
+    the same content to the bit. A student of OUT needs --on-missing drop if images were left out, and --labels cache
+    if labels were corrected.
 
     \b
     medal reprobe chest.zarr ten-folds.zarr --folds 10

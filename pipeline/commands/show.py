@@ -36,8 +36,8 @@ def show(
 ) -> None:
     """Describe CACHE from its manifest: dataset, teacher, probe, digests. CACHE may be STORE#NAME-OR-ID.
 
-    With DATASET, say how the two fit: matched, missing and extra images, labels that disagree, by split, and the
-    commands that would mend it. The options about columns are for DATASET.
+    With DATASET, show how the two fit, by split: matched, missing and extra images, and labels that disagree; and the
+    commands that correct it. The options about columns are for DATASET.
 
     \b
     medal show chest.zarr

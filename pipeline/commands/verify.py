@@ -27,16 +27,17 @@ _DEFAULT = CacheSettings()
     "--sample", type=click.IntRange(min=1), metavar="N", help="Send N images of DATASET through the teacher again."
 )
 @click.option(
-    "--teacher", help="Folder or hub id of the teacher, for --sample (default: the one CACHE names, if at hand)."
+    "--teacher",
+    help="Folder or hub id of the teacher, for --sample (default: the one CACHE names, if it is on this machine).",
 )
 @click.option("--device", default=_DEFAULT.device, help="For --sample: auto, cpu, cuda …")
 @click.option(
     "--signers",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="CACHE.sig must be by somebody whom this file of allowed signers names (as ssh-keygen has it).",
+    help="CACHE.sig must be from someone in this file (ssh-keygen's format of allowed signers).",
 )
-@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Keys that count no more.")
+@click.option("--revoked", type=click.Path(path_type=Path), metavar="FILE", help="Revoked keys.")
 @json_option
 @dataset_options
 def verify(
@@ -52,8 +53,8 @@ def verify(
 ) -> None:
     """Read every byte of CACHE and compare it with its manifest and seal; exit 1 if anything is wrong.
 
-    With --sample, DATASET is what CACHE was made from: N of its images, drawn at random, must give the cached features
-    again, to a cosine of 0.999. The options about columns are for DATASET.
+    With --sample, DATASET is what CACHE was made from. N of its images, drawn at random, go through the teacher again;
+    their features must agree with the cached ones to a cosine of 0.999. The options about columns are for DATASET.
 
     \b
     medal verify chest.zarr

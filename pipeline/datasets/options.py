@@ -81,7 +81,7 @@ _OPTIONS = (
         "image_folders",
         metavar="FOLDER",
         multiple=True,
-        help="Look a table's files up under this folder too, to the bottom, by path, by name, and by name without "
+        help="Also look for a table's files in this folder and its subfolders, by path, by name, and by name without "
         "suffix; may be repeated.",
     ),
     click.option(
@@ -98,7 +98,7 @@ _OPTIONS = (
     click.option(
         "--label-separator",
         metavar="TEXT",
-        help="What parts several labels in one cell, as | in A|B or , in ['A', 'B']; an image has all of them.",
+        help="Separator of several labels in one cell, as | in A|B or , in ['A', 'B']; an image has all of them.",
     ),
     click.option("--one-hot", is_flag=True, help="--label-columns are classes: exactly one 1 in every row."),
     click.option("--blank", type=click.Choice(["0", "unknown"]), help="What an empty cell of --label-columns means."),
@@ -110,7 +110,7 @@ _OPTIONS = (
         "unknown_labels",
         metavar="NAME",
         multiple=True,
-        help="A class that means that none is known, as NA; may be repeated.",
+        help="A class name that means unknown, as NA; may be repeated.",
     ),
     click.option(
         "--rename-class",
@@ -118,17 +118,17 @@ _OPTIONS = (
         metavar="OLD=NEW",
         multiple=True,
         callback=_read_pairs,
-        help="Call a class otherwise, to put two spellings or two classes together; may be repeated.",
+        help="Rename a class, or merge two spellings or two classes; may be repeated.",
     ),
     click.option(
-        "--accept-classes", is_flag=True, help="Take the classes as they stand, however odd they look or many they are."
+        "--accept-classes", is_flag=True, help="Accept the classes as they are, even if they look wrong or are many."
     ),
     click.option(
         "--repeated",
         type=click.Choice(["first", "any", "majority", "refuse"]),
         default=DatasetOptions.repeated,
         show_default=True,
-        help="Whose label counts where rows of one image differ; any: a label that any row has.",
+        help="Which label to use if rows of one image differ; any: every label that any row has.",
     ),
     click.option(
         "--split-column",
@@ -140,7 +140,7 @@ _OPTIONS = (
         metavar="NAME=SPLIT,…",
         multiple=True,
         callback=_read_pairs,
-        help="What splits are called where medal does not know, as 1=train,2=val,3=test; of folders too.",
+        help="Names of splits that medal does not know, as 1=train,2=val,3=test; of folders too.",
     ),
     click.option(
         "--split-list",
@@ -161,7 +161,7 @@ _OPTIONS = (
         "--group-column",
         metavar="NAME",
         help="Column of the patient, who stays in one split, in a .csv table (default: group, where there is one; in "
-        "DICOM files PatientID); none = patients do not count.",
+        "DICOM files PatientID); none = ignore patients.",
     ),
     click.option(
         "--group-pattern",
@@ -180,7 +180,7 @@ _OPTIONS = (
         help="In a folder, find the class in a file's path: its first group, as in '([A-Z]+)-\\d+'.",
     ),
     click.option(
-        "--skip-localizers", is_flag=True, help="Leave scouts out: DICOM images by which a scan is only planned."
+        "--skip-localizers", is_flag=True, help="Leave out localizers (scouts): DICOM images that only plan a scan."
     ),
     click.option(
         "--exclude-class",
@@ -193,20 +193,19 @@ _OPTIONS = (
         "--min-class-images",
         metavar="N",
         type=click.IntRange(min=1),
-        help="Leave out all classes of fewer images (with a CACHE, those it leaves out).",
+        help="Leave out all classes with fewer images (with a CACHE, those it leaves out).",
     ),
     click.option(
-        "--other", "other_class", metavar="NAME", help="Put the classes of fewer images together as this one instead."
+        "--other", "other_class", metavar="NAME", help="Merge the classes with fewer images into this one instead."
     ),
     click.option(
         "--intensity",
         metavar="auto|declared|minmax|LOW,HIGH",
         callback=_read_intensity,
         default=DatasetOptions.intensity,
-        help="How images of more than 8 bits become greys. declared: by the bits that they declare; LOW,HIGH: from the "
-        "value that is black to the one that is white, e.g. 0,4095; minmax: every image from its own minimum to its "
-        "maximum; auto: as declared, unless a sample of the images shows next to nothing so; with a CACHE, as it was "
-        "made.",
+        help="How images of more than 8 bits become grey values. declared: by the bits that they declare; LOW,HIGH: "
+        "the values of black and white, e.g. 0,4095; minmax: every image from its own minimum to its maximum; auto: as "
+        "declared, unless a sample of the images then shows almost no contrast; with a CACHE, as it was made.",
     ),
     click.option(
         "--window",
@@ -222,7 +221,7 @@ _OPTIONS = (
         show_envvar=True,
         callback=_read_secret,
         help="Key the content keys with the secret in this file, so that nobody without it can look an image up in the "
-        "cache; with a CACHE or RUN, the one it was made with (default: plain keys).",
+        "cache; for a CACHE or RUN, give the secret that it was made with (default: plain keys).",
     ),
 )
 

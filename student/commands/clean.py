@@ -27,26 +27,26 @@ _ADVICE = {
 }
 
 
-@click.command(cls=Command, short_help="Find and remove what killed commands left behind.")
+@click.command(cls=Command, short_help="Find and delete what killed commands left behind.")
 @click.argument(
     "folders", nargs=-1, metavar="[FOLDER]...", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--remove", is_flag=True, help="Remove what is listed, rather than only list it.")
+@click.option("--remove", is_flag=True, help="Delete what is listed.")
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="DAYS",
-    help="Only what nothing has been written into for that many days.",
+    help="Only list what has not been written to for that many days.",
 )
 @json_option
 def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: bool) -> None:
     """List what killed or abandoned commands left in each FOLDER (default: the current one) and the folders below.
 
     That is: work directories of stage one (CACHE.work), unfinished runs of stage two (RUN.unfinished), unfinished pulls
-    from a store, drafts and dead locks. Whoever made them could still go on with the same command; with --remove nobody
-    can. Sealed caches, finished runs, what a living process holds and what is not medal's are never touched, and links
-    are not followed. A finished cache or run that a kill caught while it was being replaced is put back.
+    from a store, drafts and dead locks. Until they are deleted, the same command can continue them. Sealed caches,
+    finished runs, files of a running process and files that are not medal's are never touched, and links are not
+    followed. If a command was killed while it replaced a finished cache or run, the old one is restored.
 
     \b
     medal clean

@@ -42,8 +42,8 @@ def compare(
     """Compare runs with the first one, image by image, from the predictions that they recorded.
 
     Each RUN is a folder of train-student, or RUN/baseline or RUN/domain-NAME inside one; all its seeds count.
-    Differences, 95 % intervals and p-values come from the same resamples of the images that all runs share, which are
-    matched by content; runs of other test images are refused. Where patients are known, one answer for each of
+    Differences, 95 % intervals and p-values come from the same resamples of the images that all runs share. Images are
+    matched by content; runs with other test images are refused. Where patients are known, one answer for each of
     them is compared as well.
 
     \b

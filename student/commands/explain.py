@@ -15,7 +15,7 @@ from .options import device_option, run_argument
 __all__ = ["explain"]
 
 
-@click.command(cls=Command, short_help="Show where in images a student's answers come from.")
+@click.command(cls=Command, short_help="Draw heat maps of what a student's answers come from.")
 @run_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
@@ -25,7 +25,7 @@ __all__ = ["explain"]
 @device_option
 @json_option
 def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None, device: str, as_json: bool) -> None:
-    """Draw heat maps (Grad-CAM) of the student in RUN over each IMAGE: where it sees the class that it answers.
+    """Draw heat maps (Grad-CAM) of the student in RUN over each IMAGE: what its answer comes from.
 
     DIR gets a picture of each image and index.html with all of them, which also says what a heat map does not show: not
     where the disease is, nor how sure the student is. Needs pip install "medalmighty[explain]". Research software, not

@@ -35,7 +35,7 @@ __all__ = ["export"]
     "--quantize",
     type=click.Choice(["int8"]),
     default=None,
-    help="Eight bits, calibrated on train images of DATASET; what it costs on val and test is printed.",
+    help="Quantize to 8 bits, calibrated on train images of DATASET; prints the loss on val and test.",
 )
 @overwrite_option
 @dry_run_option

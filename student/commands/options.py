@@ -35,7 +35,7 @@ aggregate_option = click.option(
     "--aggregate",
     type=click.Choice(get_args(Aggregate)),
     default=None,
-    help="How the answers to a patient's images become one (default: as the run's own figures).",
+    help="How one answer is made of a patient's images (default: as in the run's own figures).",
 )
 
 
@@ -43,7 +43,7 @@ finding_option = click.option(
     "--finding",
     multiple=True,
     metavar="CLASS",
-    help="Class of which one image is enough for the patient to have it; again for others, the gravest first.",
+    help="A patient has this class if one image has it; may be repeated, the gravest class first.",
 )
 
 

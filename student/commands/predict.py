@@ -36,20 +36,20 @@ __all__ = ["predict"]
 _SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
 
 
-@click.command(cls=Command, short_help="What a student says of images.")
+@click.command(cls=Command, short_help="Predict images with a student.")
 @run_argument
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv",
-    help="Write a table with probabilities and logits there, instead of showing one.",
+    help="Write a table with probabilities and logits there, instead of printing one.",
 )
 @click.option(
     "--by",
     type=click.Choice(["image", "group"]),
     default="image",
-    help="group: one answer a patient, by --group-pattern, DICOM's PatientID, or one a file of several frames.",
+    help="group: one answer per patient, by --group-pattern or DICOM's PatientID, else one per file of several frames.",
 )
 @click.option(
     "--group-pattern", metavar="REGEX", help="Find the patient in a file's path: its first group, as in '14-(\\d+)'."
@@ -72,12 +72,12 @@ def predict(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Say what the student in RUN makes of each IMAGE: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
+    """Predict each IMAGE with the student in RUN: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
 
     Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
-    fits the run's val predictions best. Images that cannot be read are listed, all of them; the others are answered,
-    and the exit status is 1. An image whose embedding is further from train than 1, as one in a hundred images of val
-    is, is unlike train, and its answer means little. Research software, not a medical device.
+    fits the run's val predictions best. Images that cannot be read are all listed, the others are predicted, and the
+    exit status is 1. An image whose embedding is further from train than 1 (one in a hundred images of val) is unlike
+    train; its answer means little. Research software, not a medical device.
 
     \b
     medal predict runs/chest new.png more/

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 
-@click.command(cls=Command, short_help="Write what runs come to as one HTML page.")
+@click.command(cls=Command, short_help="Write one HTML report for one or more runs.")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option(
     "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.html", help="The page."
@@ -31,17 +31,17 @@ __all__ = ["report"]
     "--with-images",
     "images",
     metavar="DATASET",
-    help="Show the images of DATASET on which student and teacher disagree most: they are patients' (default: none).",
+    help="Show the images of DATASET on which student and teacher disagree most; these are patients' images.",
 )
 @click.option("--with-heat", "heat", is_flag=True, help="Beside these images, what the student saw there (Grad-CAM).")
 @click.option(
     "--figures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Save every chart as SVG and PDF there too, each with its names and numbers: for papers.",
+    help="Also save every chart there as SVG and PDF, for papers.",
 )
 @overwrite_option
-@click.option("--dry-run", is_flag=True, help="Read the runs, say what would stand on the page, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Read the runs, say what the page would contain, and write nothing.")
 @json_option
 @dataset_options
 def report(
@@ -56,12 +56,13 @@ def report(
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Write one page on each RUN of train-student, and on all of them together, from what they recorded.
+    """Write one HTML page on one or more RUNs of train-student.
 
-    The verdict in words; figures with 95 % intervals by split, class and domain; ROC and precision-recall curves with
-    bands, calibration, confusion, training; student, baseline and teacher against each other; what labels are worth, of
-    runs that differ in --label-fraction; and the images on which student and teacher disagree most, by key. The page
-    needs no other file and no network, so it can be sent by mail; the column options are for --with-images.
+    It has the verdict in words; figures with 95 % intervals by split, class and domain; ROC and precision-recall curves
+    with bands, calibration, confusion, training; student, baseline and teacher against each other; what labels are
+    worth, if runs differ in --label-fraction; and the images on which student and teacher disagree most, by key.
+
+    The page needs no other file and no network, so it can be sent by mail. The column options are for --with-images.
 
     \b
     medal report runs/chest --out chest.html

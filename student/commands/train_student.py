@@ -77,17 +77,16 @@ _BRIEF = (
 )
 @_setting(
     "--recipe",
-    "plain: all weights learn from the start; lp-ft: first the head on the frozen embedding, then all at a low rate; "
-    "auto: lp-ft for a student of trained weights.",
+    "plain: train all weights from the start; lp-ft: first fit the head, then train all weights at a low rate; auto: "
+    "lp-ft for a student of trained weights, else plain.",
 )
 @_setting(
     "--teach",
-    "Whose answers are the soft targets. probe: the cache's; ensemble: for images without a label, its mean with the "
-    "student of the labels alone; auto: chosen on val where fewer than half of train's images have a label; else "
-    "probe.",
+    "Whose answers are the soft targets. probe: the cache's; ensemble: the mean of probe and baseline, for images "
+    "without a label; auto: chosen on val if fewer than half of train's images have a label, else probe.",
 )
 @_setting("--epochs", "Passes over train (default: by its size; --dry-run says how many).", type=click.IntRange(min=1))
-@_setting("--batch-size", "Images a step.", type=click.IntRange(min=2))
+@_setting("--batch-size", "Images per step.", type=click.IntRange(min=2))
 @_setting("--lr", "Peak learning rate (default: that of the recipe, plain .001, lp-ft .0003).", type=float)
 @_setting(
     "--image-size",
@@ -97,14 +96,14 @@ _BRIEF = (
 @_setting("--temperature", "T of the soft targets.")
 @_setting(
     "--alpha",
-    "Weight of the soft targets, 0 to 1; auto: it and T are chosen on val, for at most the cost of a second "
-    "student; per-class: what the teacher recognises of each class, out of fold.",
+    "Weight of the soft targets, 0 to 1; auto: choose it and T on val, for at most the cost of a second student; "
+    "per-class: by how well the teacher recognises each class, out of fold.",
     type=_Alpha(),
 )
-@click.option("--no-distill", is_flag=True, help="Labels alone, as --alpha 0.")
+@click.option("--no-distill", is_flag=True, help="Train on labels alone, as with --alpha 0.")
 @_setting(
     "--loss",
-    "What of the teacher is matched: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
+    "Soft term of the loss: kd, dkd, dist, mse, feature, or a weighted sum such as kd+0.5*feature.",
     metavar="NAME[+WEIGHT*NAME…]",
 )
 @click.option(
@@ -120,43 +119,43 @@ _BRIEF = (
     nargs=2,
     multiple=True,
     metavar="CACHE DATASET",
-    help="Add images without labels to train, which learn from the teacher alone: a cache of the same teacher, as "
-    "cache-teacher --unlabelled makes it, and its images; may be repeated.",
+    help="Add images without labels to train; they learn from the teacher alone. CACHE is made by cache-teacher "
+    "--unlabelled with the same teacher, DATASET has its images; may be repeated.",
 )
 @_setting(
     "--label-fraction",
-    "Forget all but this share of the labels of train and val, by class and patient, and fit the probe anew on these.",
+    "Keep only this share of the labels of train and val, by class and patient, and fit the probe on these.",
     type=float,
     metavar="SHARE",
 )
 @_setting(
     "--labelled-share",
-    "Give at least this share of every batch to labelled images, repeated where train has fewer.",
+    "Smallest share of labelled images in a batch; they are repeated if train has fewer.",
     type=float,
     metavar="SHARE",
 )
 @_setting(
     "--leave-one-domain-out",
-    "Once for each domain: train, choose and fit the probe without it, and measure on all of its images.",
+    "For each domain: fit the probe, train and choose without it, then measure on all of its images.",
 )
-@_setting("--class-weight", "balanced: the hard loss weighs classes by the inverse of their frequency.")
-@_setting("--sampler", "balanced: every class equally often in an epoch.")
+@_setting("--class-weight", "balanced: weigh classes in the hard loss by their inverse frequency.")
+@_setting("--sampler", "balanced: draw every class equally often in an epoch.")
 @_setting("--logit-adjustment", "Add log class frequencies to the logits of the hard loss.")
 @_setting(
     "--targets",
-    "canonical: the student's own views, with the teacher's answer on the plain image; stored: the cache's views, "
-    "replayed, each with the answer on that very view.",
+    "canonical: views of the student's own, with the teacher's answer on the plain image; stored: the views in the "
+    "cache, each with the teacher's answer on that view.",
 )
 @click.option(
     "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not of a sample."
 )
 @_setting(
     "--augment",
-    "What views the student sees, by modality (default: what the cache allows, or small).",
+    "Transforms of the student's views, by modality (default: those of the cache, or small).",
     type=click.Choice(list(POLICIES)),
 )
-@_setting("--precision", "auto: whichever a short measurement finds fastest.")
-@_setting("--memory-layout", "How images lie in memory; auto: by the same measurement.")
+@_setting("--precision", "auto: the fastest in a short measurement.")
+@_setting("--memory-layout", "Memory layout of images; auto: by the same measurement.")
 @_setting("--device", "Where to train.")
 @_setting(
     "--workers",
@@ -171,25 +170,24 @@ _BRIEF = (
     metavar="K",
 )
 @_setting(
-    "--baseline",
-    "As many students of the labels alone, alike in all else, to compare with; can be added to a finished run.",
+    "--baseline", "Also train as many students on the labels alone, otherwise the same; can be added to a finished run."
 )
 @_setting(
     "--at-sensitivity",
-    "Report the specificity at this sensitivity, too, read off the ROC curve of the images that are measured.",
+    "Also report the specificity at this sensitivity, read off the ROC curve of the measured images.",
     type=click.FloatRange(min=0, max=1, min_open=True),
 )
-@_setting("--ordinal", "Classes are grades in their order: give weighted kappa and the mean grade error too.")
-@_setting("--select", "What the epoch is chosen by on val: AUROC, or with --ordinal the weighted kappa.")
-@_setting("--aggregate", "How the answers to a patient's images become one, where patients are known.")
+@_setting("--ordinal", "Classes are ordered grades: also report weighted kappa and the mean grade error.")
+@_setting("--select", "Figure that chooses the epoch on val: AUROC, or with --ordinal the weighted kappa.")
+@_setting("--aggregate", "How one answer is made of a patient's images, if patients are known.")
 @finding_option
-@_setting("--on-missing", "What to do about images that the cache lacks.")
-@_setting("--labels", "Whose labels count where they disagree (default: refuse).")
+@_setting("--on-missing", "What to do about images that are not in the cache.")
+@_setting("--labels", "Whose labels to use if they disagree (default: refuse).")
 @click.option(
     "--track",
     type=click.Choice(TRACKERS),
     default=None,
-    help="Send each epoch's figures to a tracker too; tensorboard's files go to 'tracking' beside RUN.",
+    help="Also send each epoch's figures to a tracker; tensorboard's files go to 'tracking' beside RUN.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
@@ -216,9 +214,9 @@ def train_student(
 ) -> None:
     """Train a light CNN on the images of DATASET and the soft targets of CACHE; the teacher is not needed.
 
-    Splits, classes and label columns come from the cache. The same command again resumes what was interrupted, and
-    finds nothing to do about a finished run; --baseline or more --seeds add to one, --overwrite replaces it. CACHE may
-    be STORE#NAME-OR-ID: a verified copy of it is used.
+    Splits, classes and label columns come from the cache. Run the same command again to resume an interrupted run. With
+    --baseline or more --seeds, it adds students to a finished run; with --overwrite it replaces the run. CACHE may be
+    STORE#NAME-OR-ID: a verified copy of it is used.
 
     \b
     medal train-student chest.zarr medmnist:pneumoniamnist --out runs/chest
