@@ -64,15 +64,15 @@ def test_every_resample_is_what_scikit_learn_says_of_it():
 
 @pytest.fixture(scope="module")
 def retina(medal, tmp_path_factory):
-    """Five grades of brightness, two images of each of sixty patients, through both commands."""
+    """Five grades of brightness, two images of each of a hundred and sixty patients, through both commands."""
     folder = tmp_path_factory.mktemp("retina")
     random = np.random.default_rng(2)
     rows = []
-    for row in range(120):
+    for row in range(320):
         grade = row // 2 % GRADES
         picture = random.integers(0, 90, (16, 16)) + 35 * min(grade + row % 2, 4)
         Image.fromarray(picture.astype(np.uint8)).save(folder / f"{row}.png")
-        split = ("train", "train", "val", "test")[row // 2 // GRADES % 4]
+        split = ("train", "val", "val", "test")[row // 2 // GRADES % 4]
         rows.append([f"{row}.png", min(grade + row % 2, 4), split, f"p{row // 2}"])
     with (folder / "eyes.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["file", "label", "split", "group"], *rows])

@@ -13,7 +13,7 @@ from ...cache.progress import Alert, Tell
 from ...pipeline.metrics import Difference, bootstrap, score
 from ..figures.patients import say_patients
 from ..figures.plots import plot_run
-from ..figures.score import Scored, compare_arms, figures
+from ..figures.score import Compared, Scored, compare_arms, figures
 from ..figures.tables import write_value
 from ..figures.temperature import calibrate
 from ..figures.verdict import caution, judge_teacher, write_verdict
@@ -87,8 +87,6 @@ def write_outcome(
         judged.get("teacher_minus_baseline"), shown, alone=teaching is None or teaching.chosen == "probe"
     )
     each = {arm: _each(work, members, recorded, targets) for arm, members in arms.items()}
-    less = compared[shown].get("student_minus_baseline")
-    by_patient = say_patients(scored[shown]["student"].figures, less.patients if less else None)
     verdict = conclude(
         shown,
         scored[shown],
@@ -96,7 +94,7 @@ def write_outcome(
         each,
         students[0].alpha,
         unhelpful=unhelpful(choice, teaching),
-        more=f" {by_patient}" if by_patient else "",
+        more=_by_patient(scored[shown], compared[shown].get("student_minus_baseline")),
     )
     if gate["fires"]:
         report(Alert(gate["message"]))
@@ -131,6 +129,12 @@ def write_outcome(
         classes=targets.classes,
     )
     return Outcome(metrics, scored[shown])
+
+
+def _by_patient(scored: Mapping[str, Scored], less: Compared | None) -> str:
+    """Return what a verdict that speaks of images says of patients, after a space, if they are known."""
+    said = say_patients(scored["student"].figures, less.patients if less else None)
+    return f" {said}" if said else ""
 
 
 def _score(
