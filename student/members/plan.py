@@ -129,11 +129,10 @@ def ask(
     found = _inspect(run, settings, overwrite=overwrite)
     terms = parse_terms(settings.loss)
     check_together(settings, also=bool(also), unlabelled=bool(unlabelled))
-    settings = replace(settings, weights=choose_weights(settings.student, settings.weights))
-    spec = describe_model(settings.student, settings.weights)
+    spec, settings = _start(settings)
     device = pick_device(settings.device)
     sources = open_sources(cache_path, dataset, options, also, unlabelled)
-    settings = replace(settings.settled(), augment=choose_policy(sources.cache, settings))
+    settings = replace(settings, augment=choose_policy(sources.cache, settings))
     joined = join_sources(sources, settings)
     check_terms(terms, joined.task)
     _check_measuring(settings, joined)
@@ -178,6 +177,12 @@ def _check_measuring(settings: StudentSettings, joined: Targets) -> None:
     settings.patient_rule.rank(joined.classes)
     if settings.ordinal:
         check_grades(joined.task, joined.classes)
+
+
+def _start(settings: StudentSettings) -> tuple[ModelSpec, StudentSettings]:
+    """Return the model, and the settings with what it starts from, recipe and learning rate named."""
+    settings = replace(settings, weights=choose_weights(settings.student, settings.weights)).settled()
+    return describe_model(settings.student, settings.weights), settings
 
 
 def _count_epochs(rows: int, settings: StudentSettings, image_size: int) -> int:
