@@ -118,7 +118,8 @@ def test_a_finished_run_is_not_overwritten_unasked(run, medal, small_cache, smal
     assert (run[0] / "model.safetensors").read_bytes() == before
 
 
-def test_there_is_no_teacher_in_the_loop(small_cache, small_npz, tmp_path):
+@pytest.mark.parametrize("more", [[], ["--label-fraction", "0.4"]], ids=["all labels", "few labels"])
+def test_there_is_no_teacher_in_the_loop(more, small_cache, small_npz, tmp_path):
     code = (
         "import sys\n"
         "class Blocked:\n"
@@ -129,7 +130,7 @@ def test_there_is_no_teacher_in_the_loop(small_cache, small_npz, tmp_path):
         "from medal.cli import group\n"
         "group.main(sys.argv[1:], standalone_mode=False)\n"
     )
-    words = ["train-student", small_cache, small_npz, "--out", tmp_path / "run", *QUICK, "--json"]
+    words = ["train-student", small_cache, small_npz, "--out", tmp_path / "run", *QUICK, *more, "--json"]
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=300
     )
