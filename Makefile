@@ -20,13 +20,13 @@ PYTHON = $(shell $(FIND_PYTHON))
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.demo ## install, run both stages on a small set, say where the result lies
+demo: $(VENV)/.demo ## install, run both stages on a small set, print where the result is
 	$(BIN)/medal demo $(ARGS)
 
 test: $(VENV)/.dev ## the whole suite on two cores; WORKERS=0 for one process
 	$(PYTEST) $(ARGS)
 
-test-slow: $(VENV)/.dev ## the full draws of what `make test` samples, other ones each time
+test-slow: $(VENV)/.dev ## every case of what `make test` samples, drawn differently each time
 	$(PYTEST) -m "slow or not slow" --timeout 3600 --hypothesis-profile slow $(ARGS)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, import directions
@@ -39,7 +39,7 @@ format: $(VENV)/.dev ## put the code into ruff's shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.docs ## what pages say is typed in, then the site of docs/, into docs/_build, warnings as errors
+docs: $(VENV)/.docs ## run the blocks of all pages, then build the site into docs/_build, warnings as errors
 	$(PYTEST) --dist load -m docs tests/test_docs.py tests/test_docs_site.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build $(ARGS)
 	@echo "docs/_build/index.html"
