@@ -70,7 +70,7 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Train a finished student again, and replace a cache with other settings; a cache that fits is kept.",
+    help="Train a finished student again, and replace a cache with other settings; one that fits is kept.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print the two command lines.")
 @json_option
