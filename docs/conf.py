@@ -7,7 +7,8 @@ author = "The medal authors"
 project_copyright = author
 version = release = installed("medalmighty")
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_click"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_click", "sphinx_copybutton"]
+copybutton_prompt_text = "$ "  # what is copied can be run
 exclude_patterns = ["_build"]
 smartquotes = False  # two hyphens before an option are two hyphens
 
