@@ -113,7 +113,8 @@ def test_address_and_engine_go_together(medal):
 
 def test_ray_is_not_started_by_every_rank(medal, monkeypatch):
     # Each rank would start an instance of its own. The others need not be there for that to be refused.
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(click.UsageError, match="without torchrun or srun"):
         medal("cache-teacher", "phantom", "--engine", "ray")
 
