@@ -173,7 +173,7 @@ def _make(
         data = load_data(asked, opened, tuple(asked.rows))
         spread(work, asked.seeds)
         members, choice = _settle(asked, recipe, data, work, progress=progress, report=report)
-        members, teaching = train_all(asked, recipe, data, members, progress=progress, report=report)
+        members, teaching = train_all(asked, recipe, data, members, work, progress=progress, report=report)
     arms = [promote([member for member in members if member.arm == arm]) for arm in _arms(asked)]
     outcome = write_outcome(asked, work, *arms, choice=choice, teaching=teaching, report=report, seed=seed)
     spent = _spent(start, len(members) * asked.images, _seconds(arms))

@@ -167,6 +167,52 @@ def test_labels_alone_are_a_copy_of_the_baseline(place, medal, tmp_path, monkeyp
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.fixture(scope="module")
+def tuned(run, place, tmp_path_factory):
+    """What a student of trained weights goes through where few labels are known, in whatever folder."""
+    quick = {"label_fraction": 0.4, "weights": str(run), "epochs": 2}
+    folder = tmp_path_factory.mktemp("tuned")
+
+    def carry(name, report=lambda _text: None, **more):
+        squares.carry_out(prepare(place, folder / name, **quick, **more), squares.silent, report)
+        return folder / name
+
+    return carry
+
+
+def test_more_seeds_are_added_where_the_baseline_was_not_asked_for(tuned):
+    tuned("grown")
+    both = tuned("both", seeds=2)
+    grown = tuned("grown", seeds=2)
+    assert json.loads((grown / "metrics.json").read_text())["taught_by"]["chosen"] == "ensemble"
+    for name in ("model.safetensors", "baseline/model.safetensors"):
+        assert (grown / name).read_bytes() == (both / name).read_bytes()
+    methods = describe_methods(json.loads((both / "run.json").read_text()))
+    assert methods["start"].endswith("by way of its baseline, whose weights it goes on from")
+
+
+@pytest.mark.parametrize("epoch", [1, 4], ids=["the baseline's first epoch", "the student's last"])
+def test_stopped_it_goes_on_and_ends_with_the_same_bits(epoch, tuned):
+    whole = tuned(f"whole-{epoch}")
+    heard = []
+
+    def stop(text):
+        heard.append(text)
+        if sum(each.startswith("epoch") for each in heard) == epoch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tuned(f"stopped-{epoch}", stop)
+    again = tuned(f"stopped-{epoch}")
+    for name in ("model.safetensors", "baseline/model.safetensors", "predictions.csv"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_random_weights_are_not_frozen(place, tmp_path):
+    with pytest.raises(StudentError, match="--recipe lp-ft freezes batch normalisation"):
+        prepare(place, tmp_path / "run", recipe="lp-ft")
+
+
 # ── Linear probing, then fine-tuning ─────────────────────────────────────────────────────────────────────────────
 
 

@@ -168,15 +168,15 @@ def differences(lines: list[dict[str, Any]], shares: list[float]) -> str:
     for share, figure in product(shares, FIGURES):
         mine = [line for line in lines if line["unit"]["label_fraction"] == share]
         names = [name for name in NAMES if any(line["unit"]["set"] == name for line in mine)]
-        cells, above = [], 0
+        cells, above = [], []
         for other in ("baseline", "longer"):
             gains = [
                 np.mean([line["student"][figure] - line[other][figure] for line in mine if line["unit"]["set"] == name])
                 for name in names
             ]
             cells.append(interval(np.array(gains)))
-            above = above or sum(gain > 0 for gain in gains)
-        rows.append(f"| {100 * share:g}% | {figure} | {cells[0]} | {cells[1]} | {above} of {len(names)} |")
+            above.append(sum(gain > 0 for gain in gains))
+        rows.append(f"| {100 * share:g}% | {figure} | {cells[0]} | {cells[1]} | {above[0]} of {len(names)} |")
     return "\n".join(rows)
 
 

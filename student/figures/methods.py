@@ -23,6 +23,7 @@ _AGAINST_IMBALANCE: Mapping[str, Mapping[Any, str]] = {
     "sampler": {"balanced": "every class equally often in an epoch"},
     "logit_adjustment": {True: "log class frequencies added to the logits of the hard loss (arXiv:2007.07314)"},
 }
+_SELECT = {"auroc": "AUROC", "kappa": "weighted kappa"}
 _TAUGHT = {
     "ensemble": "the mean of the probe and of the student of the labels alone, as sure as each other; of labelled "
     "images the probe's out-of-fold answer",
@@ -40,13 +41,14 @@ def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
     """
     request = description["request"]
     began = {"random": "random weights", "pretrained": "timm's trained weights"}
+    best = f"the epoch with the best {_SELECT[request.get('select', 'auroc')]} on val"
     found = {
         "start": began.get(request["weights"], f"the weights '{request['weights']}'"),
         "loss": _loss(description),
         "optimiser": f"AdamW, learning rate {request['lr']:g} after {request['warmup_epochs']:g} epoch of linear "
         f"warm-up, then a cosine down to 0, weight decay {request['weight_decay']:g}",
         "budget": f"{_epochs(request['epochs'])} in batches of {request['batch_size']}",
-        "what is kept": description.get("kept", "the epoch with the best AUROC on val") + _averaged(request["average"]),
+        "what is kept": description.get("kept", best) + _averaged(request["average"]),
         "seeds": _seeds(request["seed"], request["seeds"]),
         "computed": f"in {description['precision']['precision']} on {_devices(description['trained_on'])}",
     }
@@ -60,6 +62,9 @@ def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
             "linear probing, then fine-tuning (Kumar et al., ICLR 2022): the head is fitted on the frozen embedding, "
             "then all weights learn, batch normalisation frozen"
         )
+    if description.get("began_with") == "baseline":
+        found["start"] += "; the student from there by way of its baseline, whose weights it goes on from"
+        found["budget"] += ", for the baseline and again for the student"
     if taught := _TAUGHT.get(description.get("taught_by", "")):
         found["teacher of the images without a label"] = taught
     if request.get("also"):

@@ -182,7 +182,7 @@ def judge_teacher(compared: Compared | None, split: str, *, alone: bool = True) 
             "Distilling from it can be expected to hurt; give --alpha auto or --no-distill, or make a cache with a "
             "better teacher."
             if alone
-            else "The student did not learn from it alone, but from what --teach chose."
+            else "The student did not learn from it alone (--teach)."
         )
         message = f"The teacher is significantly worse than what the labels alone teach: {figure}. {advice}"
     elif found.above:

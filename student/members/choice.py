@@ -167,8 +167,8 @@ class _Climb:
 
     def _answer(self, alpha: float, temperature: float) -> npt.NDArray[np.float32]:
         """Return the logits on val of the best epoch of a trial, from where it stands."""
-        state = self._begin(self._recipe(alpha, temperature))
-        Checkpoint(self.work / folder.TRIALS / _name(alpha, temperature) / folder.CHECKPOINT).load(state)
+        place = self.work / folder.TRIALS / _name(alpha, temperature)
+        state = self._begin(self._recipe(alpha, temperature), Checkpoint(place / folder.CHECKPOINT))
         state.model.load_state_dict(state.best)
         return predict(state.model, self.data, "val", self.recipe.plan, self.recipe.device)
 
@@ -176,17 +176,18 @@ class _Climb:
         settings = replace(self.recipe.settings, alpha=alpha, temperature=temperature)
         return replace(self.recipe, settings=settings if alpha else replace(settings, loss="kd"))
 
-    def _begin(self, recipe: Recipe) -> TrainingState:
+    def _begin(self, recipe: Recipe, checkpoint: Checkpoint) -> TrainingState:
         model = initial_model(self.asked, recipe.settings.seed)
-        return begin(model, recipe, self.asked.targets.feature_dim, self.data)
+        state = begin(model, recipe, self.asked.targets.feature_dim, None if checkpoint.path.exists() else self.data)
+        checkpoint.load(state)
+        return state
 
     def _train(self, alpha: float, temperature: float, epoch: int) -> dict[str, float | None]:
         recipe = self._recipe(alpha, temperature)
-        state = self._begin(recipe)
         place = self.work / folder.TRIALS / _name(alpha, temperature)
         place.mkdir(parents=True, exist_ok=True)
         checkpoint = Checkpoint(place / folder.CHECKPOINT)
-        checkpoint.load(state)
+        state = self._begin(recipe, checkpoint)
         announce(self.asked, recipe, state, self.data.targets, epoch)
         rows, done = self.asked.rows["train"], len(state.history)
         with self.progress(f"alpha {alpha:g}, T {temperature:g}", epoch * rows, done * rows) as advance:

@@ -25,6 +25,7 @@ __all__ = ["Teaching", "average_with_baseline", "choose_teaching", "describe_tea
 Teacher = Literal["none", "probe", "ensemble"]
 Logits = npt.NDArray[np.float32]
 
+_OTHERS: tuple[Teacher, ...] = ("none", "probe")
 _SURE = 1e-6
 
 
@@ -69,8 +70,8 @@ def choose_teaching(targets: Targets, answers: Mapping[str, Logits]) -> Teaching
     if not val.can_choose(targets.task):
         return Teaching("ensemble", "val has too few labels to choose by", shown)
     drawn = {name: bootstrap(one, val.label, targets.task, groups=val.units).auroc for name, one in said.items()}
-    ahead = {}
-    for name in ("probe", "none"):
+    ahead: dict[Teacher, str] = {}
+    for name in _OTHERS:
         error = float(np.nanstd(drawn[name] - drawn["ensemble"]))
         if auroc[name] - auroc["ensemble"] > error:
             ahead[name] = (
@@ -78,8 +79,7 @@ def choose_teaching(targets: Targets, answers: Mapping[str, Logits]) -> Teaching
             )
     if not ahead:
         return Teaching("ensemble", "no other is ahead of it on val by more than one standard error", shown)
-    best: Teacher = "none" if "none" in ahead and auroc["none"] >= auroc["probe"] else "probe"
-    best = best if best in ahead else "none"
+    best = max(ahead, key=lambda name: auroc[name])
     return Teaching(best, ahead[best], shown)
 
 
@@ -117,7 +117,7 @@ class _Scale:
         """
         train = targets.splits["train"]
         probe = fit_temperature(train.teacher, train.label, targets.task, train.units).value
-        blind = ~known(train.label, targets.task).reshape(len(train), -1).all(1)
+        blind = ~known(train.label, targets.task).reshape(len(train), -1).any(1)
         wanted = _sureness(train.teacher[blind], targets.task, np.log(probe))
         low, high = np.log(0.02), np.log(50.0)
         if not _sureness(answer[blind], targets.task, high) < wanted < _sureness(answer[blind], targets.task, low):

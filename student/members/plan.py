@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...cache.errors import StudentError
 from ...cache.reader import Cache
 from ...pipeline.datasets.columns.dataset import Dataset, DatasetOptions, typical_side
 from ...pipeline.metrics import check_grades
@@ -182,6 +183,11 @@ def _check_measuring(settings: StudentSettings, joined: Targets) -> None:
 def _start(settings: StudentSettings) -> tuple[ModelSpec, StudentSettings]:
     """Return the model, and the settings with what it starts from, recipe and learning rate named."""
     settings = replace(settings, weights=choose_weights(settings.student, settings.weights)).settled()
+    if settings.gentle and not settings.trained:
+        raise StudentError(
+            "--recipe lp-ft freezes batch normalisation, and that of random weights knows no image; give "
+            "--student-weights, or --recipe plain."
+        )
     return describe_model(settings.student, settings.weights), settings
 
 
@@ -193,7 +199,9 @@ def _inspect(run: Path, settings: StudentSettings, *, overwrite: bool) -> folder
     """Look into the run's folder, and refuse already what no request could do there."""
     found = folder.inspect_run(run)
     if found.holds != "nothing":
-        more = {"seeds": settings.seeds, "baseline": settings.baseline}
+        # Where the baseline teaches, it is part of the run whether it was asked for or not.
+        teaches = settings.teach != "probe" and (found.finished or {}).get("teach", "probe") != "probe"
+        more = {"seeds": settings.seeds, "baseline": settings.baseline or teaches}
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}
         folder.choose_action(found, there, overwrite=overwrite)
     return found

@@ -1,7 +1,8 @@
 """The members of a run: students of several seeds and, beside them, as many that learn from the labels alone.
 
 A member's seed is of its first weights, its order and its views, so that a student and the baseline of the same seed
-differ in nothing but their loss. Each has a folder of its own, and counts as trained once its member.json is there.
+differ in nothing but their loss; where the mean with the baseline teaches, the student goes on from it. Each has a
+folder of its own, and counts as trained once its member.json is there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from ...cache.making.writer import remove
-from ...cache.progress import Progress, Tell
+from ...cache.progress import Alert, Progress, Tell
 from ...pipeline.metrics import or_none
 from ..figures.tables import write_value
 from ..network.likeness import Likeness, embedding_of, fit_likeness, take_embeddings
@@ -154,6 +155,10 @@ def train_member(
     if start is not None:
         model.load_state_dict(load_file(start / WEIGHTS))
     state = begin(model, recipe, asked.targets.feature_dim, None if checkpoint.path.exists() else data)
+    if not state.head_fitted:
+        report(
+            Alert(f"{asked.settings.student} does not end in one linear layer: its head begins as it is, not fitted")
+        )
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
     done = len(state.history) * asked.rows["train"]

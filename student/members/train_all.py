@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ...cache.progress import Progress, Tell
+from ..run import folder
 from ..training.loop import Recipe, TrainingData
 from .ensemble import Teaching, average_with_baseline, choose_teaching, describe_teacher
 from .plan import Asked
@@ -15,7 +18,14 @@ __all__ = ["train_all"]
 
 
 def train_all(
-    asked: Asked, recipe: Recipe, data: TrainingData, members: Sequence[Member], *, progress: Progress, report: Tell
+    asked: Asked,
+    recipe: Recipe,
+    data: TrainingData,
+    members: Sequence[Member],
+    work: Path,
+    *,
+    progress: Progress,
+    report: Tell,
 ) -> tuple[list[Member], Teaching | None]:
     """Train all members, or what is left of them, and return them, and who taught the students if that was left open.
 
@@ -23,20 +33,20 @@ def train_all(
     """
     teaching: Teaching | None = None
     done: list[Member] = []
-    # Baselines before students by name, each arm in the order of its seeds.
-    order = sorted(members, key=lambda one: one.arm) if asked.settings.teach != "probe" else members
+    baselines: dict[int, Member] = {}
+    order = sorted(members, key=lambda one: one.arm != "baseline") if asked.settings.teach != "probe" else members
     for index, member in enumerate(order):
         lesson, start = data, None
         if len(members) > 1:
             report(f"{member.name}, {index + 1} of {len(members)}")
         if member.arm == "student" and asked.settings.teach != "probe":
             if teaching is None:
-                teaching = _choose_teacher(asked, data, done[0])
+                teaching = _choose_teacher(asked, data, baselines[asked.settings.seed], work)
                 report(f"taught by {describe_teacher(teaching)}")
             if teaching.chosen == "none":
                 member = replace(member, alpha=0.0, loss="kd")  # noqa: PLW2901 - what it turns out to be
             elif teaching.chosen == "ensemble" and read_record(member.place) is None:
-                own = next(one for one in done if one.seed == member.seed)
+                own = baselines[member.seed]
                 said = answers(asked, data, own.place, ("train",))
                 lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
                 # With all weights at a high rate from the start there is nothing to keep.
@@ -46,10 +56,18 @@ def train_all(
             copy_member(twin.place, member.place, arm=member.arm)
         train_member(asked, recipe, lesson, member, start=start, progress=progress, report=report)
         done.append(member)
+        if member.arm == "baseline":
+            baselines[member.seed] = member
     return done, teaching
 
 
-def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member) -> Teaching:
+def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member, work: Path) -> Teaching:
+    """Choose once for all seeds, and write it down: another machine may go on, with other last bits."""
+    path = work / folder.CHOICE
     if asked.settings.teach == "ensemble":
         return Teaching("ensemble", "asked for", {})
-    return choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
+    if path.is_file():
+        return Teaching(**json.loads(path.read_text(encoding="utf-8")))
+    teaching = choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
+    folder.write_json(path, teaching.to_dict())
+    return teaching

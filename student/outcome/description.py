@@ -43,6 +43,7 @@ def describe_run(
         "temperature": student.temperature,
         "loss": student.loss,
         **({"taught_by": teaching.chosen} if teaching else {}),
+        **({"began_with": "baseline"} if teaching and teaching.chosen == "ensemble" and recipe.settings.gentle else {}),
         **({} if asked.targets.splits["val"].can_choose(asked.targets.task) else {"kept": _LAST}),
         "calibration": describe_temperature(calibrate(read_predictions(work), asked.targets.task)),
     }

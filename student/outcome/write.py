@@ -187,7 +187,7 @@ def unhelpful(choice: Choice | None, teaching: Teaching | None) -> str:
     if choice is not None and choice.alpha == 0:
         return "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
     if teaching is not None and teaching.chosen == "none":
-        return "the labels alone were ahead of the probe and of the mean of both by more than one standard error"
+        return "the labels alone were ahead of their mean with the probe by more than one standard error"
     return ""
 
 

@@ -11,7 +11,7 @@ RUN/
 ├── likeness.safetensors             what train's embeddings are like: means of classes and their spread
 ├── member.json                      its seed, its α and T, its best epoch
 ├── *.png                            curves, confusion matrix, ROC, reliability
-├── choice.json                      what `--alpha auto` tried on val, and took
+├── choice.json                      what `--alpha auto` tried on val, and took; or whom `--teach auto` took to teach
 ├── seed-K/                          of several seeds: the top level is the best one on val, these are the others,
 │                                    each with its weights, history, predictions and member.json
 ├── baseline/                        students of the labels alone, laid out in the same way

@@ -44,6 +44,7 @@ class TrainingState:
     best_row : its row of `history`
     seconds : spent in training, interruptions left out
     projection : learned beside the model for the loss alone
+    head_fitted : whether the head could be fitted before the first step, where the recipe asks for it
     """
 
     model: nn.Module
@@ -54,6 +55,7 @@ class TrainingState:
     best_row: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     projection: nn.Module | None = None
+    head_fitted: bool = True
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state by a flat name."""

@@ -27,7 +27,7 @@ _C = 0.01
 _MAX_ITER, _TOLERANCE = 1000, 1e-4
 # Spread over the classes, so that one without an image is unlikely and not impossible.
 _SMOOTHING = 0.01
-# Rows that a head is fitted on at most, the first by key, which is a hash.
+# Rows that a head is fitted on at most; of those alike the first by key, which is a hash.
 _ROWS = 20_000
 
 
@@ -48,7 +48,10 @@ def fit_head(model: Any, part: SplitTargets, task: Task, alpha: Any, run: Callab
     if not isinstance(head, nn.Linear) or head.bias is None:
         return False
     target, given = mix_labels(part, task, alpha)
-    rows = np.flatnonzero(given.any(1))[:_ROWS]
+    # Those with a label first: they are few where there are many others.
+    labelled = np.asarray(known(part.label, task).reshape(len(part), -1).any(1))
+    rows = np.flatnonzero(given.any(1))
+    rows = np.sort(rows[np.argsort(~labelled[rows], kind="stable")][:_ROWS])
     with embedding_of(model) as heard:
         run(rows=rows)
         matrix = take_embeddings(heard)  # (n, E)

@@ -79,10 +79,11 @@ def begin(
     """
     settings = recipe.settings
     model.to(recipe.device).to(memory_format=recipe.plan.layout)
+    fitted = True
     if settings.gentle and data is not None:
         train_part = data.targets.splits["train"]
         run = partial(predict, model, data, "train", recipe.plan, recipe.device)
-        fit_head(model, train_part, data.targets.task, settings.soft_weight, run)
+        fitted = fit_head(model, train_part, data.targets.task, settings.soft_weight, run)
     averaged = copy.deepcopy(model).requires_grad_(False) if settings.average else None
     projection = None
     if settings.compares_features and feature_dim is not None:
@@ -94,7 +95,7 @@ def begin(
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     # One fused pass over the parameters: the default loop costs a tenth of a ResNet-18's step on two cores.
     optimiser = torch.optim.AdamW(groups, lr=settings.peak_rate, fused=True)
-    return TrainingState(model, averaged, optimiser, projection=projection)
+    return TrainingState(model, averaged, optimiser, projection=projection, head_fitted=fitted)
 
 
 def train(
