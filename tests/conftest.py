@@ -50,6 +50,15 @@ def once(factory, name, make) -> Path:
     return folder
 
 
+def seal_small(medal, npz, request, factory, name) -> Path:
+    """Return the cache of the small set that a request gives, made once a session."""
+
+    def make(folder):
+        medal("cache-teacher", npz, folder / "chest.zarr", *request)
+
+    return once(factory, name, make) / "chest.zarr"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home(tmp_path_factory) -> Path:
     """A folder of medal's own for this session: tests leave nothing in the user's, nor heed what is there."""
@@ -163,11 +172,7 @@ def small_request(teacher) -> tuple:
 @pytest.fixture(scope="session")
 def small_cache(medal, small_npz, small_request, tmp_path_factory) -> Path:
     """A sealed cache of `small_npz` from the tiny teacher. Not to be changed; copy it first."""
-
-    def make(folder):
-        medal("cache-teacher", small_npz, folder / "chest.zarr", *small_request)
-
-    return once(tmp_path_factory, "cache", make) / "chest.zarr"
+    return seal_small(medal, small_npz, small_request, tmp_path_factory, "cache")
 
 
 @pytest.fixture(scope="session")
@@ -182,11 +187,7 @@ def steady_request(tmp_path_factory) -> tuple:
 @pytest.fixture(scope="session")
 def steady_cache(medal, small_npz, steady_request, tmp_path_factory) -> Path:
     """The sealed cache that `steady_request` gives. Not to be changed; copy it first."""
-
-    def make(folder):
-        medal("cache-teacher", small_npz, folder / "chest.zarr", *steady_request)
-
-    return once(tmp_path_factory, "steady-cache", make) / "chest.zarr"
+    return seal_small(medal, small_npz, steady_request, tmp_path_factory, "steady-cache")
 
 
 @pytest.fixture(scope="session")

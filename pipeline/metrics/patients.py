@@ -1,4 +1,4 @@
-"""One answer a patient, from what is said of each of their images."""
+"""One answer a patient, computed from the answers for each of their images."""
 
 from __future__ import annotations
 

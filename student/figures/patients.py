@@ -1,4 +1,4 @@
-"""Figures of patients beside those of images, and what is said of them."""
+"""Figures of patients beside those of images, and the sentences about them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measure_patients(
     at_sensitivity: float = 0.95,
     seed: int = 0,
 ) -> tuple[dict[str, Any], Resamples]:
-    """Measure what is said of patients: means over seeds, intervals over patients, undefined figures None.
+    """Measure the answers for patients: means over seeds, intervals over patients, undefined figures None.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class Scored:
 
     Attributes
     ----------
-    patients : resamples of what is said of patients, where they are known
+    patients : resamples of the answers for patients, where they are known
     """
 
     logits: Logits

@@ -20,7 +20,7 @@ from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import bootstrap, fit_temperature, known, probabilities, score
 from ..targets.load import Targets
 
-__all__ = ["Teaching", "average_with_baseline", "choose_teaching", "describe_teacher"]
+__all__ = ["Logits", "Teaching", "average_with_baseline", "choose_teaching", "describe_teacher"]
 
 Teacher = Literal["none", "probe", "ensemble"]
 Logits = npt.NDArray[np.float32]

@@ -174,8 +174,8 @@ def train_member(
     folder.write_json(place / CONFIG, model_config(asked.spec, model, asked.targets.classes, size, resize))
     write_tensors(place / WEIGHTS, state.best, {"format": "pt"})
     folder.write_history(place / folder.HISTORY, state.history)
-    answers, likeness = _record_answers(asked, data, place)
-    write_predictions(place / folder.PREDICTIONS, answers, asked.targets.classes)
+    recorded, likeness = _record_answers(asked, data, place)
+    write_predictions(place / folder.PREDICTIONS, recorded, asked.targets.classes)
     if likeness is not None:
         write_tensors(place / folder.LIKENESS, likeness.tensors())
     record = {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 from ...cache.progress import Progress, Tell
 from ..run import folder
 from ..training.loop import Recipe, TrainingData
-from .ensemble import Teaching, average_with_baseline, choose_teaching, describe_teacher
+from .ensemble import Logits, Teaching, average_with_baseline, choose_teaching, describe_teacher
 from .plan import Asked
 from .train import Member, answers, copy_member, read_record, train_member
 
@@ -34,6 +35,8 @@ def train_all(
     teaching: Teaching | None = None
     done: list[Member] = []
     baselines: dict[int, Member] = {}
+    # Asked once a baseline: to choose who teaches, and to teach.
+    said = cache(lambda place: answers(asked, data, place, ("train", "val")))
     order = sorted(members, key=lambda one: one.arm != "baseline") if asked.settings.teach != "probe" else members
     for index, member in enumerate(order):
         lesson, start = data, None
@@ -41,16 +44,15 @@ def train_all(
             report(f"{member.name}, {index + 1} of {len(members)}")
         if member.arm == "student" and asked.settings.teach != "probe":
             if teaching is None:
-                teaching = _choose_teacher(asked, data, baselines[asked.settings.seed], work)
+                teaching = _choose_teacher(asked, partial(said, baselines[asked.settings.seed].place), work)
                 report(f"taught by {describe_teacher(teaching)}")
             if teaching.chosen == "none":
                 member = replace(member, alpha=0.0, loss="kd")  # noqa: PLW2901 - what it turns out to be
             elif teaching.chosen == "ensemble" and read_record(member.place) is None:
-                own = baselines[member.seed]
-                said = answers(asked, data, own.place, ("train",))
-                lesson = replace(data, targets=average_with_baseline(data.targets, said["train"]))
+                own = baselines[member.seed].place
+                lesson = replace(data, targets=average_with_baseline(data.targets, said(own)["train"]))
                 # With all weights at a high rate from the start there is nothing to keep.
-                start = own.place if asked.settings.gentle else None
+                start = own if asked.settings.gentle else None
         twin = next((one for one in done if one.seed == member.seed and one.teaching == member.teaching), None)
         if twin is not None and read_record(member.place) is None:
             copy_member(twin.place, member.place, arm=member.arm)
@@ -61,13 +63,13 @@ def train_all(
     return done, teaching
 
 
-def _choose_teacher(asked: Asked, data: TrainingData, baseline: Member, work: Path) -> Teaching:
+def _choose_teacher(asked: Asked, said: Callable[[], Mapping[str, Logits]], work: Path) -> Teaching:
     """Choose once for all seeds, and write it down: another machine may go on, with other last bits."""
     path = work / folder.CHOICE
     if asked.settings.teach == "ensemble":
         return Teaching("ensemble", "asked for", {})
     if path.is_file():
         return Teaching(**json.loads(path.read_text(encoding="utf-8")))
-    teaching = choose_teaching(data.targets, answers(asked, data, baseline.place, ("train", "val")))
+    teaching = choose_teaching(asked.targets, said())
     folder.write_json(path, teaching.to_dict())
     return teaching

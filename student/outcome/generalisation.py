@@ -15,7 +15,7 @@ from ..figures.score import Scored, compare_arms, intervals_as_json
 from ..figures.verdict import judge_teacher
 from ..members.plan import Asked
 from ..run import folder
-from .write import Outcome, conclude
+from .write import NOTHING_AHEAD, Outcome, conclude
 
 __all__ = ["mean_over_domains", "write_summary"]
 
@@ -59,9 +59,7 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
         judged,
         each,
         0.0 if all(one == 0 for one in alphas) else None,
-        unhelpful="nothing was ahead of the labels alone by more than one standard error (alpha 0)"
-        if asked.settings.alpha == "auto"
-        else "",
+        unhelpful=NOTHING_AHEAD if asked.settings.alpha == "auto" else "",
         more=f" These are means over the domains held out: {', '.join(outcomes)}.",
     )
     figures = {arm: _with_domains(means[arm], outcomes, arm, each.get(arm, ())) for arm in means}

@@ -26,7 +26,11 @@ from ..run.predictions import Predictions, read_predictions, write_predictions
 from ..settings import Alpha
 from ..targets.load import Targets
 
-__all__ = ["Outcome", "conclude", "show_teacher", "write_outcome"]
+__all__ = ["NOTHING_AHEAD", "Outcome", "conclude", "show_teacher", "write_outcome"]
+
+
+# On what ground --alpha auto takes the labels alone.
+NOTHING_AHEAD = "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
 
 
 class Outcome(NamedTuple):
@@ -185,7 +189,7 @@ def conclude(
 def unhelpful(choice: Choice | None, teaching: Teaching | None) -> str:
     """Say on what ground val took the labels alone, if it did."""
     if choice is not None and choice.alpha == 0:
-        return "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+        return NOTHING_AHEAD
     if teaching is not None and teaching.chosen == "none":
         return "the labels alone were ahead of their mean with the probe by more than one standard error"
     return ""

@@ -16,6 +16,8 @@ from torch import nn
 
 from ...pipeline.datasets.columns.dataset import Task
 from ...pipeline.metrics import known, probabilities
+from ...pipeline.probe.logistic import Solved, fold_back
+from ...pipeline.probe.scale import standardise
 from ...pipeline.probe.soft import fit_soft
 from ..network.likeness import embedding_of, take_embeddings
 from ..targets.load import SplitTargets
@@ -55,14 +57,11 @@ def fit_head(model: Any, part: SplitTargets, task: Task, alpha: Any, run: Callab
     with embedding_of(model) as heard:
         run(rows=rows)
         matrix = take_embeddings(heard)  # (n, E)
-    mean, deviation = matrix.mean(0, dtype=np.float64), matrix.std(0, dtype=np.float64)
-    inverse = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 0)
-    matrix = ((matrix - mean) * inverse).astype(np.float32)
-    weight, bias = _fit(matrix, target[rows], given[rows], task)
-    weight = weight * inverse
+    scale = standardise(matrix)
+    fitted = fold_back(_fit(matrix, target[rows], given[rows], task), scale)
     with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight.astype(np.float32)))
-        head.bias.copy_(torch.from_numpy((bias - weight @ mean).astype(np.float32)))
+        head.weight.copy_(torch.from_numpy(fitted.weight))
+        head.bias.copy_(torch.from_numpy(fitted.bias))
     return True
 
 
@@ -99,8 +98,8 @@ def freeze_normalisation(model: nn.Module) -> None:
 
 def _fit(
     matrix: npt.NDArray[np.float32], target: npt.NDArray[np.float64], given: npt.NDArray[np.bool_], task: Task
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return weight (C, E) and bias (C,) on standardised embeddings (n, E)."""
+) -> Solved:
+    """Return what acts on standardised embeddings (n, E)."""
     columns = target.shape[1]
     smooth = (1 - _SMOOTHING) * target + _SMOOTHING / (columns if task == "multiclass" else 2)
     parts = [np.arange(columns)] if task == "multiclass" else [np.array([column]) for column in range(columns)]
@@ -110,4 +109,4 @@ def _fit(
         if rows.any():
             solved = fit_soft(matrix[rows], smooth[rows][:, part], C=_C, max_iter=_MAX_ITER, tolerance=_TOLERANCE)
             weight[part], bias[part] = solved.weight, solved.bias
-    return weight, bias
+    return Solved(weight, bias)

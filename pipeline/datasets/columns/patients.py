@@ -29,7 +29,7 @@ __all__ = [
 NO_GROUP = "none"  # what --group-column is given to go without
 _SPLITS = 3
 _LISTED = 6
-# A number at the end of a name counts the images of what stands before it, a word or a letter says which of them it is:
+# A name starts with its patient. A number at its end counts the images of that patient; a word or a letter names one:
 # 14-015704_1, P7-left, p12a.
 _COUNTER = re.compile(r"(?P<stem>[^\d]*\d.*?)[ _.-]+\(?\d+\)?", re.DOTALL)
 _WHICH = re.compile(r"(?P<stem>[^\d]*\d+)(?:[ _.-]+[A-Za-z]\w{0,9}|[A-Za-z])", re.DOTALL)

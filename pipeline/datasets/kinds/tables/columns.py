@@ -51,7 +51,7 @@ class Found:
     notes: tuple[str, ...] = ()
 
     def beside(self, rows: npt.NDArray[np.int64]) -> list[Hashable]:
-        """Return what is said of some rows beside their labels."""
+        """Return the split, domain and group cells of some rows."""
         said = [column for column in (self.domains, self.groups) if column is not None]
         if self.split is not None:
             said.append(self.split.tolist())
