@@ -15,6 +15,7 @@ from medal.pipeline.teacher import fast_forward
 from medal.pipeline.teacher.demo import tiny_teacher
 from medal.pipeline.teacher.fast_forward import hasten
 from medal.pipeline.teacher.files import locate_teacher
+from medal.pipeline.teacher.forms.form import Backbone
 from medal.pipeline.teacher.forms.huggingface import backbone_of
 from medal.pipeline.teacher.teacher import OutOfMemory, Teacher, agreement
 from medal.pipeline.views.preprocessing import Preprocessing
@@ -180,3 +181,15 @@ def test_a_run_that_ran_out_of_memory_says_so_in_its_cache(medal, small_npz, tin
     assert other.manifest.teacher["smallest_forward"] == 4
     features = [cache.read("train", "feature")[:, 0] for cache in (one, other)]
     assert agreement(*features) > 0.9999
+
+
+@on_a_chip_that_packs
+def test_torchs_own_attention_keeps_its_layers():
+    """It reads their weights itself, which packed layers have not."""
+    block = torch.nn.TransformerEncoderLayer(32, 2, 64, activation="gelu", batch_first=True).eval()
+    block.requires_grad_(False)
+    x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
+    plain, norm = block(x), torch.nn.LayerNorm(32).requires_grad_(False)
+    hasten(Backbone(model=block, read=lambda *_: ([], x), first_patch=1, blocks=(block,), norm=norm), CPU)
+    assert "_Packed" in {type(module).__name__ for module in block.modules()}
+    assert torch.nn.functional.cosine_similarity(plain.flatten(1), block(x).float().flatten(1)).min() > 0.9995

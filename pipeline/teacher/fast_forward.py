@@ -71,7 +71,7 @@ def _pack(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, _Packed(child, "none"))
-        else:
+        elif not isinstance(child, nn.MultiheadAttention):  # it reads the weights of its layers itself
             _pack(child)
 
 
