@@ -81,6 +81,7 @@ def test_every_option_that_pages_name_exists():
         "--version",
         "--requirement",
         "--editable",
+        "--update",
         "--strict",
         "--ignore-vcs",
         "--nproc-per-node",
