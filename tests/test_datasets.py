@@ -143,10 +143,10 @@ def test_folder_of_splits(pictures):
 
 
 def test_folder_says_what_it_leaves_out(pictures, caplog):
-    folder = pictures("a/1.png", "b/2.png", "b/scan.nii")
+    folder = pictures("a/1.png", "b/2.png", "b/scan.mha")
     with caplog.at_level(logging.WARNING):
         open_dataset(folder)
-    assert "3 files found, 2 used, 1 left out (other formats 1, for instance 'b/scan.nii')" in caplog.text
+    assert "3 files found, 2 used, 1 left out (other formats 1, for instance 'b/scan.mha')" in caplog.text
 
 
 @pytest.mark.parametrize(("top", "first"), [("", "b/older"), ("train/", "train/b/older")])
@@ -176,11 +176,11 @@ def test_warnings_reach_who_has_set_up_no_logging(pictures):
 def test_folder_without_images(pictures, tmp_path):
     with pytest.raises(DataError, match=r"has no image; expected SPLIT/CLASS/file or CLASS/file of the kinds .bmp"):
         open_dataset(tmp_path)
-    folder = pictures("a/1.nii", "b/2.nii", "b/3")
-    with pytest.raises(DataError, match=r"no image, only 3 files of other kinds \('.nii', 'no suffix'\)"):
+    folder = pictures("a/1.mha", "b/2.mha", "b/3")
+    with pytest.raises(DataError, match=r"no image, only 3 files of other kinds \('.mha', 'no suffix'\)"):
         open_dataset(folder)
     pictures("a/1.png")
-    with pytest.raises(DataError, match=r"the folder 'b' without an image that is read \(other formats 2; 'b/2.nii'"):
+    with pytest.raises(DataError, match=r"the folder 'b' without an image that is read \(other formats 2; 'b/2.mha'"):
         open_dataset(folder)
     with pytest.raises(DataError, match=r"has 1 class \('a'\) left after --exclude-class; expected two or more"):
         open_dataset(folder, DatasetOptions(exclude_classes=("b",)))

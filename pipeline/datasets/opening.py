@@ -14,6 +14,7 @@ from ...cache.text import plain
 from .columns.dataset import Dataset, DatasetOptions
 from .columns.patients import NO_GROUP
 from .kinds.tables.text import is_table
+from .pixels.file_kinds import VOLUMES, suffix_of
 
 __all__ = ["dataset_kind", "dataset_name", "open_dataset"]
 
@@ -25,6 +26,7 @@ _FORMS = (
 _INSTEAD = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as CSV UTF-8"),
     **dict.fromkeys((".txt", ".dat"), "a table in it is read once it is called .csv or .tsv"),
+    **dict.fromkeys(VOLUMES, "put volumes into a folder of CLASS/file, or name them in a .csv table"),
     **dict.fromkeys((".zip", ".tar", ".tgz", ".gz", ".7z", ".rar"), "unpack it first"),
     **dict.fromkeys((".npy", ".mat", ".pt", ".pkl"), "save images and labels together with numpy.savez"),
     **dict.fromkeys((".parquet", ".json", ".jsonl"), "write files and labels into a .csv table"),
@@ -56,7 +58,7 @@ _OF_COLUMNS = (
     "test_table",
 )
 _OF_FOLDERS = ("class_level", "class_pattern")
-_OF_FILES = ("group_pattern", "skip_localizers", "split_names")
+_OF_FILES = ("group_pattern", "skip_localizers", "split_names", "slice_axis", "slice_step", "middle_slices")
 # Options of all that has classes of its own.
 _OF_CLASSES = ("unknown_labels", "rename_classes", "accept_classes", "min_class_images", "other_class")
 _ARRAYS = ("npz", "hdf5")
@@ -151,7 +153,7 @@ def _unknown(spec: str) -> str:
     close = difflib.get_close_matches(spec.lower(), official_names(), n=1, cutoff=0.6)
     hint = f" Did you mean medmnist:{close[0]}?" if close else ""
     there = "is a file of another kind" if Path(spec).exists() else "is not there"
-    instead = _INSTEAD.get(Path(spec).suffix.lower())
+    instead = _INSTEAD.get(suffix_of(spec))
     if instead is not None and Path(spec).is_file():
         return f"dataset '{spec}' {there}; expected {_FORMS}: {instead}."
     return f"dataset '{spec}' {there}; expected {_FORMS}.{hint}"

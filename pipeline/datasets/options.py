@@ -12,7 +12,7 @@ from ...cache.errors import TeacherError
 from ...cache.keys import KeySecret
 from ...cache.terminal.command import OTHERS
 from ..views.preprocessing import parse_intensity, parse_window
-from .columns.dataset import SPLITS, DatasetOptions, Window
+from .columns.dataset import AXES, SPLITS, DatasetOptions, Window
 
 __all__ = ["DATASET_GROUP", "dataset_options", "take_dataset_options"]
 
@@ -183,6 +183,24 @@ _OPTIONS = (
         "--skip-localizers", is_flag=True, help="Leave out localizers (scouts): DICOM images that only plan a scan."
     ),
     click.option(
+        "--slice-axis",
+        type=click.Choice(AXES),
+        help="Across which axis NIfTI volumes are cut into images (default: axial; with a CACHE, as it was made).",
+    ),
+    click.option(
+        "--slice-step",
+        metavar="K",
+        type=click.IntRange(min=1),
+        help="Take every K-th slice of a NIfTI volume (default: every slice; with a CACHE, as it was made).",
+    ),
+    click.option(
+        "--middle-slices",
+        metavar="N",
+        type=click.IntRange(min=1),
+        help="Take only the N slices in the middle of a NIfTI volume, K apart (default: all; with a CACHE, as it was "
+        "made).",
+    ),
+    click.option(
         "--exclude-class",
         "exclude_classes",
         metavar="CLASS",
@@ -233,6 +251,7 @@ DATASET_GROUP: dict[str, str] = {
     "--test-table --domain-column --group-column --repeated",
     "Tables: labels": "--label-column --label-columns --label-separator --one-hot --blank --uncertain",
     "Folders": "--class-level --class-pattern --group-pattern --skip-localizers",
+    "NIfTI volumes": "--slice-axis --slice-step --middle-slices",
     "Classes": "--exclude-class --min-class-images --other --rename-class --unknown-label --accept-classes",
 }
 

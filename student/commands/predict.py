@@ -72,7 +72,7 @@ def predict(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Predict each IMAGE with the student in RUN: files or folders of PNG, JPEG, TIFF, BMP or DICOM, every frame.
+    """Predict each IMAGE with the student in RUN: files or folders of PNG, JPEG, TIFF, DICOM, NIfTI …, every frame.
 
     Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
     fits the run's val predictions best. Images that cannot be read are all listed, the others are predicted, and the

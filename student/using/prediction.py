@@ -117,7 +117,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
     if not found:
         named = ", ".join(f"'{path}'" for path in paths)
         raise DataError(
-            f"There is no image in {named}; expected PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000 or DICOM files."
+            f"There is no image in {named}; expected PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, DICOM or NIfTI files."
         )
     return list(dict.fromkeys(found)), others
 

@@ -18,6 +18,7 @@ from torch import nn
 from ...cache.errors import StudentError, TeacherError
 from ...pipeline.datasets.columns.aggregate import PatientRule
 from ...pipeline.datasets.columns.dataset import DatasetOptions, Task
+from ...pipeline.datasets.columns.reading import with_slices
 from ...pipeline.metrics import Temperature, probabilities
 from ...pipeline.views.preprocessing import Preprocessing
 from ...pipeline.views.transforms import normalise
@@ -69,7 +70,8 @@ class Trained:
     @property
     def options(self) -> DatasetOptions:
         """How images are to be read, as in training."""
-        return DatasetOptions(intensity=self.preprocessing.intensity, window=self.preprocessing.window)
+        options = DatasetOptions(intensity=self.preprocessing.intensity, window=self.preprocessing.window)
+        return with_slices(options, self.description.get("request", {}).get("reading", {}))
 
     def answer(self, source: PixelSource, count: int) -> npt.NDArray[np.float32]:
         """Return the logits of `count` images, (N, C) float32."""

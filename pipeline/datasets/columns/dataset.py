@@ -20,6 +20,7 @@ Task = Literal["multiclass", "multilabel"]
 Window = tuple[float, float]  # centre and width
 Repeated = Literal["first", "any", "majority", "refuse"]
 SPLITS = ("train", "val", "test")
+AXES = ("sagittal", "coronal", "axial")  # across which a volume is cut, in the order of RAS
 UNKNOWN_CLASS = -1  # in a multi-class label
 UNKNOWN_BIT = 255  # in a multi-label row
 UNLABELLED = ("unlabelled",)  # the classes of images that never had labels: a cache has one name at least
@@ -55,12 +56,12 @@ class Deep(NamedTuple):
     ----------
     values : of any shape; those that pad an image are left out
     declared : what is black and white by what the file says; None where its values fit nothing that it could mean
-    dicom : whether it is a DICOM image without a window
+    windowless : ``DICOM`` or ``NIfTI``, whose values may be on any scale, where the file has no window
     """
 
     values: npt.NDArray[Any]
     declared: tuple[float, float] | None
-    dicom: bool = False
+    windowless: str | None = None
 
 
 class Images(Protocol):
@@ -134,6 +135,8 @@ class DatasetOptions:
     class_level : which folder below the dataset names the class, counted from 1; None = by the names of folders
     class_pattern, group_pattern : regular expressions that find the class and the patient in a path
     skip_localizers : scouts, by which a scan is planned, are left out
+    slice_axis : across which axis volumes are cut into images; None = axial
+    slice_step, middle_slices : every how many slices one is an image, and how many of these in the middle; None = all
     """
 
     label_column: str | None = None
@@ -168,6 +171,9 @@ class DatasetOptions:
     class_pattern: str | None = None
     group_pattern: str | None = None
     skip_localizers: bool = False
+    slice_axis: str | None = None
+    slice_step: int | None = None
+    middle_slices: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

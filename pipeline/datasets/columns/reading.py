@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ....cache.errors import CacheMismatch
-from .dataset import DatasetOptions
+from .dataset import AXES, DatasetOptions
 
-__all__ = ["as_run_read", "record_reading", "record_run", "with_reading"]
+__all__ = ["as_run_read", "record_reading", "record_run", "with_reading", "with_slices"]
 
 _TABLE, _FOLDER, _FILES = ("table",), ("folder",), ("table", "folder")
 _CLASSES = ("table", "folder", "npz", "hdf5")
@@ -28,7 +28,11 @@ _KINDS: dict[str, tuple[tuple[str, ...], type | tuple[str, ...]]] = {
     "class_level": (_FOLDER, int),
     "class_pattern": (_FOLDER, str),
     "skip_localizers": (_FILES, bool),
+    "slice_axis": (_FILES, AXES),
+    "slice_step": (_FILES, int),
+    "middle_slices": (_FILES, int),
 }
+_SLICES = ("slice_axis", "slice_step", "middle_slices")
 _DEFAULTS = {one.name: one.default for one in fields(DatasetOptions) if one.name in _KINDS}
 
 
@@ -84,6 +88,11 @@ def _is_valid(value: Any, kind: type | tuple[str, ...]) -> bool:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def with_slices(options: DatasetOptions, recorded: Mapping[str, Any]) -> DatasetOptions:
+    """Fill in how volumes are cut, for images that are in no dataset."""
+    return with_reading(options, {name: recorded[name] for name in _SLICES if name in recorded}, "folder")
 
 
 _COLUMNS = "label_columns"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ....cache.errors import DataError
 from ....cache.system_files import is_nobodys
-from ..pixels.file_kinds import FileKind, kind_of_content, kind_of_name, stem_of
+from ..pixels.file_kinds import IMAGES, VOLUMES, FileKind, kind_of_content, kind_of_name, stem_of, suffix_of
 
 __all__ = ["MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "walk"]
 
@@ -67,7 +67,7 @@ class Tree:
         left: dict[str, list[str]] = {}
         for name in names:
             kind = self.kind(name)
-            if kind in ("picture", "dicom"):
+            if kind in IMAGES:
                 images.append(name)
             elif name in self.nowhere:
                 left.setdefault(NOWHERE, []).append(name)
@@ -137,7 +137,8 @@ def find_masks(names: Iterable[str]) -> set[str]:
     masks: set[str] = set()
     for stems in folders.values():
         for stem, files in stems.items():
-            if any(image in stems for image in _images_of(stem)):
+            images = _images_of(stem)
+            if any(image in stems for image in images) or (images and _is_of_scan(files, images, stems)):
                 masks.update(files)
     likely = [(folder, place) for folder in folders for place in _mask_places(folder)]
     # By what stands before and behind the folder that is called masks: images/train/1.png by masks/train/1.png.
@@ -157,6 +158,14 @@ def _images_of(stem: str) -> list[str]:
     if not _WORD.search(stem):
         return []
     return [found["image"] for pattern in _BESIDE if (found := pattern.fullmatch(stem)) is not None]
+
+
+def _is_of_scan(files: list[str], images: list[str], stems: Iterable[str]) -> bool:
+    """Tell whether a volume outlines one that has a word more in its name: ``X_seg.nii.gz`` by ``X_t1.nii.gz``."""
+    if suffix_of(files[0]) not in VOLUMES:
+        return False
+    scans = [stem for stem in stems if not _images_of(stem)]
+    return any(scan.startswith((f"{image}_", f"{image}-", f"{image}.")) for image in images for scan in scans)
 
 
 def _mask_places(folder: str) -> list[int]:

@@ -136,7 +136,7 @@ def find_intensity(sample: Sequence[Deep], what: str) -> Found:
     """
     if not sample:
         return Found("declared")
-    floats = [deep for deep in sample if deep.values.dtype.kind == "f" and not deep.dicom]
+    floats = [deep for deep in sample if deep.values.dtype.kind == "f" and deep.windowless is None]
     if floats and len(floats) == len(sample):
         return _find_scale(floats, what)
     return _find_bits([_thin(deep) for deep in sample])
@@ -168,13 +168,13 @@ class _Thin(NamedTuple):
 
     values: npt.NDArray[np.float64]
     declared: tuple[float, float] | None
-    dicom: bool
+    windowless: str | None
 
 
 def _thin(deep: Deep) -> _Thin:
     values = deep.values.reshape(-1)
     some = values[:: max(1, len(values) // _VALUES_KEPT)].astype(np.float64)
-    return _Thin(np.sort(np.append(some, (float(values.min()), float(values.max())))), deep.declared, deep.dicom)
+    return _Thin(np.sort(np.append(some, (float(values.min()), float(values.max())))), deep.declared, deep.windowless)
 
 
 def _find_bits(sample: Sequence[_Thin]) -> Found:
@@ -183,8 +183,8 @@ def _find_bits(sample: Sequence[_Thin]) -> Found:
     low, high, values = _without_padding(np.sort(np.concatenate([thin.values for thin in sample])))
     seen = f"{len(sample)} deep images looked at hold values from {low:g} to {high:g}"
     bits = int(high).bit_length() if high > 0 else 0
-    dicom = any(thin.dicom for thin in sample)
-    if not dicom and 0 <= low < 2 ** max(0, bits - 2) and _shows(sample, (0.0, 2.0**bits - 1), _ROOM):
+    windowless = any(thin.windowless for thin in sample)
+    if not windowless and 0 <= low < 2 ** max(0, bits - 2) and _shows(sample, (0.0, 2.0**bits - 1), _ROOM):
         levels = write_levels(0, 2.0**bits - 1)
         return Found(
             levels,
@@ -197,7 +197,7 @@ def _find_bits(sample: Sequence[_Thin]) -> Found:
     if values[0].is_integer() and white - black > _ROOM:
         black, white = float(np.floor(black)), float(np.ceil(white))
     levels = write_levels(black, white)
-    none = "no window" if dicom else "nothing that shows them"
+    none = "no window" if windowless else "nothing that shows them"
     return Found(
         levels,
         f"{seen} and declare {none}: they are shown from {black:g} to {white:g}, the 0.5th and 99.5th percentiles, as "
@@ -207,12 +207,13 @@ def _find_bits(sample: Sequence[_Thin]) -> Found:
 
 
 def _unsaid(sample: Sequence[_Thin]) -> str | None:
-    count = sum(thin.dicom for thin in sample)
-    if not count:
+    kinds = [thin.windowless for thin in sample if thin.windowless is not None]
+    if not kinds:
         return None
+    names = " and ".join(sorted(set(kinds)))
     return (
-        f"{count} of the DICOM images looked at have no window: black and white are the ends of their declared bits; "
-        "give all images one with --window C,W, for instance 40,400 for soft tissue in CT"
+        f"{len(kinds)} of the {names} images looked at have no window: black and white are the ends of their declared "
+        "bits; give all images one with --window C,W, for instance 40,400 for soft tissue in CT"
     )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["DOCUMENTS", "FileKind", "kind_of_content", "kind_of_name", "stem_of", "suffix_of"]
+__all__ = ["DOCUMENTS", "IMAGES", "VOLUMES", "FileKind", "kind_of_content", "kind_of_name", "stem_of", "suffix_of"]
 
-FileKind = Literal["picture", "dicom", "document", "other", "unknown"]
+FileKind = Literal["picture", "dicom", "volume", "document", "other", "unknown"]
+IMAGES: tuple[FileKind, ...] = ("picture", "dicom", "volume")
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".jp2", ".j2k", ".jpx")
 DICOM = (".dcm", ".dicom")
+VOLUMES = (".nii", ".nii.gz")
 # Beside images, and never one.
 DOCUMENTS = (
     ".txt",
@@ -57,7 +59,6 @@ DOCUMENTS = (
 )
 # Images and archives that are not read, some of which begin as a TIFF or as a picture would; copies of an editor's.
 _OTHERS = (
-    ".nii",
     ".gz",
     ".mha",
     ".mhd",
@@ -129,6 +130,7 @@ _BY_SUFFIX: dict[str, FileKind] = {
     **dict.fromkeys(DOCUMENTS, "document"),
     **dict.fromkeys(PICTURES, "picture"),
     **dict.fromkeys(DICOM, "dicom"),
+    **dict.fromkeys(VOLUMES, "volume"),
 }
 # Without a suffix, by custom.
 _PAPERS = frozenset({"readme", "license", "licence", "copying", "authors", "changelog", "makefile", "sha256sums"})
@@ -149,7 +151,7 @@ _MAGIC = (
 def stem_of(name: str) -> str:
     """Return a file's name without folders and suffix."""
     file = name.rpartition("/")[2]
-    base, dot, _ = file.rpartition(".")
+    base, dot, _ = file[:-3].rpartition(".") if _is_packed(file) else file.rpartition(".")
     return base if dot and base.strip(".") else file
 
 
@@ -159,7 +161,11 @@ def suffix_of(name: str) -> str:
     base, dot, end = name.rpartition(".")
     if not dot or not end or "/" in end or end.isdecimal() or not base.rpartition("/")[2].strip("."):
         return ""
-    return f".{end.lower()}"
+    return ".nii.gz" if _is_packed(name) else f".{end.lower()}"
+
+
+def _is_packed(name: str) -> bool:
+    return name[-3:].lower() == ".gz" and name[-7:].lower() == ".nii.gz"
 
 
 def kind_of_name(name: str) -> FileKind:

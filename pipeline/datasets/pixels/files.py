@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -17,12 +17,13 @@ from ....cache.errors import DataError
 from ....cache.keys import file_key, page_key
 from ....cache.system_files import is_system_file
 from ...views.preprocessing import Intensity
-from ..columns.dataset import UNREADABLE, Deep, Place, Window
-from .file_kinds import DICOM, PICTURES, kind_of_content, kind_of_name, suffix_of
+from ..columns.dataset import AXES, UNREADABLE, Deep, Place, Window
+from .file_kinds import DICOM, IMAGES, PICTURES, VOLUMES, kind_of_content, kind_of_name, suffix_of
 from .key_memory import KeyMemory
+from .nifti.slices import DEFAULT_AXIS
 from .pages import PAGED
 
-__all__ = ["FORMATS", "LOCALIZERS", "NOWHERE", "Facts", "FileImages", "Format", "find_format"]
+__all__ = ["FORMATS", "LOCALIZERS", "NOWHERE", "Facts", "FileImages", "Format", "across", "find_format"]
 
 _log = logging.getLogger(__name__)
 Pixels = npt.NDArray[Any]
@@ -42,7 +43,7 @@ class Facts(NamedTuple):
     frames : how many images it has
     patient : a code that is equal for equal patients in this process alone; empty where none is named
     no_image : what the file is instead of an image of the study, for instance ``segmentations``
-    odd : in what it does not keep to its standard, though it can be read; follows "DICOM files"
+    odd : in what it does not keep to its standard, though it can be read; follows "DICOM files" or "NIfTI files"
     """
 
     frames: int = 1
@@ -61,6 +62,8 @@ class Format(NamedTuple):
     key : content key of a frame; the text names the image, for messages
     decode : pixels of a frame, as `Images.read` returns them
     deep : values of a frame, as `Images.deep` returns them
+    name : of the standard
+    axis : across which a volume is cut; None = no volume
     """
 
     facts: Callable[[Path], Facts] | None
@@ -68,6 +71,12 @@ class Format(NamedTuple):
     key: Callable[[Path, str, int], bytes]
     decode: Callable[[Path, str, int, Intensity, Window | None], Pixels]
     deep: Callable[[Path, str, int], Deep | None]
+    name: str = ""
+    axis: str | None = None
+
+    def remembered(self, frame: int) -> int:
+        """Return the number under which the key of a frame is remembered, another one across each axis."""
+        return frame if self.axis is None else frame + (AXES.index(self.axis) + 1 << 32)
 
 
 def _picture_key(path: Path, _what: str, frame: int) -> bytes:
@@ -131,12 +140,60 @@ def _deep_dicom(path: Path, what: str, frame: int) -> Deep | None:
     return found
 
 
+def _nifti(what: str = "") -> ModuleType:
+    try:
+        from .nifti import volume
+    except ImportError as exc:
+        raise DataError(
+            f"{what}{': ' if what else ''}NIfTI volumes are read with nibabel, which cannot be imported ({exc}); "
+            'pip install "medalmighty[nifti]".',
+            "no decoder",
+        ) from exc
+    return volume
+
+
+def _volume_facts(axis: str, path: Path) -> Facts:
+    slices, no_image, odd = _nifti().read_facts(path, axis)
+    return Facts(slices, no_image=no_image, odd=odd)
+
+
+def _slice_key(axis: str, path: Path, what: str, frame: int) -> bytes:
+    return bytes(_nifti(what).slice_key(axis, path, what, frame))
+
+
+def _decode_slice(axis: str, path: Path, what: str, frame: int, intensity: Intensity, window: Window | None) -> Pixels:
+    pixels: Pixels = _nifti(what).decode_slice(axis, path, what, frame, intensity, window)
+    return pixels
+
+
+def _deep_slice(axis: str, path: Path, what: str, frame: int) -> Deep | None:
+    found: Deep | None = _nifti(what).deep_slice(axis, path, what, frame)
+    return found
+
+
 _PICTURE = Format(None, None, _picture_key, _decode_picture, _deep_picture)
 _PAGED = _PICTURE._replace(pages=_count_pages)
-_DICOM = Format(_dicom_facts, None, _dicom_key, _decode_dicom, _deep_dicom)
+_DICOM = Format(_dicom_facts, None, _dicom_key, _decode_dicom, _deep_dicom, "DICOM")
+_VOLUME = {
+    axis: Format(
+        partial(_volume_facts, axis),
+        None,
+        partial(_slice_key, axis),
+        partial(_decode_slice, axis),
+        partial(_deep_slice, axis),
+        "NIfTI",
+        axis,
+    )
+    for axis in AXES
+}
 
 # By suffix, in lower case.
-FORMATS = dict.fromkeys(PICTURES, _PICTURE) | dict.fromkeys(PAGED, _PAGED) | dict.fromkeys(DICOM, _DICOM)
+FORMATS = {
+    **dict.fromkeys(PICTURES, _PICTURE),
+    **dict.fromkeys(PAGED, _PAGED),
+    **dict.fromkeys(DICOM, _DICOM),
+    **dict.fromkeys(VOLUMES, _VOLUME[DEFAULT_AXIS]),
+}
 _BY_KIND = {"picture": _PAGED, "dicom": _DICOM}
 
 
@@ -147,11 +204,16 @@ def find_format(path: Path) -> Format | None:
     is what its first bytes say; the directory of a disc also says that it is DICOM, but has no image.
     """
     kind = kind_of_name(path.name)
-    if kind in _BY_KIND:
+    if kind in IMAGES:
         return FORMATS[suffix_of(path.name)]
     if kind == "unknown" and not is_system_file(path.name):
         return _BY_KIND.get(kind_of_content(path))
     return None
+
+
+def across(kind: Format | None, axis: str | None) -> Format | None:
+    """Return how a file is read where volumes are cut across some axis."""
+    return kind if kind is None or kind.axis is None else _VOLUME[axis or DEFAULT_AXIS]
 
 
 @dataclass(frozen=True)
@@ -165,6 +227,7 @@ class FileImages:
     frames : one a row: which frame of a file of several, counted from 1 as DICOM counts, 0 where a file has only one
         image; may be empty if that is all of them
     window : centre and width for all grey DICOM files, instead of their own, and for all others that are deep
+    axis : across which volumes are cut; None = axial
     memory : keys of files that have been read before
     """
 
@@ -173,6 +236,7 @@ class FileImages:
     intensity: Intensity = "declared"
     frames: tuple[int, ...] = ()
     window: Window | None = None
+    axis: str | None = None
     memory: KeyMemory | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -182,7 +246,7 @@ class FileImages:
         def find(kind: Format, path: Path, what: str, frame: int) -> bytes:
             if self.memory is None:
                 return kind.key(path, what, frame)
-            return self.memory.key(path, frame, lambda: kind.key(path, what, frame))
+            return self.memory.key(path, kind.remembered(frame), lambda: kind.key(path, what, frame))
 
         return self._ask(row, find)
 
@@ -214,7 +278,7 @@ class FileImages:
         frame = max(0, self.frames[row] - 1) if self.frames else 0
         try:
             # A table may name any file; what has no known suffix may still be a picture.
-            return question(find_format(path) or _PICTURE, path, what, frame)
+            return question(across(find_format(path), self.axis) or _PICTURE, path, what, frame)
         except FileNotFoundError as exc:
             if path.is_symlink():
                 target = path.readlink()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 
-__all__ = ["REMEDY", "float_range", "float_scale", "scale", "stretch", "type_range"]
+__all__ = ["REMEDY", "float_range", "float_scale", "require_finite", "scale", "stretch", "type_range"]
 
 REMEDY = (
     "name the values that are black and white with --intensity LOW,HIGH, or use --intensity minmax to scale each image "

@@ -17,7 +17,8 @@ from ....cache.errors import DataError
 from ....cache.text import plural
 from ..columns.dataset import DatasetOptions
 from .file_kinds import suffix_of
-from .files import FORMATS, LOCALIZERS, FileImages, Format, find_format
+from .files import FORMATS, LOCALIZERS, Facts, FileImages, Format, across, find_format
+from .nifti.slices import choose_slices, say_slices
 from .pages import holds_more
 
 __all__ = ["Listing", "list_images"]
@@ -37,7 +38,7 @@ class Listing(NamedTuple):
     tied : (M,) bool, whether an image is a frame of a file that is one examination
     names : (N,) the files listed
     patients : (N,) of the files listed, as `Facts.patient`; empty where no file names one
-    left : files that are DICOM and no image of the study, by what they are; no image is of them
+    left : files that are DICOM or volumes and no image of the study, by what they are; no image is of them
     notes : what looks odd, in words
     """
 
@@ -63,7 +64,7 @@ class Listing(NamedTuple):
 def list_images(
     folder: Path, names: Sequence[str], options: DatasetOptions, what: str, frames: Sequence[str] | None = None
 ) -> Listing:
-    """Make a row of every frame; of DICOM files the headers are read, of others nothing.
+    """Make a row of every frame; of DICOM files and volumes the headers are read, of others nothing.
 
     Of a TIFF, GIF or WebP file of several pages, only the first is an image, unless `frames` names others.
 
@@ -75,25 +76,13 @@ def list_images(
     Raises
     ------
     DataError
-        There is no pydicom to read DICOM files with, no image for a window, or no frame of that number.
+        There is nothing to read DICOM files or volumes with, no image for a window, or no frame of that number.
     """
     # By suffix first: a path for each of a hundred thousand names is not free.
-    formats = [FORMATS.get(suffix_of(name)) or find_format(folder / name) for name in names]
-    dicom = [(row, kind.facts) for row, kind in enumerate(formats) if kind is not None and kind.facts is not None]
-    counts, patients = [1] * len(names), [b""] * len(names)
-    left: dict[str, list[str]] = {}
-    odd: dict[str, list[str]] = {}
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
-        facts = list(pool.map(lambda item: item[1](folder / names[item[0]]), dicom))
-    for (row, _), fact in zip(dicom, facts, strict=True):
-        counts[row], patients[row] = fact.frames, fact.patient
-        if fact.odd is not None:
-            odd.setdefault(fact.odd, []).append(names[row])
-        if fact.no_image is not None and (fact.no_image != LOCALIZERS or options.skip_localizers):
-            left.setdefault(fact.no_image, []).append(names[row])
-            counts[row] = 0
-    for oddity, found in odd.items():
-        _log.warning("%s: %d DICOM files %s, for instance '%s'", what, len(found), oddity, found[0])
+    found = [FORMATS.get(suffix_of(name)) or find_format(folder / name) for name in names]
+    formats = [across(kind, options.slice_axis) for kind in found]
+    film = np.array([kind is not None and kind.facts is not None for kind in formats], bool)
+    counts, patients, left = _read_headers(folder, names, formats, options, what)
     if frames is not None:
         counts = _count_pages_asked(folder, names, formats, counts)
     # Of what has no frames, a column of that name says something else.
@@ -101,6 +90,10 @@ def list_images(
         frames[row] if frames is not None and _has_frames(kind, counts[row]) else "" for row, kind in enumerate(formats)
     ]
     wanted = [_wanted(count, asked[row], names[row], what) for row, count in enumerate(counts)]
+    volumes = [row for row, kind in enumerate(formats) if kind is not None and kind.axis is not None]
+    for row in volumes:
+        if not asked[row] and counts[row] > 1:
+            wanted[row] = choose_slices(counts[row], options)
     place = np.repeat(np.arange(len(names)), [len(part) for part in wanted])
     numbers = np.array([frame for part in wanted for frame in part], np.int64)
     images = FileImages(
@@ -109,15 +102,41 @@ def list_images(
         options.intensity,
         tuple(numbers.tolist()) if numbers.any() else (),
         options.window,
+        options.slice_axis,
     )
-    if options.window is not None and not dicom and not _any_deep(images):
+    if options.window is not None and not film.any() and not _any_deep(images):
         raise DataError(f"{what} has no DICOM file and no image of more than 8 bits for --window; leave it out.")
     chosen = np.array(list(map(bool, asked)), bool)
-    film = np.array([kind is not None and kind.facts is not None for kind in formats], bool)
     known = tuple(patients) if any(patients) else ()
-    gone = {kind: tuple(files) for kind, files in left.items()}
     notes = _say_more_pages(folder, names, formats) if frames is None else ()
-    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, gone, notes)
+    notes = (*notes, *say_slices([len(wanted[row]) for row in volumes if wanted[row]], options))
+    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, left, notes)
+
+
+def _read_headers(
+    folder: Path, names: Sequence[str], formats: Sequence[Format | None], options: DatasetOptions, what: str
+) -> tuple[list[int], list[bytes], dict[str, tuple[str, ...]]]:
+    """Return the frames and the patient of each file, and files that are no images, by what they are: of 0 frames."""
+    counts, patients = [1] * len(names), [b""] * len(names)
+    left: dict[str, list[str]] = {}
+    odd: dict[tuple[str, str], list[str]] = {}
+    films = [(row, kind) for row, kind in enumerate(formats) if kind is not None and kind.facts is not None]
+    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+        facts = list(pool.map(lambda film: _facts(film[1], folder / names[film[0]]), films))
+    for (row, kind), fact in zip(films, facts, strict=True):
+        counts[row], patients[row] = fact.frames, fact.patient
+        if fact.odd is not None:
+            odd.setdefault((kind.name, fact.odd), []).append(names[row])
+        if fact.no_image is not None and (fact.no_image != LOCALIZERS or options.skip_localizers):
+            left.setdefault(fact.no_image, []).append(names[row])
+            counts[row] = 0
+    for (standard, oddity), files in odd.items():
+        _log.warning("%s: %d %s files %s, for instance '%s'", what, len(files), standard, oddity, files[0])
+    return counts, patients, {kind: tuple(files) for kind, files in left.items()}
+
+
+def _facts(kind: Format, path: Path) -> Facts:
+    return Facts() if kind.facts is None else kind.facts(path)
 
 
 def _say_more_pages(folder: Path, names: Sequence[str], formats: Sequence[Format | None]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from .....cache.errors import DataError
 from ...columns.dataset import DatasetOptions
 from ...columns.labels import quoted
 from ...columns.patients import NO_GROUP, patient_columns
-from ...pixels.file_kinds import kind_of_name
+from ...pixels.file_kinds import IMAGES, kind_of_name
 from .lookup import Lookup
 from .splits import NO_SPLIT, are_splits, listed_splits, read_splits, say_unread_splits
 from .text import FIRST_ROW, Columns, find_column, read_columns, require
@@ -212,7 +212,7 @@ def _file_column(columns: Columns, options: DatasetOptions, lookup: Lookup, what
         return usual, ()
     fitting = [name for name, cells in columns.items() if lookup.fits(cells)]
     if len(fitting) == 1:
-        if kind_of_name(fitting[0]) in ("picture", "dicom"):
+        if kind_of_name(fitting[0]) in IMAGES:
             raise DataError(
                 f"{what} has '{fitting[0]}' in its first row, which names a file, and no header; expected a row with "
                 f"the names of its columns, such as {USUAL}, before all others."

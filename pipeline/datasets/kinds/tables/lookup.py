@@ -11,14 +11,14 @@ from pathlib import Path, PurePosixPath
 from .....cache.errors import DataError
 from .....cache.text import plural
 from ...columns.labels import quoted
-from ...pixels.file_kinds import kind_of_name
+from ...pixels.file_kinds import IMAGES, kind_of_name, stem_of
 from ..tree import Tree, walk
 
 __all__ = ["Lookup", "Names"]
 
 _LISTED = 20
 _SAMPLE = 32
-_SEARCHED = {"picture", "dicom", "unknown"}  # what a file may be by its name to be looked for
+_SEARCHED = {*IMAGES, "unknown"}  # what a file may be by its name to be looked for
 
 
 class Names:
@@ -235,8 +235,7 @@ def _join(folder: Path, name: str) -> str:
 
 def _stem(name: str) -> str:
     """Return a name without the suffix of an image: that of 1.2.840 has none."""
-    path = PurePosixPath(name)
-    return path.stem if path.suffix and kind_of_name(name) in ("picture", "dicom") else name
+    return stem_of(name) if PurePosixPath(name).suffix and kind_of_name(name) in IMAGES else name
 
 
 def _fitting(cell: Sequence[str], places: Sequence[tuple[list[str], str]]) -> list[str]:

@@ -148,9 +148,9 @@ def deep_dicom(path: Path, what: str, frame: int) -> Deep | None:
         modality = apply_modality(values, shown)
         if values.dtype.kind != "f":
             inside = values != header.padding if header.padding is not None else np.ones(values.shape, bool)
-            return Deep(modality[inside], declared_ends(header, shown), dicom=True)
+            return Deep(modality[inside], declared_ends(header, shown), windowless="DICOM")
         low, high = float(modality.min()), float(modality.max())
-        return Deep(modality, float_range(low, high, what) if low >= 0 and high <= 255 else None, dicom=True)
+        return Deep(modality, float_range(low, high, what) if low >= 0 and high <= 255 else None, windowless="DICOM")
 
 
 # ── Decoding ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,1 @@
+"""NIfTI volumes, whose slices are images."""
