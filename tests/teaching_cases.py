@@ -51,11 +51,11 @@ def write(path, rows, columns=COLUMNS):
     return path
 
 
-def prepare(place, run, cache="all.h5", also=(), dataset="all.csv", **changed):
+def prepare(place, run, cache="all.h5", also=(), dataset="all.csv", options=None, **changed):
     quick = {"student": "test_resnet", "image_size": 32, "epochs": 1, "precision": "fp32", "batch_size": 16}
     settings = StudentSettings(**{**quick, **changed})
     path, table = str(place / cache), str(place / dataset)
-    return ask(path, table, squares.DatasetOptions(), settings, run, overwrite=False, also=also)
+    return ask(path, table, options or squares.DatasetOptions(), settings, run, overwrite=False, also=also)
 
 
 def train(medal, place, run, *options, cache="all.h5"):

@@ -96,7 +96,7 @@ def test_features_of_another_length_are_told(small_cache, small_npz, teacher, tm
         raw["teacher"]["feature_dim"] *= 2
 
     forged = forge(small_cache, tmp_path / "wide.zarr", widen, say=say)
-    with pytest.raises(CacheMismatch, match=r"has features of 192 numbers; its teacher .* makes 96"):
+    with pytest.raises(CacheMismatch, match=r"has features of 480 numbers; its teacher .* makes 240"):
         recheck(forged, str(small_npz), DatasetOptions(), 5, silent, teacher=str(teacher))
 
 

@@ -33,7 +33,7 @@ def test_a_sealed_cache_that_verifies(small_cache, medal):
     cache = open_cache(small_cache)
     assert verify(cache) == []
     assert dict(cache.manifest.rows) == {"train": 180, "val": 60, "test": 60}
-    assert cache.read("train", "feature").shape == (180, 1, 96)
+    assert cache.read("train", "feature").shape == (180, 1, 5 * 48)
     assert set(np.unique(cache.read("train", "fold"))) == {0, 1, 2, 3, 4}
     assert (cache.read("test", "fold") == -1).all()
     np.testing.assert_allclose(cache.read("val", "logits").sum(-1), 0, atol=1e-4)
@@ -51,7 +51,7 @@ def test_the_real_teacher_on_real_chest_x_rays(pneumonia, real_teacher, medal, t
     assert made["teacher"]["test"]["auroc"] > 0.85
     cache = open_cache(tmp_path / "chest.zarr")
     assert verify(cache) == []
-    assert cache.read("train", "feature").shape == (180, 1, 768)
+    assert cache.read("train", "feature").shape == (180, 1, 5 * 384)
     checked = medal("verify", cache.path, tmp_path / "chest.npz", "--sample", 40, "--teacher", real_teacher)
     assert (checked["ok"], checked["sample"]["images"]) == (True, 40)
     assert checked["sample"]["min_cosine"] > 0.9999

@@ -76,7 +76,7 @@ def test_features_of_a_view_are_of_that_very_view(viewed, small_npz, teacher):
     pixels = resize_images(
         [dataset.images.read(int(row)) for row in part.row[rows]], preprocessing.image_size, "squash"
     )
-    model = Teacher.load(locate_teacher(str(teacher)), feature="cls+mean", precision="fp32", device="cpu")
+    model = Teacher.load(locate_teacher(str(teacher)), feature="last4", precision="fp32", device="cpu")
     stored = cache.read("train", "feature")[rows]
     for view in range(VIEWS):
         fresh = model.features(apply_views(pixels, torch.from_numpy(part.view[rows, view])), preprocessing)

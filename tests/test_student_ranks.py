@@ -100,13 +100,14 @@ def test_two_ranks_train_the_student_of_one_process(place, alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_train_all_members_of_a_run(place, tmp_path):
-    result = finish(start(place, tmp_path / "both", "--seeds", 2, "--baseline"))
+@pytest.mark.parametrize("teach", ["probe", "ensemble"])
+def test_ranks_train_all_members_of_a_run(teach, place, tmp_path):
+    result = finish(start(place, tmp_path / "both", "--seeds", 2, "--baseline", "--teach", teach))
     assert [len(result["seeds"]), len(result["baseline"]["seeds"])] == [2, 2]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = student_squares.train(place, tmp_path / "one", seeds=2, baseline=True)
+        alone = student_squares.train(place, tmp_path / "one", seeds=2, baseline=True, teach=teach)
     finally:
         torch.set_num_threads(threads)
     for one, other in zip(alone["seeds"], result["seeds"], strict=True):

@@ -48,6 +48,21 @@ def test_asking_again_or_for_the_choice_itself_finds_the_cache(tuned, terminal, 
         assert "tuned on" not in again.stderr
 
 
+def test_the_default_is_the_richest_recipe_that_the_teacher_has_blocks_for(tuned, medal, small_npz, teacher, tmp_path):
+    asked = ("--image-size", tuned[1]["tuned"]["chosen"]["image_size"], "--dry-run")
+    ids = {
+        feature: medal("cache-teacher", small_npz, tmp_path / "x.zarr", "--teacher", teacher, *FEW, *asked, *words)[
+            "cache_id"
+        ]
+        for feature, words in {
+            "auto": (),
+            "last4": ("--feature", "last4"),
+            "cls+mean": ("--feature", "cls+mean"),
+        }.items()
+    }
+    assert ids["auto"] == ids["last4"] != ids["cls+mean"]
+
+
 def test_another_request_does_not_take_the_choice(tuned, terminal, small_npz, teacher):
     again = terminal(
         "cache-teacher", small_npz, tuned[0], "--teacher", teacher, *FEW, "--tune", "--seed", 1, "--dry-run"

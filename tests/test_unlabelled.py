@@ -13,6 +13,7 @@ from PIL import Image
 from medal.cache.errors import CacheMismatch, DataError, StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.teacher.demo import tiny_teacher
+from medal.student.members.ensemble import average_with_baseline
 from medal.student.members.plan import ask
 from medal.student.members.telling import list_warnings
 from medal.student.settings import StudentSettings
@@ -169,6 +170,19 @@ def test_a_run_with_unlabelled_images(place, medal, tmp_path):
     assert f"images in train that never had a label: {LOOSE} of {40 + LOOSE}" in card
     assert medal(*words, "--unlabelled", place / "loose.h5", place / "loose")["action"] == "reuse"
     assert prepare(place, tmp_path / "new").request != prepare(place, tmp_path / "new", unlabelled=()).request
+
+
+def test_unlabelled_images_are_taught_by_the_mean_of_probe_and_baseline(place, medal, tmp_path):
+    words = ("train-student", place / "all.h5", place / "all.csv", *QUICK, "--out", tmp_path / "run")
+    result = medal(*words, "--unlabelled", place / "loose.h5", place / "loose", "--label-fraction", 0.5)
+    assert result["taught_by"]["chosen"] == "ensemble"
+    asked = prepare(place, tmp_path / "new", label_fraction=0.5)
+    train = asked.targets.splits["train"]
+    answer = np.random.default_rng(0).normal(0, 2, (2, len(train), 3)).astype(np.float32)
+    one, other = (average_with_baseline(asked.targets, said).splits["train"].logits for said in answer)
+    changed = (one != other).any((1, 2))
+    np.testing.assert_array_equal(changed, train.label == -1)
+    assert changed.sum() > LOOSE
 
 
 # ── What is refused ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,5 +1,6 @@
 """Who teaches the students, and a training that begins with its head."""
 
+import csv
 import json
 from contextlib import ExitStack
 from dataclasses import replace
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from teaching_cases import prepare, squares, train
+from teaching_cases import QUICK, prepare, squares, train, write
 
 from medal.cache.errors import StudentError
 from medal.pipeline.metrics import probabilities, score
@@ -118,6 +119,42 @@ def test_the_mean_is_that_of_both_probabilities(few):
 
 def averaged(targets, answer):
     return average_with_baseline(targets, answer).splits["train"].logits
+
+
+def test_several_labels_an_image_and_stored_views_are_averaged_label_by_label(place, medal, tmp_path):
+    rows = []
+    with (place / "all.csv").open() as file:
+        for number, row in enumerate(csv.DictReader(file)):
+            unknown = number % 3 == 0
+            bits = ["" if unknown else int(row["label"] == "a"), int(row["label"] in "ab")]
+            rows.append([str(place / row["file"]), *bits, row["split"], row["group"]])
+    write(tmp_path / "bits.csv", rows, ("file", "first", "both", "split", "group"))
+    (teacher,) = (path.parent for path in place.rglob("config.json"))
+    columns = ("--label-columns", "first,both")
+    views = ("--views", 2, "--augment", "small", "--image-size", 28, "--precision", "fp32")
+    medal("cache-teacher", tmp_path / "bits.csv", tmp_path / "bits.h5", "--teacher", teacher, *views, *columns)
+    words = ("train-student", tmp_path / "bits.h5", tmp_path / "bits.csv", "--out", tmp_path / "run", *QUICK)
+    result = medal(*words, *columns, *FEW, "--loss", "kd+feature", "--targets", "stored")
+    assert result["taught_by"]["chosen"] == "ensemble"
+    assert 0 <= result["test"]["auroc"] <= 1
+    asked = prepare(
+        tmp_path,
+        tmp_path / "new",
+        "bits.h5",
+        dataset="bits.csv",
+        options=squares.DatasetOptions(label_columns=("first", "both")),
+        label_fraction=0.4,
+        targets="stored",
+    )
+    part = asked.targets.splits["train"]
+    unknown = part.label == 255
+    assert unknown.any(1).sum() > unknown.all(1).sum() > 0
+    for view in (0, 1):
+        ratio = (averaged(asked.targets, np.zeros((len(part), 2), np.float32)) / part.logits)[:, view]
+        # Where the label is known, one temperature divides the probe's own answer.
+        changed = np.abs(ratio - ratio[~unknown][0]) > 1e-3
+        assert not changed[~unknown].any()
+        assert changed[unknown].mean() > 0.9
 
 
 def test_labels_drawn_by_lot_do_not_come_back(place, few):

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.errors import CacheError, TeacherError
+from ...cache.errors import CacheError
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.progress import Advance, Progress, Tell
 from ...cache.reader import open_cache
 from ..features.engine import capable_precision, load_teacher
 from ..planning.plan import Plan
 from ..planning.rows import SplitRows
-from ..teacher.files import feature_dim
+from ..teacher.files import feature_dim, fitting_features
 
 __all__ = ["TunedTrial", "settle"]
 
@@ -103,7 +103,7 @@ def _tune(asked: Plan, progress: Progress, tell: Tell) -> dict[str, Any]:
         No probe can be fitted on the sample, or the teacher cannot be loaded.
     """
     sample = {split: _draw(asked.rows[split]) for split in ("train", "val")}
-    recipes = [name for name in ("cls+mean", "last4") if _has(asked, name)]
+    recipes = fitting_features(asked.files.config)
     sizes = sorted({*_SIZES, asked.preprocessing.image_size})
     trials: list[TunedTrial] = []
     with progress("tuning", len(sizes) * sum(map(len, sample.values())), 0) as advance:
@@ -132,14 +132,6 @@ def _draw(part: SplitRows) -> SplitRows:
     for column in columns:
         keep[np.flatnonzero(column)[:_OF_EACH_CLASS]] = True
     return part.take(keep)
-
-
-def _has(asked: Plan, recipe: str) -> bool:
-    try:
-        feature_dim(asked.files.config, recipe)
-    except TeacherError:
-        return False
-    return True
 
 
 def _features(

@@ -66,9 +66,10 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 )
 @click.option(
     "--feature",
-    type=click.Choice(["cls+mean", "last4"]),
+    type=click.Choice(["auto", "cls+mean", "last4"]),
     default=_DEFAULT.feature,
-    help="cls+mean: CLS and mean patch of the last block; last4: CLS of the last four, mean patch of the last.",
+    help="cls+mean: CLS and mean patch token of the last block; last4: CLS of the last four blocks, and that mean. "
+    "auto: last4 where the teacher has four blocks.",
 )
 @click.option(
     "--image-size",

@@ -22,7 +22,7 @@ from ..datasets.understanding import Understood, understand
 from ..planning.contrast import check_views
 from ..planning.plan import Arranged, Plan, arrange, estimate_bytes, prepare
 from ..planning.request import IMAGE_SIZE, CacheSettings
-from ..teacher.files import TeacherFiles, cached_teacher, check_image_size, locate_teacher
+from ..teacher.files import TeacherFiles, cached_teacher, check_image_size, fitting_features, locate_teacher
 from .machine import Choice, choose, find_devices
 
 if TYPE_CHECKING:
@@ -231,7 +231,9 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
     chosen = {name: choice.value for name, choice in report.chosen.items()}
     try:
         check_image_size(files.config, preprocessing.image_size)
-        teacher = Teacher.load(files, feature=settings.feature, precision=chosen["precision"], device=chosen["device"])
+        teacher = Teacher.load(
+            files, feature=fitting_features(files.config)[-1], precision=chosen["precision"], device=chosen["device"]
+        )
         batch = fitting_batch_size(teacher, preprocessing, chosen["batch_size"])
         pixels = torch.zeros(batch, 3, preprocessing.image_size, preprocessing.image_size)
         begun, passes = time.monotonic(), 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,11 @@ class Resamples:
     def accuracy(self) -> npt.NDArray[np.float64]:
         """The accuracies."""
         return self.values["accuracy"]
+
+    def auroc_error(self, other: Resamples) -> float:
+        """Return the standard error of the difference in AUROC from another model, inf if it is undefined."""
+        difference = self.auroc - other.auroc
+        return math.inf if np.isnan(difference).all() else float(np.nanstd(difference))
 
     @classmethod
     def mean(cls, seeds: Sequence[Resamples]) -> Resamples:

@@ -23,7 +23,14 @@ from ..datasets import check_filled, check_rare, describe_drawing, draw_splits, 
 from ..datasets.columns.dataset import SPLITS, Dataset, DatasetOptions, typical_side
 from ..datasets.opening import dataset_name, open_dataset
 from ..datasets.pixels.contrast import check_other_splits, settle_intensity
-from ..teacher.files import TeacherFiles, assumptions, default_preprocessing, feature_dim, locate_teacher
+from ..teacher.files import (
+    TeacherFiles,
+    assumptions,
+    default_preprocessing,
+    feature_dim,
+    fitting_features,
+    locate_teacher,
+)
 from ..views.preprocessing import Intensity, Preprocessing
 from .request import IMAGE_SIZE, CacheSettings, Feature, make_request
 from .reused_features import check_source, find_fresh, is_grown
@@ -107,6 +114,8 @@ def prepare(
             f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
             "its folder."
         )
+    if settings.feature == "auto":
+        settings = replace(settings, feature=cast(Feature, fitting_features(files.config)[-1]))
     preprocessing = default_preprocessing(
         files,
         image_size=IMAGE_SIZE if settings.image_size == "auto" else settings.image_size,

@@ -24,7 +24,7 @@ __all__ = ["IMAGE_SIZE", "CacheSettings", "Feature", "make_request"]
 # Side of the teacher's input, px, for images that `auto` does not find small.
 IMAGE_SIZE = 224
 
-Feature = Literal["cls+mean", "last4"]
+Feature = Literal["auto", "cls+mean", "last4"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class CacheSettings:
 
     Attributes
     ----------
+    feature : recipe of the feature; ``auto`` = ``last4`` where the teacher has four blocks, else ``cls+mean``
     image_size : side of the teacher's input, px; ``auto`` = 224, or 112 for images of 64 px or less
     probe : recipe of the probe
     tune : choose feature and image_size on val
@@ -45,7 +46,7 @@ class CacheSettings:
 
     teacher: str = "facebook/dinov2-base"
     revision: str | None = None
-    feature: Feature = "cls+mean"
+    feature: Feature = "auto"
     image_size: int | Literal["auto"] = "auto"
     resize: Resize = "squash"
     probe: Recipe = "auto"

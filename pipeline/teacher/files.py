@@ -32,12 +32,14 @@ __all__ = [
     "check_image_size",
     "default_preprocessing",
     "feature_dim",
+    "fitting_features",
     "form_of",
     "is_hub_id",
     "locate_teacher",
 ]
 
-# Feature recipe → how many vectors of the model's width it joins, and how many blocks it needs (DESIGN.md, Words).
+# Feature recipe → how many vectors of the model's width it joins, and how many blocks it needs; the best is last
+# (DESIGN.md, Words).
 FEATURES = {"cls+mean": (2, 1), "last4": (5, 4)}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -180,6 +182,14 @@ def feature_dim(config: Mapping[str, Any], feature: str) -> int:
             "use --feature cls+mean."
         )
     return vectors * int(config["hidden_size"])
+
+
+def fitting_features(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the feature recipes that a model with this config.json has blocks for, the best last.
+
+    On val of ten medical sets `last4` was ahead of `cls+mean` with few labels and with all (docs/PROBES.md).
+    """
+    return tuple(name for name, (_, blocks) in FEATURES.items() if config["num_hidden_layers"] >= blocks)
 
 
 def check_image_size(config: Mapping[str, Any], image_size: int) -> None:

@@ -148,13 +148,12 @@ class _Climb:
             return plain
         part, task = self.data.targets.splits["val"], self.data.targets.task
         one, other = (
-            bootstrap(self._answer(*settings), part.label, task, groups=part.units).auroc
-            for settings in (others[0], plain)
+            bootstrap(self._answer(*settings), part.label, task, groups=part.units) for settings in (others[0], plain)
         )
         ahead, behind = (self._row(*settings) for settings in (others[0], plain))
-        error = float(np.nanstd(one - other)) if not np.isnan(one - other).all() else math.inf
         if ahead["val_auroc"] is None or behind["val_auroc"] is None:
             return plain
+        error = one.auroc_error(other)
         gain = ahead["val_auroc"] - behind["val_auroc"]
         ahead |= {"gain": gain, "standard_error": error}
         name = f"alpha {others[0][0]:g}, T {others[0][1]:g}"

@@ -69,10 +69,10 @@ def choose_teaching(targets: Targets, answers: Mapping[str, Logits]) -> Teaching
     shown = {name: None if np.isnan(value) else round(value, 4) for name, value in auroc.items()}
     if not val.can_choose(targets.task):
         return Teaching("ensemble", "val has too few labels to choose by", shown)
-    drawn = {name: bootstrap(one, val.label, targets.task, groups=val.units).auroc for name, one in said.items()}
+    drawn = {name: bootstrap(one, val.label, targets.task, groups=val.units) for name, one in said.items()}
     ahead: dict[Teacher, str] = {}
     for name in _OTHERS:
-        error = float(np.nanstd(drawn[name] - drawn["ensemble"]))
+        error = drawn[name].auroc_error(drawn["ensemble"])
         if auroc[name] - auroc["ensemble"] > error:
             ahead[name] = (
                 f"ahead of the mean on val by {auroc[name] - auroc['ensemble']:.4f}, standard error {error:.4f}"
