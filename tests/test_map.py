@@ -5,12 +5,13 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from store_cases import quiet
 
 from medal.cache.errors import DataError
 from medal.cache.reader import open_cache
-from medal.pipeline.audit.map import MOST, draw_map, lay_out
-from medal.pipeline.audit.subject import load_subject
+from medal.pipeline.audit.report import audit
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.metrics.embedding import MOST, lay_out
 from medal.pipeline.teacher.demo import tiny_teacher
 
 
@@ -27,7 +28,7 @@ def test_what_lies_together_in_the_features_does_so_on_the_map():
 
 
 def test_of_many_images_an_even_sample_is_shown(monkeypatch):
-    from medal.pipeline.audit import map as module
+    from medal.pipeline.metrics import embedding as module
 
     monkeypatch.setattr(module, "MOST", 40)
     rows, place = lay_out(np.random.default_rng(0).normal(size=(100, 8)).astype(np.float16))
@@ -89,7 +90,7 @@ def test_the_page_has_a_map_in_every_colour(pictures, medal, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert re.findall(r"<figcaption>by ([^<]+)</figcaption>", page) == ["class", "split", "the teacher&#39;s answer"]
     assert len(re.findall("data:image/png;base64", page)) == 3
-    subject = load_subject(open_cache(pictures / "set.zarr"), str(pictures / "set"), DatasetOptions())
-    drawn = draw_map(subject)
+    cache = open_cache(pictures / "set.zarr")
+    drawn = audit(cache, str(pictures / "set"), DatasetOptions(), quiet).draw_map()
     assert (drawn.shown, drawn.rows) == (25, 25)
     assert {name: count for name, _, count in drawn.panels[0].names} == {"dark": 13, "light": 12}

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from report_cases import CLASSES, DOMAINS, UNREADABLE, Reader, furnish
 from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
+from medal.pipeline.teacher.demo import tiny_teacher
 from medal.student.report.collecting import collect
 from medal.student.report.disagreement import find_disagreements
+from medal.student.report.embedding import map_run
 from medal.student.report.several import describe_together
 from medal.student.report.thumbnails import draw_thumbnails
 from medal.student.run.predictions import read_predictions
@@ -304,3 +307,39 @@ def test_keyboard_selection_and_paper(browser, made):
     tall = "[...document.querySelectorAll('details table')].map(one => one.getBoundingClientRect().height)"
     assert min(view.evaluate(tall)) > 20
     view.close()
+
+
+def test_a_map_is_coloured_by_class_and_by_error(made, medal, tmp_path):
+    words = ("--with-map", made / "classes.zarr", "--out", tmp_path / "map.html")
+    medal("report", made / "whole", made / "half", *words)
+    html = (tmp_path / "map.html").read_text(encoding="utf-8")
+    read = Reader(html)
+    assert len(set(read.ids)) == len(read.ids)
+    assert read.wanted <= set(read.ids)
+    captions = ["by class", "by the student&#39;s answer", "by the teacher&#39;s answer"]
+    assert re.findall(r"<figcaption>(by [^<]+)</figcaption>", html) == 2 * captions
+    (whole,) = collect([made / "whole"])
+    drawn = map_run(whole, open_cache(made / "classes.zarr"))
+    counts = [{name: count for name, _, count in panel.names} for panel in drawn.panels]
+    right = int((whole.rows.logits.argmax(1) == whole.rows.label).sum())
+    assert drawn.shown == 36
+    assert counts[0] == dict.fromkeys(CLASSES, 12)
+    assert counts[1].get("right", 0) == right
+    assert counts[1].get("wrong", 0) == 36 - right
+    top = whole.learners["student"][0]
+    strange = replace(top, answers=replace(top.answers, key=top.answers.key ^ 255))
+    with pytest.raises(StudentError, match="has none of the images that 'whole' is judged by"):
+        map_run(replace(whole, learners={"student": [strange]}), open_cache(made / "classes.zarr"))
+    lean = ("--teacher", tiny_teacher(made), "--image-size", 28, "--no-features", "--accept-classes")
+    medal("cache-teacher", made / "classes/set.csv", tmp_path / "lean.zarr", *lean)
+    with pytest.raises(StudentError, match="keeps no features, of which a map is made"):
+        map_run(whole, open_cache(tmp_path / "lean.zarr"))
+
+
+def test_a_map_of_several_labels_counts_wrong_ones(made):
+    (run,) = collect([made / "labelled"])
+    drawn = map_run(run, open_cache(made / "labels.zarr"))
+    wrong = (((run.rows.logits > 0) != run.rows.label) & (run.rows.label != 255)).sum(1)
+    words = {"right": 0, "one wrong": 1, "several wrong": 2}
+    expected = {word: int((wrong == count).sum()) for word, count in words.items() if (wrong == count).any()}
+    assert {name: count for name, _, count in drawn.panels[1].names} == expected

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ...cache.drafts import write_file
 from ...cache.errors import DataError
 from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ...cache.terminal.page import render
-from ..datasets.columns.dataset import DatasetOptions
+from ..datasets.columns.dataset import SPLITS, DatasetOptions
 from ..datasets.pixels.small import draw_small
+from ..metrics.embedding import Map, draw_map, right_or_wrong
 from .doubtful import find_doubtful
 from .findings import Finding, Severity
-from .map import draw_map
 from .near import find_near_duplicates
 from .repeats import find_absent, find_contrary, find_repeats_across, find_repeats_within, find_torn_groups
 from .shortcuts import find_domain_gap, find_shortcut, find_split_gap
@@ -112,10 +115,27 @@ class Audit:
         rows = dict(sorted(rows.items(), key=lambda item: _ORDER.index(item[1][0]["severity"])))
         pictures = self._draw() if with_images else {}
         page = render(
-            _TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS, map=draw_map(self.subject), pictures=pictures
+            _TEMPLATE, audit=self.to_dict(), rows=rows, most=_MOST_ROWS, map=self.draw_map(), pictures=pictures
         )
         write_file(path, page.encode())
         return len(pictures)
+
+    def draw_map(self) -> Map | None:
+        """Return the map of the images by class, split, domain and whether the teacher errs; None without features."""
+        subject = self.subject
+        return None if subject.feature is None else draw_map(subject.feature, self._colourings)
+
+    def _colourings(self, rows: npt.NDArray[np.int64]) -> dict[str, list[str]]:
+        subject = self.subject
+        columns = {
+            "class": [subject.label_name(row) for row in rows.tolist()],
+            "split": [SPLITS[one] for one in subject.split[rows]],
+        }
+        if (subject.domain[rows] >= 0).any():
+            columns["domain"] = [subject.domains[one] if one >= 0 else "none" for one in subject.domain[rows]]
+        if subject.task == "multiclass":
+            columns["the teacher's answer"] = right_or_wrong(subject.logits[rows], subject.label[rows])
+        return columns
 
     def _draw(self) -> dict[str, str]:
         """Return small pictures by key, of the rows that the page shows and of what they are about."""

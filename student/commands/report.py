@@ -35,6 +35,13 @@ __all__ = ["report"]
 )
 @click.option("--with-heat", "heat", is_flag=True, help="Beside these images, what the student saw there (Grad-CAM).")
 @click.option(
+    "--with-map",
+    "cache",
+    metavar="CACHE",
+    type=click.Path(path_type=Path),
+    help="Show a map of the images by the features of CACHE, that the runs were trained with.",
+)
+@click.option(
     "--figures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
@@ -50,6 +57,7 @@ def report(
     out: Path,
     images: str | None,
     heat: bool,
+    cache: Path | None,
     figures: Path | None,
     overwrite: bool,
     dry_run: bool,
@@ -75,6 +83,7 @@ def report(
         raise click.UsageError("--with-heat has a meaning with --with-images alone.")
     require_place(out, overwrite=overwrite)
     from ...cache.drafts import write_file
+    from ...cache.reader import open_cache
     from ..report.collecting import collect
     from ..report.page import build_page
 
@@ -90,13 +99,19 @@ def report(
         if as_json:
             print_json(told)
         else:
-            click.echo(
-                plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {', '.join(map(str, runs))}.")
-            )
+            listed = ", ".join(map(str, runs))
+            click.echo(plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {listed}."))
         return
     if figures is not None:
         figures.mkdir(parents=True, exist_ok=True)
-    page = build_page(found, heat=_heat() if heat else None, images=images, options=options, figures=figures)
+    page = build_page(
+        found,
+        heat=_heat() if heat else None,
+        images=images,
+        options=options,
+        figures=figures,
+        cache=open_cache(cache) if cache else None,
+    )
     if page.missing:
         missing = f"{page.missing} {plural(page.missing, 'image')}"
         note(Alert(f"{missing} of the runs not in '{images}': shown without a picture"))

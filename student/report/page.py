@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...cache.errors import StudentError
+from ...cache.reader import Cache
 from ...cache.terminal.page import render
 from ...pipeline.datasets.columns.dataset import DatasetOptions
 from ..figures.lettering import letter
@@ -45,6 +46,7 @@ def build_page(
     images: str | None = None,
     options: DatasetOptions | None = None,
     figures: Path | None = None,
+    cache: Cache | None = None,
     heat: Callable[[Path], Draw] | None = None,
 ) -> Page:
     """Build the report of runs.
@@ -53,6 +55,7 @@ def build_page(
     ----------
     images : a dataset whose images are shown where student and teacher disagree; None = no image is shown
     options : how it is to be read
+    cache : that the runs were trained with, for a map of the images; None = no map
     heat : gives for a run's folder what draws an image and what its student saw there; None = the image alone
     figures : folder that every chart is saved to as well, as vector files for papers; None = none
 
@@ -71,7 +74,7 @@ def build_page(
             if isinstance(run, Unseen):
                 unseen.append(describe_unseen(run, f"unseen-{number}"))
             parts = list(run.parts.values()) if isinstance(run, Unseen) else [run]
-            sections += [describe_run(part, f"run-{len(alone) + place}") for place, part in enumerate(parts, 1)]
+            sections += [describe_run(part, f"run-{len(alone) + place}", cache) for place, part in enumerate(parts, 1)]
             for place, part in enumerate(parts, 1) if figures is not None else ():
                 _save_confusion(part, Path(str(figures)) / f"run-{len(alone) + place}-confusion")
             alone += parts
@@ -127,6 +130,7 @@ def _contents(section: Section) -> list[tuple[str, str]]:
         ("classes", "By class", True),
         ("domains", "By domain", section.domains),
         ("calibration", "Calibration and training", True),
+        ("map", "Map of the images", section.map),
         ("images", "Disagreements", section.disagreements),
     ]
     return [(end, words) for end, words, there in parts if there]

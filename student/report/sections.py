@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...cache.reader import Cache
 from ...pipeline.datasets.columns.units import find_units
 from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_curves, reliability
+from ...pipeline.metrics.embedding import Map
 from ..figures.tables import Table, write_difference, write_figure, write_number
 from ..figures.verdict import name_figure
 from .charts import draw_curve, draw_differences, draw_history, draw_intervals, draw_reliability
 from .collecting import ARMS, Recorded
 from .disagreement import Disagreement, find_disagreements
+from .embedding import map_run
 from .tables import (
     CLASS_FIGURES,
     FIGURES,
@@ -70,14 +73,16 @@ class Section:
     disagreements: Sequence[Disagreement]
     settings: Table
     notes: Sequence[str]
+    map: Map | None
 
 
-def describe_run(run: Recorded, anchor: str) -> Section:
+def describe_run(run: Recorded, anchor: str, cache: Cache | None = None) -> Section:
     """Compute and draw what a report says of one run.
 
     Parameters
     ----------
     anchor : unlike that of any other run of the page; a word
+    cache : that it was trained with, for a map of its images; None = no map
     """
     units = find_units(run.rows.key, run.rows.group)
     curves = {
@@ -106,6 +111,7 @@ def describe_run(run: Recorded, anchor: str) -> Section:
         disagreements=find_disagreements(run, MOST_IMAGES),
         settings=tabulate_settings(run),
         notes=_notes(run),
+        map=None if cache is None else map_run(run, cache),
     )
 
 

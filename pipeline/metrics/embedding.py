@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets.columns.dataset import SPLITS
-from .subject import Subject
+from ..datasets.columns.dataset import UNKNOWN_BIT
 
-__all__ = ["MOST", "Map", "Panel", "draw_map", "lay_out"]
+__all__ = ["MOST", "Map", "Panel", "draw_map", "lay_out", "right_or_wrong"]
 
 MOST = 3_000
 _FEWEST = 10
@@ -61,21 +60,31 @@ def lay_out(feature: npt.NDArray[Any], seed: int = 0) -> tuple[npt.NDArray[np.in
     return rows, np.asarray(found, np.float32)
 
 
-def draw_map(subject: Subject) -> Map | None:
-    """Return the map of an audited set by class, split, domain and whether the teacher errs; None without features."""
-    if subject.feature is None or len(subject) < _FEWEST:
+def draw_map(
+    feature: npt.NDArray[Any], columns_of: Callable[[npt.NDArray[np.int64]], Mapping[str, Sequence[str]]]
+) -> Map | None:
+    """Return the map of some images; None of fewer than ten.
+
+    Parameters
+    ----------
+    feature : (N, F)
+    columns_of : gives for the rows shown, (n,), each colouring by name, (n,) values
+    """
+    if len(feature) < _FEWEST:
         return None
-    rows, place = lay_out(subject.feature)
-    labels = [subject.label_name(int(row)) for row in rows]
-    columns = {"class": labels, "split": [SPLITS[one] for one in subject.split[rows]]}
-    if (subject.domain[rows] >= 0).any():
-        columns["domain"] = [subject.domains[one] if one >= 0 else "none" for one in subject.domain[rows]]
-    if subject.task == "multiclass":
-        wrong = subject.logits[rows].argmax(1) != subject.label[rows]
-        said = np.where(subject.label[rows] < 0, "unknown", np.where(wrong, "wrong", "right"))
-        columns["the teacher's answer"] = said.tolist()
-    panels = tuple(_panel(by, values, place) for by, values in columns.items())
-    return Map(len(rows), len(subject), panels)
+    rows, place = lay_out(feature)
+    return Map(len(rows), len(feature), tuple(_panel(by, values, place) for by, values in columns_of(rows).items()))
+
+
+def right_or_wrong(logits: npt.NDArray[Any], label: npt.NDArray[Any]) -> list[str]:
+    """Say of each answer (N, C) whether it is the label, (N,), -1 unknown; of several labels how many are wrong."""
+    if label.ndim == 1:
+        wrong = logits.argmax(1) != label
+        said: list[str] = np.where(label < 0, "unknown", np.where(wrong, "wrong", "right")).tolist()
+        return said
+    count = ((logits > 0) != label) & (label != UNKNOWN_BIT)
+    words = ("right", "one wrong", "several wrong")
+    return [words[min(2, one)] for one in count.sum(1).tolist()]
 
 
 def _panel(by: str, values: Sequence[str], place: npt.NDArray[np.float32]) -> Panel:
