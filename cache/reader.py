@@ -20,7 +20,7 @@ from .format.forms import SUFFIXES, Survey, form_of, reading
 from .format.manifest import Manifest
 from .format.seal import Seal, check_seal, parse_seal
 from .format.values import value_problems
-from .home import expand_home
+from .machine.home import expand_home
 
 __all__ = ["Cache", "open_cache"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
-from ..cache.home import expand_home
-from ..cache.processes import refuse_worker
+from ..cache.machine.home import expand_home
+from ..cache.machine.processes import refuse_worker
 from ..cache.progress import Progress, Tell, silent
 from ..cache.settings import make_settings
 from .caching.make import Made, plan_cache

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..cache.errors import DataError, StudentError
-from ..cache.home import expand_home
-from ..cache.processes import refuse_worker
+from ..cache.machine.home import expand_home
+from ..cache.machine.processes import refuse_worker
 from ..cache.progress import Alert, Progress, Tell, silent
 from ..cache.reader import Cache
 from ..cache.settings import make_settings

@@ -11,8 +11,8 @@ import student_squares
 import timm
 import torch
 
-from medal.cache.drafts import drafted
 from medal.cache.errors import StudentError
+from medal.cache.machine.drafts import drafted
 from medal.cli import group
 from medal.pipeline.views.transforms import resize_images
 from medal.student.figures.temperature import describe_temperature

@@ -15,8 +15,8 @@ from store_cases import make_cache
 from test_store_members import ANA, BEN, LAB, LIBRARIES, QUICK, as_user, lab, pytestmark, python_for_all, room, run  # noqa: F401
 
 from medal.cache.errors import MedalError
+from medal.cache.machine.permission import require_place
 from medal.cache.making.writer import beside, move_into_place
-from medal.cache.permission import require_place
 from medal.cache.progress import Alert
 
 
@@ -74,7 +74,8 @@ def test_the_sticky_bit_keeps_what_others_own(room):  # noqa: F811
     (room / "tmp").chmod(0o1777)
     (room / "tmp/x").mkdir()
     (room / "tmp/x").chmod(0o777)
-    script = "import sys, pathlib; from medal.cache.permission import require_place as f; f(pathlib.Path(sys.argv[1]))"
+    script = "import sys, pathlib; from medal.cache.machine.permission import require_place\n"
+    script += "require_place(pathlib.Path(sys.argv[1]))"
     asked = [python_for_all(), "-c", script, room / "tmp/x"]
     said = {"capture_output": True, "text": True, "env": {"PYTHONPATH": LIBRARIES}}
     done = subprocess.run(asked, user=BEN, group=LAB, check=False, **said)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medal.cache.errors import MedalError
-from medal.cache.processes import count_ranks
+from medal.cache.machine.processes import count_ranks
 from medal.cache.reader import open_cache
 from medal.cache.terminal.command import _expand
 

@@ -1,6 +1,7 @@
 """The fifth round of docs/PROTOCOL.md: is a student that medal teaches by default better than its labels alone?
 
     python benchmarks/evidence/students.py efficientnet [SET …] [--label-fraction 0.05] [--work DIR]
+    python benchmarks/evidence/students.py efficientnet --seen 4800      the sixth round: the same with more steps
     python benchmarks/evidence/students.py --table         the tables of docs/RESULTS.md, from docs/evidence/fifth/
 
 Each student, set, share of labels and fold is one line of docs/evidence/fifth/STUDENT.jsonl; what is there is not done
@@ -35,7 +36,7 @@ SMALL = {one.name: one for one in (*SETS, *MORE_SETS)}
 NAMES = (*SMALL, "pneumonia")
 FIGURES = ("auroc", "accuracy", "balanced_accuracy", "brier", "calibration_error", "log_loss")
 SIZE, SIZE_PNEUMONIA, BATCH = 64, 56, 32
-# Images seen by student and baseline; the other baseline takes as many steps as both together.
+# Images seen by student and baseline; the other baseline takes as many steps as both together. The sixth round: 4800.
 SEEN = 1600
 STUDENTS = {
     "efficientnet": {"student": "tf_efficientnet_lite0", "weights": "tf_efficientnet_lite0"},
@@ -54,25 +55,26 @@ def main() -> None:
     parser.add_argument("--students", type=Path, default=shared / "students")
     parser.add_argument("--work", type=Path, default=ROOT / "caches/evidence")
     parser.add_argument("--label-fraction", type=float, action="append", help="repeat; default: 0.05, 0.2 and 1")
+    parser.add_argument("--seen", type=int, default=SEEN, help="images seen by each arm (default: %(default)s)")
     parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
     if asked.table:
-        print("\n\n".join(tables(asked.student)))
+        print("\n\n".join(tables(read(asked.student, asked.seen))))
         return
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     # A fold of every set before the next one, so that what is there at any time is balanced.
     fractions = asked.label_fraction or FRACTIONS
     for fold, fraction, name in product(range(FOLDS), fractions, asked.sets or NAMES):
         unit = {"set": name, "label_fraction": fraction, "fold": fold}
-        if all(line["unit"] != unit for line in read(asked.student)):
-            write(asked.student, {"unit": unit, **measure(asked, name, fraction, fold)})
+        if all(line["unit"] != unit for line in read(asked.student, asked.seen)):
+            write(asked, {"unit": unit, **measure(asked, name, fraction, fold)})
 
 
 def measure(asked: argparse.Namespace, name: str, fraction: float, fold: int) -> dict[str, Any]:
     """Train by default, and a baseline of as many steps, and return the figures of all on test."""
     cache, data, options = fold_cache(asked, name, fold)
     rows = cache.manifest.rows["train"]
-    epochs = max(1, round(SEEN / rows))
+    epochs = max(1, round(asked.seen / rows))
     model = dict(STUDENTS[asked.student])
     if model["weights"] != "random":
         model["weights"] = str(asked.students / model["weights"])
@@ -135,9 +137,8 @@ def train(asked: argparse.Namespace, cache: Any, data: Path, options: Any, setti
 # ── Tables ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tables(student: str) -> list[str]:
+def tables(lines: list[dict[str, Any]]) -> list[str]:
     """Return a table of figures for each share of labels, and one of the differences."""
-    lines = read(student)
     shares = sorted({line["unit"]["label_fraction"] for line in lines})
     found = []
     for share in shares:
@@ -190,14 +191,18 @@ def interval(values: Any) -> str:
 # ── Lines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read(student: str) -> list[dict[str, Any]]:
-    path = LINES / f"{student}.jsonl"
+def path_of(student: str, seen: int) -> Path:
+    return LINES / (f"{student}.jsonl" if seen == SEEN else f"{student}-{seen}.jsonl")
+
+
+def read(student: str, seen: int = SEEN) -> list[dict[str, Any]]:
+    path = path_of(student, seen)
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def write(student: str, line: Mapping[str, Any]) -> None:
+def write(asked: argparse.Namespace, line: Mapping[str, Any]) -> None:
     LINES.mkdir(parents=True, exist_ok=True)
-    with (LINES / f"{student}.jsonl").open("a", encoding="utf-8") as file:
+    with path_of(asked.student, asked.seen).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     tell(f"{line['unit']}: " + ", ".join(f"{arm} {line[arm]['auroc']:.3f}" for arm in ARMS))
 

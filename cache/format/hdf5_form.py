@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..drafts import sync_folder
 from ..errors import CacheCorrupt, CacheIncomplete, CacheMismatch, CacheNotFound
+from ..machine.drafts import sync_folder
 from .digest import Rows, canonical_json, rows_per_block
 from .forms import Survey, reading
 from .hdf5_trust import ensure_trusted, trust

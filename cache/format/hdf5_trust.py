@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from ..errors import CacheCorrupt, CacheError
-from ..home import home_folder
+from ..machine.home import home_folder
 from . import inspect_hdf5
 from .manifest import parse_json
 

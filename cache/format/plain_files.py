@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import CacheCorrupt
-from ..system_files import is_system_file, is_system_folder
+from ..machine.system_files import is_system_file, is_system_folder
 from .manifest import parse_json
 
 __all__ = ["PROBLEM_LIMIT", "Scan", "is_system", "read_plain"]

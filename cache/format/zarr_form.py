@@ -13,8 +13,8 @@ import numpy.typing as npt
 import zarr
 from zarr.storage import LocalStore
 
-from ..drafts import sync_folder
 from ..errors import CacheCorrupt, CacheIncomplete, CacheNotFound
+from ..machine.drafts import sync_folder
 from .digest import Rows, rows_per_block
 from .forms import reading
 from .layout import ArraySpec

@@ -19,8 +19,8 @@ from typing import Literal
 
 from ..errors import CacheBusy, CacheError
 from ..format.forms import SUFFIXES
+from ..machine.system_files import is_system_folder
 from ..progress import Tell
-from ..system_files import is_system_folder
 from .lock import holder_of, is_abandoned, lock_path, lock_target, locked, remove_abandoned
 from .writer import put_back, remove
 

@@ -26,7 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
-from ..heartbeat import Heartbeat
+from ..machine.heartbeat import Heartbeat
 from ..progress import Tell
 from .holder import Found, Holder, is_here, is_running, read_lock, this_process
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..drafts import write_file
 from ..errors import CacheCorrupt
 from ..format.digest import canonical_json
 from ..format.manifest import MAX_BYTES, parse_json
 from ..format.plain_files import read_plain
-from ..system_files import is_system_file, is_system_folder
+from ..machine.drafts import write_file
+from ..machine.system_files import is_system_file, is_system_folder
 from .writer import remove
 
 __all__ = ["Chunk", "ChunkedRows", "WorkDirectory", "work_path"]

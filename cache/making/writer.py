@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..drafts import sync_folder
 from ..errors import CacheCorrupt
 from ..format.digest import Rows, array_sha256, canonical_json
 from ..format.forms import form_of
 from ..format.seal import make_seal
+from ..machine.drafts import sync_folder
 from ..progress import Alert, Tell
 from ..reader import Cache, open_cache
 from ..verify import verify

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import CacheCorrupt, CacheError, CacheNotFound
 from ..format.digest import canonical_json
 from ..format.manifest import parse_json
-from ..heartbeat import Heartbeat
+from ..machine.heartbeat import Heartbeat
 from ..making.holder import Holder, is_running, this_process
 from ..progress import Tell
 from .place.entries import read_entries, served

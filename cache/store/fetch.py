@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..drafts import write_file
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..format.digest import cache_id, canonical_json
 from ..format.forms import form_of
 from ..format.layout import FORMAT
 from ..format.manifest import MAX_BYTES, Manifest, parse_manifest
 from ..format.seal import Seal
+from ..machine.drafts import write_file
 from ..making.life import holds_others, refuse_others
 from ..making.lock import locked
 from ..making.writer import beside, put_back, remove, write_cache

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import CacheBusy, CacheError
-from ..eviction import make_room
-from ..home import home_folder
+from ..machine.eviction import make_room
+from ..machine.home import home_folder
 from ..making.lock import locked
 from ..making.writer import remove
 from ..progress import Progress

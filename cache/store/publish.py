@@ -11,11 +11,11 @@ from hashlib import blake2b
 from itertools import count
 from typing import Literal
 
-from ..drafts import write_file
 from ..errors import CacheCorrupt, CacheError, CacheMismatch, CacheNotFound
 from ..format.digest import cache_id, canonical_json
 from ..format.manifest import MAX_BYTES, Manifest
-from ..home import home_folder
+from ..machine.drafts import write_file
+from ..machine.home import home_folder
 from ..progress import Progress
 from ..reader import Cache
 from ..verify import verify

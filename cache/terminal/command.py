@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
-from ..home import expand_home
+from ..machine.home import expand_home
 
 __all__ = ["OTHERS", "Command", "options_of", "show_all", "undo_flags"]
 

@@ -19,7 +19,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import MedalError
-from ..home import expand_home
+from ..machine.home import expand_home
 
 __all__ = [
     "TYPED",

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.drafts import write_file
 from ...cache.errors import DataError
+from ...cache.machine.drafts import write_file
 from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ...cache.terminal.page import render

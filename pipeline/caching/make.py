@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import CacheIncomplete, DataError, TeacherError
+from ...cache.machine.permission import require_place
 from ...cache.making.life import Action
 from ...cache.making.lock import Lock, locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
-from ...cache.permission import require_place
 from ...cache.progress import Alert, Progress, Tell
 from ...cache.reader import Cache
 from ...cache.store.publish import Pushed

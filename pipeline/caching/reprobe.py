@@ -18,11 +18,11 @@ import numpy as np
 from ...cache.errors import CacheIncomplete, CacheMismatch, DataError
 from ...cache.format.digest import cache_id
 from ...cache.format.layout import Dimensions, expected_arrays
+from ...cache.machine.permission import require_place
 from ...cache.making.life import decide, find_at
 from ...cache.making.lock import locked
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.making.writer import put_back, write_cache
-from ...cache.permission import require_place
 from ...cache.progress import Tell
 from ...cache.reader import Cache, open_cache
 from ..datasets import check_rare

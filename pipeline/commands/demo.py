@@ -120,7 +120,7 @@ def _foresee_teacher() -> str:
     """Return the teacher that `find_teacher` is going to find, fetching nothing; say so where that is a guess."""
     from importlib.util import find_spec
 
-    from ...cache.home import home_folder
+    from ...cache.machine.home import home_folder
     from ..teacher.demo import HUB_TEACHER, TINY_NAME, hub_has
     from ..teacher.recovered import RECOVERED_NAME
     from ..teacher.weights import WEIGHTS

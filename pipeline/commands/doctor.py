@@ -93,7 +93,7 @@ def doctor(
         raise click.UsageError("--html is about a DATASET; name one.")
     found = examine(dataset, take_dataset_options(chosen), settings, teacher, store, note)
     if page is not None and found.understood is not None and found.opened is not None:
-        from ...cache.drafts import write_file
+        from ...cache.machine.drafts import write_file
         from ..datasets.understanding import draw_page
 
         write_file(page, draw_page(found.understood, found.opened, with_images=with_images).encode())

@@ -11,8 +11,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from ...cache.drafts import write_file
 from ...cache.errors import MedalError
+from ...cache.machine.drafts import write_file
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, print_json
 from ...cache.text import plain

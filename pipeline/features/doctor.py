@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...cache.errors import MedalError, StoreUnusable, TeacherError
-from ...cache.home import home_folder
+from ...cache.machine.home import home_folder
 from ...cache.progress import Tell
 from ..datasets.columns.dataset import Dataset, DatasetOptions
 from ..datasets.opening import open_dataset

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from ...cache.processes import count_ranks
+from ...cache.machine.processes import count_ranks
 
 __all__ = ["ALONE", "Team", "join_team", "started_together"]
 

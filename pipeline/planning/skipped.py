@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ...cache.drafts import write_file
 from ...cache.errors import DataError
+from ...cache.machine.drafts import write_file
 from ..datasets import check_rare
 from ..datasets.columns.dataset import SPLITS, Dataset, Place
 from .rows import SplitRows

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ...cache.errors import TeacherError
-from ...cache.home import home_folder
+from ...cache.machine.home import home_folder
 from ...cache.progress import Alert, Tell
 from ..hub import ask_hub
 from .files import locate_teacher

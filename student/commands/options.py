@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import click
 
-from ...cache import permission
 from ...cache.errors import StudentError
+from ...cache.machine import permission
 from ...pipeline.datasets.columns.aggregate import Aggregate, PatientRule
 
 __all__ = ["overwrite_option", "require_place"]

@@ -82,7 +82,7 @@ def report(
     if heat and images is None:
         raise click.UsageError("--with-heat has a meaning with --with-images alone.")
     require_place(out, overwrite=overwrite)
-    from ...cache.drafts import write_file
+    from ...cache.machine.drafts import write_file
     from ...cache.reader import open_cache
     from ..report.collecting import collect
     from ..report.page import build_page

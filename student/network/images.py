@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...cache.errors import DataError, StudentError
-from ...cache.processes import find_unguarded_script
+from ...cache.machine.processes import find_unguarded_script
 from ...pipeline.datasets.columns.dataset import Images
 from ...pipeline.views.preprocessing import Resize
 from ...pipeline.views.transforms import resize_images

@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from ...cache.errors import StudentError
-from ...cache.processes import count_ranks
+from ...cache.machine.processes import count_ranks
 
 __all__ = ["ALONE", "Ranks", "join_ranks"]
 

@@ -20,9 +20,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ...cache.drafts import drafted
 from ...cache.errors import StudentError
-from ...cache.home import home_folder
+from ...cache.machine.drafts import drafted
+from ...cache.machine.home import home_folder
 from .plan import PLANS, Layout, Plan
 from .race import MEASURED_BATCH, Step, measured_images, race, race_apart
 

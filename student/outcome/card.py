@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...cache.drafts import write_file
+from ...cache.machine.drafts import write_file
 from ..figures.methods import describe_methods
 from ..figures.tables import Table, mark_interval
 

@@ -32,13 +32,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ...cache.drafts import sync_folder, write_file
 from ...cache.errors import CacheBusy, MedalError, StudentError
+from ...cache.machine.drafts import sync_folder, write_file
+from ...cache.machine.permission import require_place, share_as_parent
 from ...cache.making.leftovers import Kind
 from ...cache.making.life import differences
 from ...cache.making.lock import locked
 from ...cache.making.writer import move_into_place, put_back, remove
-from ...cache.permission import require_place, share_as_parent
 from ...cache.progress import Tell
 
 __all__ = ["RUN_KIND", "Action", "RunPlace", "choose_action", "inspect_run"]

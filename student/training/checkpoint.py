@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...cache.drafts import drafted
 from ...cache.errors import StudentError
+from ...cache.machine.drafts import drafted
 
 __all__ = ["Checkpoint", "TrainingState", "write_tensors"]
 

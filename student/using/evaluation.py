@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.drafts import drafted
 from ...cache.errors import DataError
 from ...cache.join import image_members
 from ...cache.keys import match_secret
+from ...cache.machine.drafts import drafted
 from ...pipeline.datasets.columns.aggregate import BY_MEAN, PatientRule
 from ...pipeline.datasets.columns.dataset import SPLITS, Dataset, DatasetOptions
 from ...pipeline.datasets.columns.reading import as_run_read

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ...cache.drafts import write_file
 from ...cache.errors import StudentError
+from ...cache.machine.drafts import write_file
 from ...cache.progress import Advance
 from ...cache.terminal.page import render
 from ...pipeline.datasets.pixels.files import FileImages

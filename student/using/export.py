@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...cache.drafts import drafted
 from ...cache.errors import DataError
+from ...cache.machine.drafts import drafted
 from ...pipeline.datasets.columns.dataset import Dataset, DatasetOptions
 from .evaluation import choose_rows, open_for
 from .exported import CHECKED, Format, Pixels, describe, export_draft, require_packages, write_export

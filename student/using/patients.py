@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...cache.drafts import write_file
 from ...cache.errors import DataError
+from ...cache.machine.drafts import write_file
 from ...pipeline.datasets.columns.aggregate import Aggregate
 from ...pipeline.datasets.columns.dataset import Place
 from ...pipeline.datasets.columns.patients import group_by_pattern

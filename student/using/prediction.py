@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ...cache.drafts import write_file
 from ...cache.errors import DataError
+from ...cache.machine.drafts import write_file
+from ...cache.machine.system_files import is_nobodys
 from ...cache.progress import Advance
-from ...cache.system_files import is_nobodys
 from ...pipeline.datasets.columns.dataset import Place, Task
 from ...pipeline.datasets.pixels.files import FileImages, find_format
 from ...pipeline.datasets.pixels.listing import Listing, list_images

@@ -16,10 +16,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from ...drafts import drafted
 from ...errors import CacheCorrupt
 from ...format.plain_files import read_plain
-from ...permission import FOLDER_BITS, mode_for_new, require_writable, share
+from ...machine.drafts import drafted
+from ...machine.permission import FOLDER_BITS, mode_for_new, require_writable, share
 
 __all__ = ["Files", "Folder", "Objects", "Server", "Stat"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CacheCorrupt, CacheError, CacheNotFound, MedalError, StoreUnusable
-from ...permission import is_denied, why_denied
-from ...system_files import is_system_file, is_system_folder
+from ...machine.permission import is_denied, why_denied
+from ...machine.system_files import is_system_file, is_system_folder
 from .files import Files, Folder, Objects, Server, Stat
 from .layout import COMPUTING, ENTRIES, MARKER, SETS, UNLISTED, marker_bytes, parse_marker
 

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ....cache.drafts import drafted
 from ....cache.errors import DataError
+from ....cache.machine.drafts import drafted
 from ..columns.dataset import Dataset, DatasetOptions
 from ..columns.labels import quoted
 from .npz import open_npz

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ....cache.errors import DataError
-from ....cache.system_files import is_nobodys
+from ....cache.machine.system_files import is_nobodys
 from ..pixels.file_kinds import IMAGES, VOLUMES, FileKind, kind_of_content, kind_of_name, stem_of, suffix_of
 
 __all__ = ["MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "walk"]

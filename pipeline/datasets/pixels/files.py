@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.keys import file_key, page_key
-from ....cache.system_files import is_system_file
+from ....cache.machine.system_files import is_system_file
 from ...views.preprocessing import Intensity
 from ..columns.dataset import AXES, UNREADABLE, Deep, Place, Window
 from .file_kinds import DICOM, IMAGES, PICTURES, VOLUMES, kind_of_content, kind_of_name, suffix_of

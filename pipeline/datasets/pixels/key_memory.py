@@ -23,9 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ....cache.drafts import drafted
-from ....cache.eviction import make_room
-from ....cache.home import home_folder
+from ....cache.machine.drafts import drafted
+from ....cache.machine.eviction import make_room
+from ....cache.machine.home import home_folder
 
 __all__ = ["KeyMemory"]
 

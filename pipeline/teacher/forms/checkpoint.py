@@ -20,7 +20,7 @@ from typing import Any
 import numpy.typing as npt
 
 from ....cache.errors import TeacherError
-from ....cache.home import home_folder
+from ....cache.machine.home import home_folder
 from ..weights import CONFIG, TIMM_PICKLE, WEIGHTS, file_sha256
 from ..writing import PROCESSOR_OF_DINOV2, write_teacher
 

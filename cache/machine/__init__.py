@@ -1,0 +1,1 @@
+"""This machine: files, rights and processes, whatever they are for."""
