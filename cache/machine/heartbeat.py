@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from ...errors import CacheError
+from ..errors import CacheError
 
 __all__ = ["Heartbeat"]
 

@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from ...errors import MedalError
+from ..errors import MedalError
 
 __all__ = [
     "FOLDER_BITS",

@@ -8,7 +8,7 @@ import sys
 from multiprocessing import current_process
 from pathlib import Path
 
-from ...errors import MedalError
+from ..errors import MedalError
 
 __all__ = ["count_ranks", "find_unguarded_script", "refuse_worker"]
 
