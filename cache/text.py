@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["plain", "plural", "say_scores"]
+__all__ = ["plain", "plural", "quoted", "say_scores"]
 
 
 def plain(text: str) -> str:
@@ -18,6 +18,12 @@ def plural(count: int, one: str, many: str | None = None) -> str:
     if count == 1:
         return one
     return many or one + ("es" if one.endswith("s") else "s")
+
+
+def quoted(names: Sequence[str], most: int = 20) -> str:
+    """Write names for a message, the first `most` of them."""
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def say_scores(figures: Mapping[str, Any]) -> str:

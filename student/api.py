@@ -166,16 +166,16 @@ def predict(
     MedalError
         As the command says it.
     """
-    from .using.prediction import find_images, list_frames, predict_images
+    from .using.prediction import list_frames, predict_images
     from .using.results import Predicted
     from .using.trained import open_run
 
     trained = open_run(Path(expand_home(run)), device)
     asked = [images] if isinstance(images, str | PathLike) else images
-    files, others = find_images([Path(expand_home(image)) for image in asked])
-    if others:
-        tell(f"{others} files in these folders are no images: left out")
-    frames = list_frames(trained, files).images
+    listing, said = list_frames(trained, [Path(expand_home(image)) for image in asked])
+    for sentence in said:
+        tell(sentence)
+    frames = listing.images
     with progress("predict", len(frames)) as advance:
         found = predict_images(trained, frames, advance)
     if found.bad and on_bad_image == "fail":

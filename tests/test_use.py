@@ -17,6 +17,7 @@ from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.datasets.opening import open_dataset
 from medal.pipeline.metrics import fit_temperature, probabilities
 from medal.pipeline.teacher.demo import tiny_teacher
+from medal.student.api import predict
 from medal.student.run.predictions import read_predictions
 from medal.student.using.prediction import Answers
 
@@ -86,6 +87,18 @@ def test_bad_images_are_all_listed_and_the_good_ones_written(squares, pictures, 
         str(good[1]),
     ]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_pages_that_are_not_read_are_said(squares, pictures, capsys, tmp_path):
+    first, second = (Image.open(path) for path in sorted((pictures / "test").iterdir())[:2])
+    first.save(tmp_path / "several.tif", save_all=True, append_images=[second])
+    said = "1 file holds several pages or frames, 'several.tif' for one, and the first of each is read alone"
+    said = said.replace("several.tif", str(tmp_path / "several.tif"))
+    say("predict", squares / "run", tmp_path)
+    assert said in " ".join(capsys.readouterr().err.split())
+    told = []
+    assert len(predict(squares / "run", tmp_path, tell=told.append).places) == 1
+    assert told[0].startswith(said)
 
 
 def test_predict_shows_a_table(squares, pictures, capsys):

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from ...cache.errors import DataError
 from ...cache.join import find_keys, image_members
 from ...cache.keys import KEY_BYTES
-from ...cache.text import plural
+from ...cache.text import plural, quoted
+from ..datasets.columns.bits import BITS
 from ..datasets.columns.dataset import UNKNOWN_CLASS, Dataset
-from ..datasets.columns.labels import label_bits, label_classes, quoted
-from ..datasets.kinds.tables.table import BITS, FIRST_ROW, read_columns
+from ..datasets.columns.labels import label_bits, label_classes
+from ..datasets.kinds.tables.text import read_table
 
 __all__ = ["Amended", "amend", "read_keys"]
 
@@ -132,7 +133,7 @@ def read_keys(path: Path) -> npt.NDArray[np.uint8]:
     return _parse_keys([text for _, text in named], [number for number, _ in named], f"'{path}'", "line")
 
 
-def _parse_keys(texts: Sequence[str], numbers: Sequence[int], what: str, place: str) -> npt.NDArray[np.uint8]:
+def _parse_keys(texts: Sequence[str], numbers: Sequence[int | str], what: str, place: str) -> npt.NDArray[np.uint8]:
     keys = []
     for text, number in zip(texts, numbers, strict=True):
         try:
@@ -168,17 +169,20 @@ def _correct(dataset: Dataset, key: npt.NDArray[np.uint8], path: Path) -> tuple[
     """Return the labels as a table corrects them, all copies of an image alike, and warnings."""
     what = f"table '{path}'"
     usual = f"'{_KEY}' and '{_LABEL}'" if dataset.task == "multiclass" else f"'{_KEY}' and those of labels"
-    columns = read_columns(path, what, usual)
+    columns, numbers = read_table(path, what, usual)
     wanted = [_LABEL] if dataset.task == "multiclass" else [name for name in dataset.classes if name in columns]
     if _KEY not in columns or not wanted or wanted[0] not in columns:
         raise DataError(f"{what} has the columns {quoted(list(columns))}; expected {usual}.")
-    numbers = range(FIRST_ROW, FIRST_ROW + len(columns[_KEY]))
     named = _parse_keys(columns[_KEY], numbers, what, "row")
     if dataset.task == "multiclass":
         known = {name: index for index, name in enumerate(dataset.classes)} | {"": UNKNOWN_CLASS}
-        given = _look_up(columns[_LABEL], known, what, f"a class of the cache, {quoted(dataset.classes)}, or empty")
+        given = _look_up(
+            columns[_LABEL], numbers, known, what, f"a class of the cache, {quoted(dataset.classes)}, or empty"
+        )
     else:
-        given = np.stack([_look_up(columns[name], BITS, what, "0, 1 or empty = unknown") for name in wanted], 1)
+        given = np.stack(
+            [_look_up(columns[name], numbers, BITS, what, "0, 1 or empty = unknown") for name in wanted], 1
+        )
     first = find_keys(named, named)
     contrary = np.flatnonzero((given[first] != given).reshape(len(given), -1).any(1))
     if len(contrary):
@@ -197,8 +201,10 @@ def _correct(dataset: Dataset, key: npt.NDArray[np.uint8], path: Path) -> tuple[
     return label, told
 
 
-def _look_up(cells: Sequence[str], known: Mapping[str, int], what: str, expected: str) -> npt.NDArray[np.int64]:
-    for number, cell in enumerate(cells, FIRST_ROW):
+def _look_up(
+    cells: Sequence[str], numbers: Sequence[str], known: Mapping[str, int], what: str, expected: str
+) -> npt.NDArray[np.int64]:
+    for number, cell in zip(numbers, cells, strict=True):
         if cell not in known:
             raise DataError(f"{what} has the label '{cell}' in row {number}; expected {expected}.")
     return np.array([known[cell] for cell in cells], np.int64)

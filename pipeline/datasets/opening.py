@@ -164,7 +164,9 @@ def _refuse_unheard(options: DatasetOptions, spec: str, kind: str) -> None:
     if kind != "table":
         heard = kind in _ARRAYS or (options.group_column == NO_GROUP and kind == "folder")
         group = None if heard else options.group_column
-        asked = {_flag(name): getattr(options, name) for name in _OF_COLUMNS} | {"--group-column": group}
+        repeated = None if options.repeated == DatasetOptions.repeated else options.repeated
+        asked = {_flag(name): getattr(options, name) for name in _OF_COLUMNS}
+        asked |= {"--group-column": group, "--repeated": repeated}
         unheard = [option for option, value in asked.items() if value]
         if unheard:
             raise DataError(

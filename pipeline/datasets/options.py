@@ -101,7 +101,7 @@ _OPTIONS = (
         help="Separator of several labels in one cell, as | in A|B or , in ['A', 'B']; an image has all of them.",
     ),
     click.option("--one-hot", is_flag=True, help="--label-columns are classes: exactly one 1 in every row."),
-    click.option("--blank", type=click.Choice(["0", "unknown"]), help="What an empty cell of --label-columns means."),
+    click.option("--blank", type=click.Choice(["0", "unknown"]), help="What an empty cell of labels means."),
     click.option(
         "--uncertain", type=click.Choice(["0", "1", "unknown"]), help="What -1 in a cell of --label-columns means."
     ),

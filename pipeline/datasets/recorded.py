@@ -8,10 +8,9 @@ from dataclasses import replace
 from ...cache.errors import CacheMismatch
 from ...cache.format.manifest import Manifest
 from ...cache.keys import match_secret
-from ...cache.text import plural
+from ...cache.text import plural, quoted
 from ..views.preprocessing import parse_window
 from .columns.dataset import UNLABELLED, DatasetOptions
-from .columns.labels import quoted
 from .columns.reading import with_reading
 from .opening import dataset_kind
 
@@ -43,7 +42,9 @@ def recorded_options(options: DatasetOptions, manifest: Manifest, spec: str) -> 
     elif dataset_kind(spec) == "table":
         options = _with_columns(options, manifest)
     options = with_reading(options, manifest.dataset.get("reading", {}), dataset_kind(spec))
-    options = replace(options, several_labels=manifest.task == "multilabel")
+    options = replace(
+        options, several_labels=manifest.task == "multilabel", keep_missing=bool(manifest.skipped.without_key)
+    )
     known = (*manifest.classes, *manifest.dataset.get("excluded_classes", ()))
     # The dataset may have classes that the cache never knew, and may lack some that it knows: either can be left out.
     options = replace(options, known_classes=known)

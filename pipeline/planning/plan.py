@@ -107,7 +107,8 @@ def prepare(
     """
     if options.unlabelled and settings.tune:
         raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
-    dataset = open_dataset(spec, options) if opened is None else opened
+    reading = replace(options, keep_missing=settings.on_bad_image == "skip")
+    dataset = open_dataset(spec, reading) if opened is None else opened
     files = locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
         raise TeacherError(

@@ -36,7 +36,7 @@ def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None,
     medal explain runs/chest new.png --out heat --class pneumonia
     """
     from ..using.explaining import explain_images, require_captum
-    from ..using.prediction import find_images, list_frames
+    from ..using.prediction import list_frames
     from ..using.trained import open_run
 
     require_captum()
@@ -49,10 +49,10 @@ def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None,
     trained = open_run(run, device)
     if name is not None and name not in trained.classes:
         raise DataError(f"There is no class '{name}'; expected one of {', '.join(trained.classes)}.")
-    files, others = find_images(images)
-    if others:
-        note(f"{others} {plural(others, 'file')} in these folders {plural(others, 'is', 'are')} no image: left out")
-    frames = list_frames(trained, files).images
+    listing, said = list_frames(trained, images)
+    for sentence in said:
+        note(sentence)
+    frames = listing.images
     with progress("explain", len(frames)) as advance:
         found = explain_images(trained, frames, out, name, advance)
     if as_json:

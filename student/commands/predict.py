@@ -72,7 +72,7 @@ def predict(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Predict each IMAGE with the student in RUN: files or folders of PNG, JPEG, TIFF, DICOM, NIfTI …, every frame.
+    """Predict each IMAGE with the student in RUN: files or folders; of DICOM and NIfTI every frame is an image.
 
     Images are read and resized as in training. Probabilities are calibrated: logits are divided by the temperature that
     fits the run's val predictions best. Images that cannot be read are all listed, the others are predicted, and the
@@ -85,17 +85,16 @@ def predict(
     medal predict runs/chest clips/ --by group --group-pattern '([^/]+)/[^/]+$'
     """
     from ..using.patients import answer_patients, name_patients, write_patients
-    from ..using.prediction import find_images, list_frames, predict_images, write_answers
+    from ..using.prediction import list_frames, predict_images, write_answers
     from ..using.trained import open_run
 
     if group_pattern is not None and by != "group":
         raise click.UsageError("--group-pattern has a meaning with --by group alone.")
     require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
-    files, others = find_images(images)
-    if others:
-        note(f"{others} {plural(others, 'file')} in these folders {plural(others, 'is', 'are')} no image: left out")
-    listing = list_frames(trained, files)
+    listing, said = list_frames(trained, images)
+    for sentence in said:
+        note(sentence)
     frames = listing.images
     patient = name_patients(listing, group_pattern) if by == "group" else {}
     if dry_run:

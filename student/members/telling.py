@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ...cache.text import plural
-from ...pipeline.datasets.columns.labels import quoted
+from ...cache.text import plural, quoted
 from .plan import Asked
 
 __all__ = ["describe_passes", "describe_times", "list_warnings"]

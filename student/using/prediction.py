@@ -19,6 +19,7 @@ from ...cache.errors import DataError
 from ...cache.machine.drafts import write_file
 from ...cache.machine.system_files import is_nobodys
 from ...cache.progress import Advance
+from ...cache.text import plural
 from ...pipeline.datasets.columns.dataset import Place, Task
 from ...pipeline.datasets.pixels.files import FileImages, find_format
 from ...pipeline.datasets.pixels.listing import Listing, list_images
@@ -122,11 +123,31 @@ def find_images(paths: Sequence[Path]) -> tuple[list[str], int]:
     return list(dict.fromkeys(found)), others
 
 
-def list_frames(trained: Trained, files: Sequence[str]) -> Listing:
-    """Return every frame of some files as images that are read as in training; of DICOM the headers are read now."""
+def list_frames(trained: Trained, paths: Sequence[Path]) -> tuple[Listing, list[str]]:
+    """Return the images in files and folders, to be read as in training, and what to say of what is left out.
+
+    Of DICOM and NIfTI every frame is an image, of other files the first page.
+
+    Raises
+    ------
+    DataError
+        There is no image.
+    """
+    files, others = find_images(paths)
     listing = list_images(Path(), files, replace(trained.options, window=None), "the images named")
     # Not all files need be DICOM for the run's window to be right for those that are.
-    return listing._replace(images=replace(listing.images, window=trained.preprocessing.window))
+    listing = listing._replace(images=replace(listing.images, window=trained.preprocessing.window))
+    said = []
+    if others:
+        said.append(
+            f"{others} {plural(others, 'file')} in these folders {plural(others, 'is', 'are')} no image: left out"
+        )
+    if count := len(listing.paged):
+        said.append(
+            f"{count} {plural(count, 'file')} {plural(count, 'holds', 'hold')} several pages or frames, "
+            f"'{listing.paged[0]}' for one, and the first of each is read alone: split them into files"
+        )
+    return listing, said
 
 
 def predict_images(trained: Trained, images: FileImages, advance: Advance) -> Answers:

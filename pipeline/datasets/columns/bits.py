@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from .dataset import UNKNOWN_BIT, DatasetOptions, class_order
-from .labels import quoted
 from .suspicion import check_alike, check_separators, is_missing
 
 __all__ = ["BITS", "Bits", "one_of", "read_bits", "say_nearly_one_hot", "split_labels"]
@@ -42,7 +41,7 @@ class Bits(NamedTuple):
 
 
 def read_bits(
-    columns: Columns, names: Sequence[str], options: DatasetOptions, what: str, first_row: int, *, fresh: bool
+    columns: Columns, names: Sequence[str], options: DatasetOptions, what: str, numbers: Sequence[str], *, fresh: bool
 ) -> Bits:
     """Read columns of 0 and 1, or of yes and no, or of true and false.
 
@@ -51,6 +50,7 @@ def read_bits(
 
     Parameters
     ----------
+    numbers : of each row in the table, for messages
     fresh : no cache beside the table was made of it
 
     Raises
@@ -60,7 +60,7 @@ def read_bits(
     """
     codes = {"blank": CHOICES[options.blank or "unknown"], "uncertain": CHOICES[options.uncertain or "unknown"]}
     columns_of_bits = []
-    blanks, doubts, floats = [], [], False
+    blanks, doubts, floats, any_blank = [], [], False, False
     for name in names:
         cells = columns[name]
         kinds: dict[str, int | str] = {}
@@ -68,19 +68,19 @@ def read_bits(
             kinds[cell] = _kind(cell)
             if kinds[cell] == "wrong":
                 raise DataError(
-                    f"{what} has '{cell}' in column '{name}', row {first_row + list(cells).index(cell)}; expected 0, "
-                    "1, or empty = unknown."
+                    f"{what} has '{cell}' in column '{name}', row {numbers[list(cells).index(cell)]}; expected 0, 1, "
+                    "or empty = unknown."
                 )
         floats = floats or any("." in cell for cell in kinds)
         found = set(kinds.values())
-        if "blank" in found and (0 not in found or 1 not in found):
-            blanks.append(name)
+        if "blank" in found:
+            any_blank = True
+            blanks += [name] if 0 not in found or 1 not in found else []
         if "uncertain" in found:
             doubts.append(name)
         # Both ends are held as numbers; the two words stand for what the options say.
         coded = {cell: kind if isinstance(kind, int) else codes[kind] for cell, kind in kinds.items()}
         columns_of_bits.append(np.array([coded[cell] for cell in cells], np.uint8))
-    any_blank = any("" in columns[name] for name in names)
     asked = []
     if fresh and options.blank is None and any_blank and (blanks or floats or doubts):
         which = f" ({quoted(blanks, _LISTED)} with blanks and no 0, or no 1)" if blanks else ""
@@ -132,7 +132,7 @@ def say_nearly_one_hot(bits: npt.NDArray[np.uint8]) -> list[str]:
     ]
 
 
-def one_of(read: Bits, what: str, first_row: int) -> list[str]:
+def one_of(read: Bits, what: str, numbers: Sequence[str]) -> list[str]:
     """Return the class of each row of one-hot columns, empty where all cells of a row are unknown.
 
     Raises
@@ -146,8 +146,8 @@ def one_of(read: Bits, what: str, first_row: int) -> list[str]:
     if len(wrong):
         raise DataError(
             f"{what} has {len(wrong)} {plural(len(wrong), 'row')} without exactly one 1 in the one-hot columns, row "
-            f"{first_row + int(wrong[0])} for one, with {int(ones[wrong[0]])}; leave --one-hot out if an image may "
-            "have several labels or none, or take these rows out."
+            f"{numbers[wrong[0]]} for one, with {int(ones[wrong[0]])}; leave --one-hot out if an image may have "
+            "several labels or none, or take these rows out."
         )
     place = (read.bits == 1).argmax(1)
     return ["" if blank else read.names[index] for index, blank in zip(place.tolist(), unknown.tolist(), strict=True)]
@@ -165,7 +165,15 @@ def split_labels(
     """
     unknown = {"", *options.unknown_labels} if options.blank != "0" else set(options.unknown_labels)
     renamed = dict(options.rename_classes)
-    parts = {value: [renamed.get(part, part) for part in _parts(value, separator)] for value in set(values)}
+    written = {value: _parts(value, separator) for value in set(values)}
+    there = {*written, *(part for several in written.values() for part in several)}
+    strange = [name for name in (*renamed, *options.unknown_labels) if name not in there] if classes is None else []
+    if strange:
+        raise DataError(
+            f"{what} has no label {quoted(strange)} for --rename-class or --unknown-label; its labels are "
+            f"{quoted(class_order([part for several in written.values() for part in several]))}."
+        )
+    parts = {value: [renamed.get(part, part) for part in several] for value, several in written.items()}
     found = class_order([part for value, several in parts.items() if value not in unknown for part in several])
     names = tuple(classes) if classes is not None else found
     outside = [name for name in found if name not in names and name not in options.exclude_classes]

@@ -137,6 +137,7 @@ class DatasetOptions:
     skip_localizers : scouts, by which a scan is planned, are left out
     slice_axis : across which axis volumes are cut into images; None = axial
     slice_step, middle_slices : every how many slices one is an image, and how many of these in the middle; None = all
+    keep_missing : files of a table that are not there stay rows, which cannot be read, where most are there
     """
 
     label_column: str | None = None
@@ -174,6 +175,7 @@ class DatasetOptions:
     slice_axis: str | None = None
     slice_step: int | None = None
     middle_slices: int | None = None
+    keep_missing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

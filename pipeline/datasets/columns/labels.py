@@ -1,22 +1,21 @@
-"""From what a dataset calls its classes to the numbers of `Dataset.label`."""
+"""From what a dataset calls its classes to the numbers of `Dataset.label`: unknown, renamed, rare, or looking wrong."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ....cache.text import plural
-from .dataset import UNKNOWN_CLASS, UNLABELLED, class_order
+from ....cache.text import plural, quoted
+from .dataset import UNKNOWN_CLASS, UNLABELLED, DatasetOptions, class_order
+from .suspicion import Source, check_classes, say_doubtful
 
-__all__ = ["Labels", "exclude_flags", "label_bits", "label_classes", "no_labels", "others_beside", "quoted"]
-
-_BESIDE = 5
+__all__ = ["Classes", "Labels", "exclude_flags", "label_bits", "label_classes", "no_labels", "read_classes"]
 
 
 class Labels(NamedTuple):
@@ -129,20 +128,6 @@ def _count(names: Sequence[str]) -> str:
     return f"{len(names)} {plural(len(names), 'class')}" + (f" ({quoted(names)})" if names else "")
 
 
-def quoted(names: Sequence[str], most: int = 20) -> str:
-    """Write names for a message, the first `most` of them."""
-    shown = ", ".join(f"'{name}'" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
-
-
-def others_beside(path: Path) -> str:
-    """Name, for a message, the files of the same kind in the folder of one that is not there."""
-    if not path.parent.is_dir():
-        return f", nor a folder '{path.parent}'"
-    others = sorted(file.name for file in path.parent.glob(f"*{path.suffix}"))
-    return f"; '{path.parent}' has {quoted(others, _BESIDE)}" if others else ""
-
-
 def exclude_flags(names: Sequence[str]) -> str:
     """Write the options that leave classes out."""
     return " ".join(f"--exclude-class {shlex.quote(name)}" for name in names)
@@ -154,3 +139,96 @@ def _require_known(exclude: Sequence[str], found: set[str], known: Sequence[str]
         raise DataError(
             f"{what} has no class {quoted(missing)} to leave out; its classes are {quoted(class_order(sorted(found)))}."
         )
+
+
+class Classes(NamedTuple):
+    """Labels, and what was left out or put together on the way.
+
+    Attributes
+    ----------
+    excluded : all classes that were left out, the rare ones too
+    renamed : what classes were called, and what they are called now
+    notes : what looks odd, in words
+    """
+
+    labels: Labels
+    excluded: tuple[str, ...]
+    renamed: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def read_classes(
+    values: Sequence[str],
+    options: DatasetOptions,
+    classes: Sequence[str] | None,
+    what: str,
+    *,
+    source: Source,
+    numbers: Sequence[str] | None = None,
+    empty: Sequence[str] = (),
+) -> Classes:
+    """Turn the class of each row into labels.
+
+    Parameters
+    ----------
+    values : (N,) names of classes; empty = unknown
+    classes : those of a cache, in its order: they were looked at when it was made
+    source : what names the classes
+    numbers : of each row, where these are cells of a table
+    empty : classes that the dataset names and that have no image; they may be left out
+
+    Raises
+    ------
+    DataError
+        Classes look wrong, are not those wanted, or too few are left.
+    """
+    renamed = dict(options.rename_classes)
+    unknown = {"", *options.unknown_labels}
+    asked = [*renamed, *options.unknown_labels]
+    found = set(values)
+    strange = [name for name in asked if name not in found] if classes is None else []
+    if strange:
+        raise DataError(
+            f"{what} has no class {quoted(strange)} for --rename-class or --unknown-label; its classes are "
+            f"{quoted(class_order([name for name in found if name]))}."
+        )
+    known = {name: "" if name in unknown else renamed.get(name, name) for name in found}
+    named = [known[value] for value in values]
+    counts = Counter(name for name in named if name)
+    notes: list[str] = []
+    if classes is None and not options.accept_classes:
+        where = None if numbers is None else (lambda names: numbers[min(map(named.index, names))])
+        in_order = {name: counts[name] for name in class_order(list(counts))}
+        check_classes(in_order, what, source, where)
+        notes = say_doubtful(in_order)
+    excluded = options.exclude_classes
+    if options.min_class_images is not None and classes is None:
+        rare = _rare(counts, options, what)
+        if options.other_class is None:
+            excluded = (*excluded, *rare)
+        else:
+            renamed |= dict.fromkeys(rare, options.other_class)
+            named = [renamed.get(name, name) for name in named]
+    names = class_order([name for name in set(named) if name])
+    number = {name: index for index, name in enumerate(names)} | {"": UNKNOWN_CLASS}
+    labels = label_classes(
+        names,
+        np.array([number[name] for name in named], np.int64),
+        exclude=excluded,
+        classes=classes,
+        what=what,
+        known=(*options.known_classes, *empty),
+    )
+    return Classes(labels, excluded, renamed, tuple(notes))
+
+
+def _rare(counts: Mapping[str, int], options: DatasetOptions, what: str) -> tuple[str, ...]:
+    least = options.min_class_images or 0
+    rare = class_order([name for name, count in counts.items() if count < least])
+    left = [name for name in counts if name not in rare and name not in options.exclude_classes]
+    if len(left) + (options.other_class is not None) < 2:
+        raise DataError(
+            f"{what} has {len(left)} {plural(len(left), 'class')} of {least} images or more; expected two or more: "
+            "give a lower --min-class-images."
+        )
+    return tuple(name for name in rare if name not in options.exclude_classes)

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ....cache.text import plural
-from .labels import quoted
+from ....cache.text import plural, quoted
 from .splits import find_split
 from .suspicion import is_missing, plain_name
 

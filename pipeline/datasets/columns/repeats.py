@@ -38,7 +38,7 @@ def merge_rows(
     names: Sequence[str],
     how: Repeated,
     what: str,
-    numbers: npt.NDArray[np.int64],
+    numbers: Sequence[str],
 ) -> Merged:
     """Put rows of one image together.
 
@@ -49,7 +49,7 @@ def merge_rows(
     ----------
     image, beside : of each row, what it is of, and what else is said of it
     label : (N,) int, or (N, L) uint8
-    numbers : (N,) int64 of each row in the table, for messages
+    numbers : of each row in the table, for messages
 
     Raises
     ------
@@ -68,7 +68,7 @@ def merge_rows(
         raise DataError(
             f"{what} has {len(several)} {plural(len(several), 'image')} in more than one row "
             f"({sum(map(len, several))} rows), and the labels of {len(contrary)} differ, '{image[rows[0]]}' in the "
-            f"rows {', '.join(str(numbers[row]) for row in rows[:5])} for one; expected one label an image: "
+            f"rows {', '.join(numbers[row] for row in rows[:5])} for one; expected one label an image: "
             "--repeated first, any or majority says whose counts."
         )
     keep = np.ones(len(image), np.bool_)
@@ -81,7 +81,7 @@ def merge_rows(
         if how != "refuse" and len({beside[row] for row in rows}) > 1:
             raise DataError(
                 f"{what} has '{image[rows[0]]}' in several rows of different split, domain or group, rows "
-                f"{', '.join(str(numbers[row]) for row in rows[:5])}; expected the same, as --repeated {how} makes one "
+                f"{', '.join(numbers[row] for row in rows[:5])}; expected the same, as --repeated {how} makes one "
                 "row of them."
             )
     return Merged(np.flatnonzero(keep), merged[keep], np.flatnonzero(~keep))

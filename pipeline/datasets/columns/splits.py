@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from .dataset import SPLITS, Dataset
-from .labels import exclude_flags, quoted
+from .labels import exclude_flags
 from .units import find_units
 
 __all__ = [
     "SPLIT_NAMES",
     "check_filled",
     "check_rare",
+    "check_split_names",
     "describe_drawing",
     "draw_splits",
     "find_split",
@@ -67,6 +68,22 @@ def find_split(name: str, renamed: Mapping[str, str]) -> int:
     if plain not in SPLIT_NAMES:
         plain = _BESIDE.sub("", _BESIDE.sub("", plain))
     return SPLITS.index(SPLIT_NAMES[plain]) if plain in SPLIT_NAMES else -1
+
+
+def check_split_names(renamed: Mapping[str, str], found: Iterable[str], what: str) -> None:
+    """Refuse names that --split-names gives and nothing has: splits would be drawn as if it had not been said.
+
+    Raises
+    ------
+    DataError
+    """
+    there = sorted({name for name in found if name})
+    strange = [name for name in renamed if name not in there]
+    if strange:
+        raise DataError(
+            f"{what} has no split called {quoted(strange)} for --split-names; expected names that it has, "
+            f"{quoted(there) or 'of which there are none'}."
+        )
 
 
 def words_of_splits(name: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 import unicodedata
@@ -9,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from .dataset import class_order
-from .labels import quoted
 
 __all__ = ["Source", "check_alike", "check_classes", "check_separators", "is_missing", "plain_name", "say_doubtful"]
 
@@ -22,6 +22,8 @@ _MOST_GRADES = 10
 _LEAST_MEASURED = 3
 _MOST_HALVES = 5  # as many as clinical dementia has: 0, 0.5, 1, 2, 3
 _LISTED = 8
+# Six letters of which two are exchanged are as close as that; a mistake is rarer than what is meant.
+_LONG, _CLOSE, _RARE = 5, 0.83, 4
 # What pandas, R, SPSS, spreadsheets and people write for "no label". "None" in this case alone: a grade may well be
 # called "none".
 _MISSING = frozenset(
@@ -47,8 +49,10 @@ _WHO = re.compile(
 )
 _WHAT = re.compile(r"(class|cls|category|cat|type|label|grade|stage|level|score|diagnosis|c|k)?", re.IGNORECASE)
 _LEAST_WHO, _LEAST_CODES, _DIGITS = 3, 11, 3
+_WITH_UNIT = re.compile(r"[<>~+-]?\d[\d.,:/ -]*(\D*)")
 
 Counts = Mapping[str, int]
+Where = Callable[[Sequence[str]], str]
 Source = Literal["column", "folders", "arrays"]
 _ELSEWHERE: dict[Source, str] = {
     "column": "name the column of classes with --label-column",
@@ -59,49 +63,65 @@ _ELSEWHERE: dict[Source, str] = {
 
 def is_missing(name: str) -> bool:
     """Tell whether a cell is spelled as programs and people spell "no label"."""
-    return name in _MISSING_AS_WRITTEN or name.lower() in _MISSING or (_is_number(name) and float(name) == -1)
+    return name in _MISSING_AS_WRITTEN or name.lower() in _MISSING or (_is_number(name) and _number(name) == -1)
 
 
 def say_doubtful(counts: Counts) -> list[str]:
-    """Say of classes that their names may mean that none is known."""
+    """Say of classes that their names may mean that none is known, or may be misspelled."""
     doubtful = [name for name in counts if name.lower() in _DOUBTFUL or is_missing(name)]
     if not doubtful:
-        return []
+        return _say_misspelled(counts)
     flags = " ".join(f"--unknown-label {_word(name)}" for name in doubtful)
     return [
         f"{_listed(doubtful, counts)} is read as a class of its own: {flags} reads it as unknown"
         if len(doubtful) == 1
-        else f"{_listed(doubtful, counts)} are read as classes of their own: {flags} reads them as unknown"
+        else f"{_listed(doubtful, counts)} are read as classes of their own: {flags} reads them as unknown",
+        *_say_misspelled(counts),
     ]
 
 
-def check_classes(counts: Counts, what: str, source: Source, first_row: Callable[[str], int] | None = None) -> None:
+def _say_misspelled(counts: Counts) -> list[str]:
+    """Say of rare classes that they are called nearly as a frequent one: a letter is missing, or two are exchanged."""
+    said = []
+    words = [name for name in counts if len(name) >= _LONG and not re.search(r"\d", name)]
+    for rare in words:
+        often = [name for name in words if _RARE * counts[rare] < counts[name]]
+        close = difflib.get_close_matches(rare, often, n=1, cutoff=_CLOSE)
+        if close:
+            said.append(
+                f"class '{rare}' ({counts[rare]}) is called nearly as '{close[0]}' ({counts[close[0]]}): if it is "
+                f"misspelled, --rename-class {_word(f'{rare}={close[0]}')} makes one of them"
+            )
+    return said
+
+
+def check_classes(counts: Counts, what: str, source: Source, where: Where | None = None) -> None:
     """Refuse classes that are most likely none, with what was seen and the option that settles it.
 
     Parameters
     ----------
     counts : how many rows each class has
     source : what names the classes
-    first_row : of a class, for the message
+    where : returns the number of the first row that has one of some classes, for the message
 
     Raises
     ------
     DataError
     """
     if source != "folders":
-        _check_missing(counts, what, first_row)
+        _check_missing(counts, what, where)
         check_separators(counts, what)
     check_alike(counts, what)
     _check_numbered(counts, what, source)
     _check_many(counts, what, source)
 
 
-def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | None) -> None:
+def _check_missing(counts: Counts, what: str, where: Where | None) -> None:
     missing = [name for name in counts if is_missing(name)] + _codes(counts)
     if not missing:
         return
     total = sum(counts[name] for name in missing)
-    row = f", row {min(map(first_row, missing))} for one" if first_row else ""
+    row = f", row {where(missing)} for one" if where else ""
     flags = " ".join(f"--unknown-label {_word(name)}" for name in missing)
     raise DataError(
         f"{what} has {_listed(missing, counts)} for a class in {total} {plural(total, 'row')}{row}; expected a class, "
@@ -112,7 +132,7 @@ def _check_missing(counts: Counts, what: str, first_row: Callable[[str], int] | 
 
 def _codes(counts: Counts) -> list[str]:
     """Return the numbers that stand apart from grades counted from 0 or 1, and are ones that mean "none"."""
-    numbers = {name: float(name) for name in counts if _is_number(name)}
+    numbers = {name: _number(name) for name in counts if _is_number(name)}
     apart = [name for name, number in numbers.items() if number in _CODES and number != -1]
     grades = sorted(number for name, number in numbers.items() if name not in apart and number != -1)
     others = len(numbers) < len(counts)
@@ -135,9 +155,9 @@ def check_separators(counts: Counts, what: str) -> None:
             f"--label-separator ',' reads lists as several labels an image, {ACCEPT} takes them as classes."
         )
     for separator in (*_SEPARATORS, *_LOOSE):
-        joined = [name for name in counts if separator in name]
+        joined = [name for name in counts if separator in name and not _is_number(name)]
         if separator in _LOOSE:
-            parts = {name: name.split(separator) for name in joined if not _is_number(name)}
+            parts = {name: name.split(separator) for name in joined}
             joined = [name for name, several in parts.items() if all(part in counts for part in several)]
         if joined and (separator in ("|", ";", *_LOOSE) or _is_list(joined, counts, separator)):
             raise DataError(
@@ -180,13 +200,17 @@ def check_alike(counts: Counts, what: str) -> None:
 def plain_name(name: str) -> str:
     """Return what is left of a name when case, spaces and the spelling of a number do not count."""
     if _is_number(name):
-        return repr(float(name))
+        return repr(_number(name))
     folded = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_-]+", " ", folded).strip(" .,;:")
 
 
 def _is_number(name: str) -> bool:
-    return re.fullmatch(r"[+-]?\d+(\.\d*)?", name) is not None
+    return re.fullmatch(r"[+-]?\d+([.,]\d*)?([eE][+-]?\d+)?", name) is not None
+
+
+def _number(name: str) -> float:
+    return float(name.replace(",", "."))
 
 
 def _check_numbered(counts: Counts, what: str, source: Source) -> None:
@@ -194,7 +218,7 @@ def _check_numbered(counts: Counts, what: str, source: Source) -> None:
     parts = [re.fullmatch(r"(.*?)[ _-]*(\d+)", name) for name in counts]
     words = {"" if part is None else part[1].strip(" _-").lower() for part in parts}
     word = words.pop() if words else ""
-    if words or not word or len(counts) < _LEAST_WHO or _WHAT.fullmatch(word):
+    if words or not re.search(r"[^\W\d_]", word) or len(counts) < _LEAST_WHO or _WHAT.fullmatch(word):
         return
     coded = len(counts) >= _LEAST_CODES and all(part is not None and len(part[2]) >= _DIGITS for part in parts)
     if not coded and not _WHO.fullmatch(word):
@@ -208,12 +232,16 @@ def _check_numbered(counts: Counts, what: str, source: Source) -> None:
 
 def _check_many(counts: Counts, what: str, source: Source) -> None:
     names = class_order(list(counts))
-    numbers = sorted(float(name) for name in counts) if all(map(_is_number, counts)) else []
+    numbers = sorted(map(_number, counts)) if all(map(_is_number, counts)) else []
     grades = numbers and numbers == [numbers[0] + step for step in range(len(numbers))] and numbers[0] < _MOST_GRADES
     fractions = any(number != int(number) for number in numbers)
     large = len(numbers) >= _LEAST_MEASURED and numbers[-1] >= _MOST_GRADES
     fine = fractions and len(numbers) > _MOST_HALVES
     measured = numbers and not grades and (len(numbers) > _MOST_GRADES or fine or large)
+    # Ages and sizes with their unit, dates: figures first, and no more than one word beside them.
+    units = {found[1].strip().lower() if (found := _WITH_UNIT.fullmatch(name)) else None for name in counts}
+    many = _MOST_GRADES < len(names) <= MOST_CLASSES
+    measured = measured or (many and not numbers and len(units) == 1 and None not in units)
     if not measured and len(names) <= MOST_CLASSES:
         return
     looks = "which look like a measurement" if measured else f"more than {MOST_CLASSES}"

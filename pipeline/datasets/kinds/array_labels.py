@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from ..columns.bits import say_nearly_one_hot
-from ..columns.classes import Classes, read_classes
 from ..columns.dataset import UNKNOWN_BIT, UNKNOWN_CLASS, DatasetOptions
-from ..columns.labels import Labels, label_bits, label_classes, quoted
+from ..columns.labels import Classes, Labels, label_bits, label_classes, read_classes
 from ..columns.patients import NO_GROUP, check_groups, number_groups, patient_columns
 from ..columns.splits import SPLIT_NAMES
 from .array_layout import Pair, single_labels

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import quoted
 from ..columns.dataset import UNKNOWN_BIT
-from ..columns.labels import quoted
 from ..columns.splits import SPLIT_NAMES
 
 __all__ = ["Pair", "channels_last", "find_pairs", "single_labels"]

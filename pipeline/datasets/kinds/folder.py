@@ -10,13 +10,12 @@ from pathlib import Path, PurePath, PurePosixPath
 import numpy as np
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from ..columns.account import Account
-from ..columns.classes import Classes, read_classes
 from ..columns.dataset import Dataset, DatasetOptions
-from ..columns.labels import no_labels, quoted
+from ..columns.labels import Classes, no_labels, read_classes
 from ..columns.reading import record_reading
-from ..columns.splits import find_split
+from ..columns.splits import check_split_names, find_split
 from ..pixels.files import FORMATS
 from ..pixels.listing import Listing, list_images
 from .grouping import group_images
@@ -47,6 +46,9 @@ def open_folder(path: Path, name: str, options: DatasetOptions, classes: Sequenc
     """
     what = f"folder '{path}'"
     tree = walk(path, what)
+    if classes is None and options.class_pattern is None:
+        folders = {part for folder in tree.folders for part in folder.split("/")}
+        check_split_names(dict(options.split_names), folders, what)
     images, left = tree.sort_out(tree.files)
     placed = place_images(tree, images, left, options, what)
     left = {**left, **placed.left}
@@ -113,6 +115,13 @@ def _nothing_found(tree: Tree, left: Mapping[str, Sequence[str]], what: str) -> 
     other = sorted(name for name in top if PurePath(name).suffix.lower() in _DATASETS or is_hdf5(str(path / name)))
     if other:
         return f"{what} has no image in folders of classes; did you mean '{path / other[0]}', which lies in it?"
+    backslashes = [name for name in top if "\\" in name]
+    if backslashes:
+        return (
+            f"{what} has no folder, and {len(backslashes)} files have backslashes in their names, '{backslashes[0]}' "
+            "for one, as some programs for Windows pack folders; expected SPLIT/CLASS/file or CLASS/file: unpack it "
+            "with another program, or take the class from the name with --class-pattern."
+        )
     loose = [name for name in left.get(LOOSE, ()) if "/" not in name or find_split(name.split("/")[0], {}) >= 0]
     if loose:
         return (

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ....cache.errors import DataError
+from ....cache.text import quoted
 from ..columns.dataset import Dataset, DatasetOptions
-from ..columns.labels import quoted
 from ..columns.splits import SPLIT_NAMES
 from .array_layout import Pair, channels_last
 from .arrays import Stack

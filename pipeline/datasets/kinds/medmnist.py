@@ -17,8 +17,8 @@ from typing import Any
 
 from ....cache.errors import DataError
 from ....cache.machine.drafts import drafted
+from ....cache.text import quoted
 from ..columns.dataset import Dataset, DatasetOptions
-from ..columns.labels import quoted
 from .npz import open_npz
 
 __all__ = ["PREFIX", "official_file", "official_names", "open_medmnist", "parse_spec"]

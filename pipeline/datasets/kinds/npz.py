@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ..columns.dataset import SPLITS, Dataset, DatasetOptions
-from ..columns.labels import others_beside
 from ..columns.reading import record_reading
 from .array_labels import read_groups, read_labels, say_unread
 from .array_layout import Pair, channels_last, find_pairs
 from .arrays import ArrayImages, Stack, choose_levels
+from .tree import others_beside
 
 __all__ = ["open_arrays", "open_npz"]
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from ....cache.errors import DataError
-from ....cache.text import plural
+from ....cache.text import plural, quoted
 from ..columns.dataset import DatasetOptions
-from ..columns.labels import quoted
 from ..columns.splits import find_split, name_likely_splits
 from ..pixels.file_kinds import kind_of_name
 from .tree import DOCUMENTS, Tree

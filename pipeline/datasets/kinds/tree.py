@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ....cache.errors import DataError
 from ....cache.machine.system_files import is_nobodys
+from ....cache.text import quoted
 from ..pixels.file_kinds import IMAGES, VOLUMES, FileKind, kind_of_content, kind_of_name, stem_of, suffix_of
 
-__all__ = ["MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "walk"]
+__all__ = ["DOCUMENTS", "MASKS", "NOWHERE", "OTHERS", "Tree", "find_masks", "others_beside", "walk"]
 
 # Reasons for which a file is no image of a dataset.
 MASKS = "masks"
@@ -30,6 +31,7 @@ _BESIDE = (
     re.compile(r"(?P<image>.+?)mask", re.IGNORECASE),
     re.compile(rf"{_WORDS}[ _.-]+(?P<image>.+)", re.IGNORECASE),
 )
+_LISTED = 5
 # Quicker, and all that most need.
 _WORD = re.compile("mask|msk|lbl|seg|label|gt|truth|annot|manual|superp|contour|outline|overlay", re.IGNORECASE)
 _MASK_FOLDER = re.compile(rf"(?:\w+[ _-])?{_WORDS}", re.IGNORECASE)
@@ -184,3 +186,11 @@ def _cover(masks: dict[str, list[str]], images: dict[str, list[str]]) -> bool:
 
     covered = sum(stem in images or any(image in images for image in _images_of(stem)) for stem in masks)
     return 2 * covered > len(masks)
+
+
+def others_beside(path: Path) -> str:
+    """Name, for a message, the files of the same kind in the folder of one that is not there."""
+    if not path.parent.is_dir():
+        return f", nor a folder '{path.parent}'"
+    others = sorted(file.name for file in path.parent.glob(f"*{path.suffix}"))
+    return f"; '{path.parent}' has {quoted(others, _LISTED)}" if others else ""

@@ -19,7 +19,7 @@ from ..columns.dataset import DatasetOptions
 from .file_kinds import suffix_of
 from .files import FORMATS, LOCALIZERS, Facts, FileImages, Format, across, find_format
 from .nifti.slices import choose_slices, say_slices
-from .pages import holds_more
+from .pages import HARDLY_PAGED, PAGED, holds_more
 
 __all__ = ["Listing", "list_images"]
 
@@ -39,7 +39,8 @@ class Listing(NamedTuple):
     names : (N,) the files listed
     patients : (N,) of the files listed, as `Facts.patient`; empty where no file names one
     left : files that are DICOM or volumes and no image of the study, by what they are; no image is of them
-    notes : what looks odd, in words
+    paged : files of several pages or frames, of which the first alone is an image; of PNG a sample was looked at
+    slices : what to say of the slices of volumes
     """
 
     images: FileImages
@@ -48,7 +49,21 @@ class Listing(NamedTuple):
     names: tuple[str, ...] = ()
     patients: tuple[bytes, ...] = ()
     left: Mapping[str, tuple[str, ...]] = MappingProxyType({})
-    notes: tuple[str, ...] = ()
+    paged: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What looks odd, in words."""
+        if not self.paged:
+            return self.slices
+        named = suffix_of(self.paged[0]) in PAGED
+        remedy = "a table with a column 'frame' names others, or split them" if named else "split them"
+        return (
+            f"{len(self.paged)} {plural(len(self.paged), 'file')} of {len(self.names)} hold several pages or frames, "
+            f"'{self.paged[0]}' for one, and the first of each is read alone: {remedy} into files",
+            *self.slices,
+        )
 
     def group(self, group: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return (M,) int64 groups of the images, from (N,) of the files: frames of one examination are in one."""
@@ -108,9 +123,9 @@ def list_images(
         raise DataError(f"{what} has no DICOM file and no image of more than 8 bits for --window; leave it out.")
     chosen = np.array(list(map(bool, asked)), bool)
     known = tuple(patients) if any(patients) else ()
-    notes = _say_more_pages(folder, names, formats) if frames is None else ()
-    notes = (*notes, *say_slices([len(wanted[row]) for row in volumes if wanted[row]], options))
-    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, left, notes)
+    paged = _find_paged(folder, names, formats) if frames is None else ()
+    slices = tuple(say_slices([len(wanted[row]) for row in volumes if wanted[row]], options))
+    return Listing(images, place, (numbers > 0) & (film | ~chosen)[place], tuple(names), known, left, paged, slices)
 
 
 def _read_headers(
@@ -139,18 +154,14 @@ def _facts(kind: Format, path: Path) -> Facts:
     return Facts() if kind.facts is None else kind.facts(path)
 
 
-def _say_more_pages(folder: Path, names: Sequence[str], formats: Sequence[Format | None]) -> tuple[str, ...]:
-    """Say how many files have pages that are not read; each is opened for a few bytes."""
+def _find_paged(folder: Path, names: Sequence[str], formats: Sequence[Format | None]) -> tuple[str, ...]:
+    """Return the files that have pages beside the first; each that may have is opened for a few bytes, of PNG some."""
     asked = [name for name, kind in zip(names, formats, strict=True) if kind is not None and kind.pages is not None]
+    hardly = [name for name in names if suffix_of(name) in HARDLY_PAGED]
+    asked += hardly[:: max(1, len(hardly) // _LOOKED_AT)]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         held = pool.map(lambda name: holds_more(folder / name), asked)
-        more = [name for name, several in zip(asked, held, strict=True) if several]
-    if not more:
-        return ()
-    return (
-        f"{len(more)} {plural(len(more), 'file')} of {len(names)} hold several pages or frames, '{more[0]}' for one, "
-        "and the first of each is read alone: a table with a column 'frame' names others, or split them into files",
-    )
+        return tuple(name for name, several in zip(asked, held, strict=True) if several)
 
 
 def _count_pages_asked(

@@ -8,25 +8,30 @@ from typing import BinaryIO
 
 from .quiet import quiet_decoders
 
-__all__ = ["PAGED", "holds_more"]
+__all__ = ["HARDLY_PAGED", "PAGED", "holds_more"]
 
-# Kinds of files that may hold several pictures, by suffix.
+# Kinds of files that may hold several pictures, by suffix; and that hardly ever do.
 PAGED = (".tif", ".tiff", ".gif", ".webp")
+HARDLY_PAGED = (".png",)
 
 _TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
 _BIG = (b"II+\0", b"MM\0+")
 _SUBFILE = 254  # a tag, whose bits 0 and 2 say that a page is a smaller copy or a mask of another
 _COPY_OR_MASK = 0b101
 _MOST_LOOKED_AT = 64
+# An animated PNG says so before its pixels begin, and no header of a picture is longer.
+_PNG, _ANIMATED, _PIXELS, _HEADER = b"\x89PNG", b"acTL", b"IDAT", 1 << 14
 
 
 def holds_more(path: Path) -> bool:
-    """Tell whether a TIFF, GIF or WebP has a second picture that is no thumbnail; False of what makes no sense."""
+    """Tell whether a TIFF, GIF, WebP or PNG has a second picture that is no thumbnail; False of what makes no sense."""
     try:
         with path.open("rb") as file:
             start = file.read(21)
             if start[:4] in _TIFF:
                 return _has_pages(file, start)
+            if start[:4] == _PNG:
+                return _ANIMATED in file.read(_HEADER).partition(_PIXELS)[0]
             if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
                 return bool(start[20] & 2)
             if start[:4] == b"GIF8":

@@ -18,6 +18,17 @@ __all__ = ["Layers", "count_tiff_pages", "is_tiff", "read_tiff"]
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE)
 _ALPHA = (1, 2)  # ExtraSamples: associated and unassociated alpha
+_ORIENTATION = 274
+# By the value of that tag: whether rows and columns change places first, then whether rows, then columns, are reversed.
+_TURNS = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
 
 # tifffile logs what it finds odd in tags; a file that cannot be read is refused in a sentence of its own.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -28,7 +39,7 @@ class Layers(NamedTuple):
 
     Attributes
     ----------
-    values : (H, W, C), C 1 or 3
+    values : (H, W, C), C 1 or 3, turned as the file says
     alpha : (H, W, 1) of the same type, None where all is opaque
     inverted : whether 0 is white
     """
@@ -70,6 +81,7 @@ def read_tiff(content: bytes, what: str, page: int) -> Layers:
             axes, photometric = found.axes, found.photometric
             extra = tuple(int(kind) for kind in found.extrasamples)
             values = found.asarray()
+            turned = _TURNS.get(found.tags.valueof(_ORIENTATION, 1), (False, False, False))
     except (TiffFileError, IndexError) as error:
         raise DataError(f"{what} is not a TIFF image that can be read ({error}).", "not an image") from error
     except Exception as error:
@@ -83,10 +95,17 @@ def read_tiff(content: bytes, what: str, page: int) -> Layers:
         raise DataError(
             f"{what} cannot be decoded, it is truncated or damaged: {error or type(error).__name__}.", "damaged"
         ) from error
-    return _arrange(values, axes, photometric, extra, what)
+    return _arrange(values, axes, photometric, extra, turned, what)
 
 
-def _arrange(values: npt.NDArray[Any], axes: str, photometric: int, extra: tuple[int, ...], what: str) -> Layers:
+def _arrange(
+    values: npt.NDArray[Any],
+    axes: str,
+    photometric: int,
+    extra: tuple[int, ...],
+    turned: tuple[bool, bool, bool],
+    what: str,
+) -> Layers:
     layers = values[:, :, None] if axes == "YX" else np.moveaxis(values, 0, 2) if axes == "SYX" else values
     colours = 1 if photometric in _GREY else 3 if photometric == PHOTOMETRIC.RGB else 0
     samples = layers.shape[2] if layers.ndim == 3 and axes in ("YX", "YXS", "SYX") else 0
@@ -96,5 +115,8 @@ def _arrange(values: npt.NDArray[Any], axes: str, photometric: int, extra: tuple
             "expected grey or RGB, with or without an alpha channel: convert it.",
             "unusable values",
         )
+    transposed, rows, columns = turned
+    layers = layers.swapaxes(0, 1) if transposed else layers
+    layers = layers[:: -1 if rows else 1, :: -1 if columns else 1]
     alpha = layers[:, :, colours : colours + 1] if samples > colours else None
     return Layers(layers[:, :, :colours], alpha, inverted=photometric == PHOTOMETRIC.MINISWHITE)

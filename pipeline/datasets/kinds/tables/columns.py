@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .....cache.errors import DataError
+from .....cache.text import quoted
 from ...columns.dataset import DatasetOptions
-from ...columns.labels import quoted
 from ...columns.patients import NO_GROUP, patient_columns
+from ...columns.splits import check_split_names
 from ...pixels.file_kinds import IMAGES, kind_of_name
 from .lookup import Lookup
 from .splits import NO_SPLIT, are_splits, listed_splits, read_splits, say_unread_splits
-from .text import FIRST_ROW, Columns, find_column, read_columns, require
+from .text import Columns, Table, find_column, read_table, require
 
 __all__ = ["FILE", "Found", "find_columns", "say_patient_columns"]
 
@@ -39,7 +40,7 @@ class Found:
     notes : what was guessed, in words
     """
 
-    columns: Columns
+    table: Table
     file_column: str
     files: Sequence[str]
     starts: Sequence[str] | None
@@ -70,15 +71,16 @@ def find_columns(path: Path, options: DatasetOptions, lookup: Lookup, what: str,
     DataError
         A table cannot be read, a column is not there, or one looks as if it said more than it was asked.
     """
-    columns, part, starts, said = _read_tables(path, options, what)
+    table, part, starts, said = _read_tables(path, options, what)
+    columns = table.columns
     file_column, guessed = _file_column(columns, options, lookup, what)
     files = columns[file_column]
-    empty = [number for number, file in enumerate(files, FIRST_ROW) if not file]
+    empty = [number for number, file in zip(table.numbers, files, strict=True) if not file]
     if empty:
         raise DataError(
             f"{what} names no file in row {empty[0]}; expected a path relative to the table in '{file_column}'."
         )
-    split, of_lists = _find_splits(columns, files, part, options, what, fresh=fresh)
+    split, of_lists = _find_splits(table, files, part, options, what, fresh=fresh)
     group_column, groups = _find_groups(columns, options, what, fresh=fresh)
     domain_column = _optional(columns, options.domain_column, _DOMAIN, "--domain-column", what)
     frame_column = find_column(columns, _FRAME)
@@ -87,7 +89,7 @@ def find_columns(path: Path, options: DatasetOptions, lookup: Lookup, what: str,
         told = {file_column, group_column, domain_column, options.label_column or find_column(columns, _LABEL)}
         unread = say_unread_splits(columns, [*options.label_columns, *(name for name in told if name)])
     return Found(
-        columns=columns,
+        table=table,
         file_column=file_column,
         files=files,
         starts=_own_starts(files, starts, lookup),
@@ -112,7 +114,7 @@ def _own_starts(files: Sequence[str], starts: Sequence[str] | None, lookup: Look
 
 
 def _find_splits(
-    columns: Columns,
+    table: Table,
     files: Sequence[str],
     part: npt.NDArray[np.int8] | None,
     options: DatasetOptions,
@@ -121,6 +123,7 @@ def _find_splits(
     fresh: bool,
 ) -> tuple[npt.NDArray[np.int8] | None, list[str]]:
     """Return the split of each row, and what to say of it."""
+    columns = table.columns
     asked = options.split_column if options.split_column != NO_SPLIT or NO_SPLIT in columns else None
     if options.split_column is not None and asked is None:
         return listed_splits(files, part, options)
@@ -134,7 +137,9 @@ def _find_splits(
             "one of them: leave these options out, or take the column out."
         )
     values = columns[column] if column else None
-    split = read_splits(values, names, what) if part is None else part
+    if fresh:
+        check_split_names(names, values or (), what)
+    split = read_splits(values, table.numbers, names, what) if part is None else part
     return listed_splits(files, split, options)
 
 
@@ -154,23 +159,20 @@ def _find_groups(
 
 def _read_tables(
     path: Path, options: DatasetOptions, what: str
-) -> tuple[Columns, npt.NDArray[np.int8] | None, list[str] | None, list[str]]:
+) -> tuple[Table, npt.NDArray[np.int8] | None, list[str] | None, list[str]]:
     """Return the rows of all tables one after the other; of each the split if tables say it, and where it starts.
 
     Columns that a table lacks are left out with a word, or refused where they are of patients or domains.
     """
-    columns = read_columns(path, what, USUAL)
-    others = [(1, options.val_table), (2, options.test_table)]
-    if not any(table for _, table in others):
-        return columns, None, None, []
-    count = len(next(iter(columns.values())))
-    part, starts, said = [0] * count, [""] * count, []
+    first = read_table(path, what, USUAL)
+    columns, numbers = first
+    others = [(split, Path(table)) for split, table in ((1, options.val_table), (2, options.test_table)) if table]
+    if not others:
+        return first, None, None, []
+    part, starts, said = [0] * len(numbers), [""] * len(numbers), []
     needed = _needed(columns, options)
-    for split, table in others:
-        if table is None:
-            continue
-        other = Path(table)
-        more = read_columns(other, f"table '{other}'", USUAL)
+    for split, other in others:
+        more, its_numbers = read_table(other, f"table '{other}'", USUAL)
         shared = [name for name in columns if name in more]
         if not shared:
             raise DataError(
@@ -186,12 +188,12 @@ def _read_tables(
             )
         if lacking:
             said.append(f"table '{other}' has no column {quoted(lacking, _LISTED)}, which is read of no row")
-        count = len(more[shared[0]])
         start = os.path.relpath(other.parent, path.parent)
         columns = {name: [*columns[name], *more[name]] for name in shared}
-        part += [split] * count
-        starts += ["" if start == "." else start] * count
-    return columns, np.array(part, np.int8), starts if any(starts) else None, said
+        numbers = [*numbers, *(f"{number} of '{other}'" for number in its_numbers)]
+        part += [split] * len(its_numbers)
+        starts += ["" if start == "." else start] * len(its_numbers)
+    return Table(columns, numbers), np.array(part, np.int8), starts if any(starts) else None, said
 
 
 def _needed(columns: Columns, options: DatasetOptions) -> set[str | None]:
@@ -239,8 +241,8 @@ def say_patient_columns(found: Found, options: DatasetOptions) -> list[str]:
     named = {found.file_column, options.label_column, *options.label_columns, options.domain_column}
     likely = [
         name
-        for name in patient_columns(list(found.columns))
-        if name not in named and max(Counter(filter(None, found.columns[name])).values(), default=1) > 1
+        for name in patient_columns(list(found.table.columns))
+        if name not in named and max(Counter(filter(None, found.table.columns[name])).values(), default=1) > 1
     ]
     return [
         f"column '{name}' repeats: if these are patients, keep each in one split with --group-column '{name}'"

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .....cache.errors import DataError
+from .....cache.text import quoted
 from ...columns.bits import one_of, read_bits, split_labels
-from ...columns.classes import Classes, read_classes
 from ...columns.dataset import DatasetOptions, Task
-from ...columns.labels import label_bits, no_labels, quoted
-from .text import FIRST_ROW, Columns, find_column, require
+from ...columns.labels import Classes, label_bits, no_labels, read_classes
+from .text import Columns, Table, find_column, require
 
 __all__ = ["Named", "read_labels"]
 
@@ -30,7 +30,7 @@ class Named:
     notes: tuple[str, ...] = ()
 
 
-def read_labels(columns: Columns, options: DatasetOptions, classes: Sequence[str] | None, what: str) -> Named:
+def read_labels(table: Table, options: DatasetOptions, classes: Sequence[str] | None, what: str) -> Named:
     """Read the labels of a table in the one of its forms that the options say.
 
     Raises
@@ -38,10 +38,10 @@ def read_labels(columns: Columns, options: DatasetOptions, classes: Sequence[str
     DataError
         Columns are missing, options contradict each other, or cells mean nothing.
     """
-    count = len(next(iter(columns.values())))
+    columns, numbers = table
     column = options.label_column or find_column(columns, _LABEL) or _LABEL
     if options.unlabelled:
-        return Named("multiclass", (column,), Classes(no_labels(count), options.exclude_classes, {}))
+        return Named("multiclass", (column,), Classes(no_labels(len(numbers)), options.exclude_classes, {}))
     several = _label_columns(columns, options, classes)
     require(columns, several or [column], what, "the labels (--label-column, --label-columns)")
     _check_forms(options, bool(several))
@@ -54,14 +54,14 @@ def read_labels(columns: Columns, options: DatasetOptions, classes: Sequence[str
         made = Classes(labels, excluded, dict(options.rename_classes))
         return Named("multilabel", (column,), made, read.notes)
     if not several:
-        made = read_classes(columns[column], options, classes, what, source="column", first_row=FIRST_ROW)
+        made = read_classes(columns[column], options, classes, what, source="column", numbers=numbers)
         return Named("multiclass", (column,), made)
     fresh = classes is None and not options.known_classes
-    read = read_bits(columns, several, options, what, FIRST_ROW, fresh=fresh)
+    read = read_bits(columns, several, options, what, numbers, fresh=fresh)
     if options.one_hot:
-        values = one_of(read, what, FIRST_ROW)
+        values = one_of(read, what, numbers)
         without = [name for name in several if name not in set(values)]
-        made = read_classes(values, options, classes, what, source="column", first_row=FIRST_ROW)
+        made = read_classes(values, options, classes, what, source="column", numbers=numbers)
         notes = (f"no image is of {quoted(without)}: no classes",) if without else ()
         return Named("multiclass", tuple(several), made, notes)
     excluded = (*options.exclude_classes, *_rare_labels(read.bits, read.names, options, classes))
@@ -116,6 +116,13 @@ def _check_forms(options: DatasetOptions, several: bool) -> None:
     if unheard and not several:
         raise DataError(
             f"{', '.join(unheard)} is about columns of 0 and 1, and none are named; expected --label-columns NAME,NAME…"
+        )
+    named = {"--unknown-label": options.unknown_labels, "--rename-class": options.rename_classes}
+    unheard = [option for option, names in named.items() if names]
+    if unheard and several and not options.one_hot:
+        raise DataError(
+            f"{', '.join(unheard)} is about classes in cells, and --label-columns are named by their columns: leave it "
+            "out, or rename the columns in the table."
         )
     if several and options.label_separator is not None:
         raise DataError(

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from .....cache.errors import DataError
-from .....cache.text import plural
-from ...columns.labels import quoted
+from .....cache.text import plural, quoted
 from ...pixels.file_kinds import IMAGES, kind_of_name, stem_of
 from ..tree import Tree, walk
 
@@ -76,10 +75,11 @@ class Lookup:
     ----------
     beside : the folder of the table
     folders : of images, searched to the bottom; none = only paths from the table
+    keep_missing : a file that is not there is one all the same, if most are there
     """
 
-    def __init__(self, beside: Path, folders: Sequence[Path], what: str) -> None:
-        self._beside, self._folders, self._what = beside, folders, what
+    def __init__(self, beside: Path, folders: Sequence[Path], what: str, *, keep_missing: bool = False) -> None:
+        self._beside, self._folders, self._what, self._keep_missing = beside, folders, what, keep_missing
 
     @cached_property
     def trees(self) -> list[Tree]:
@@ -130,8 +130,10 @@ class Lookup:
                 f"for one: {quoted(several[first], 3)}; expected one each: name a folder that holds only one of them "
                 "with --images, or write paths into the table."
             )
-        if missing:
-            raise DataError(self._missing([f"{start}/{cell}" if start else cell for cell, start in missing]))
+        near = {(cell, start): f"{start}/{cell}" if start else cell for cell, start in missing}
+        if missing and not (self._keep_missing and len(missing) < len(found)):
+            raise DataError(self._missing(list(near.values())))
+        found |= near
         return [found[place] for place in places]
 
     def fits(self, cells: Sequence[str]) -> bool:
@@ -219,10 +221,11 @@ class Lookup:
 
     def _missing(self, missing: Sequence[str]) -> str:
         searched = f"relative to '{self._beside}'"
-        remedy = "put them there, take their rows out, or name the folder that they lie under with --images"
+        remedy = "put them there, name the folder that they lie under with --images"
         if self._folders:
             searched += f" or under {quoted([str(folder) for folder in self._folders])}"
-            remedy = "put them there, or take their rows out"
+            remedy = "put them there"
+        remedy += ", or leave them out: take out their rows, or give cache-teacher --on-bad-image skip"
         return (
             f"{self._what} names {len(missing)} {plural(len(missing), 'file')} that "
             f"{plural(len(missing), 'is', 'are')} not there, {searched}: {quoted(missing, _LISTED)}; {remedy}."

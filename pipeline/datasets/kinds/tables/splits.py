@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from .....cache.errors import DataError
-from .....cache.text import plural
+from .....cache.text import plural, quoted
 from ...columns.dataset import SPLITS, DatasetOptions
-from ...columns.labels import quoted
 from ...columns.splits import SPLIT_NAMES, find_split, words_of_splits
 from ...columns.suspicion import is_missing
 from .lookup import Names
-from .text import FIRST_ROW, Columns
+from .text import Columns, read_text
 
-__all__ = ["NO_SPLIT", "are_splits", "listed_splits", "read_splits", "say_unread_splits"]
+__all__ = ["NO_SPLIT", "are_splits", "listed_splits", "read_splits", "say_contrary", "say_unread_splits"]
 
 NO_SPLIT = "none"  # what --split-column is given to have splits drawn
 
@@ -28,7 +28,9 @@ _YES, _NO = ("1", "true", "yes"), ("0", "false", "no")
 Split = npt.NDArray[np.int8]
 
 
-def read_splits(values: Sequence[str] | None, names: Mapping[str, str], what: str) -> Split | None:
+def read_splits(
+    values: Sequence[str] | None, numbers: Sequence[str], names: Mapping[str, str], what: str
+) -> Split | None:
     """Return (N,) int8 index into `SPLITS`, -1 where none is said; None where none is said at all.
 
     Raises
@@ -42,15 +44,14 @@ def read_splits(values: Sequence[str] | None, names: Mapping[str, str], what: st
     if not any(values):
         return None
     known = {value: find_split(value, names) if value else -1 for value in set(values)}
-    wrong = [number for number, value in enumerate(values, FIRST_ROW) if value and known[value] < 0]
+    wrong = [row for row, value in enumerate(values) if value and known[value] < 0]
     if wrong:
-        value = values[wrong[0] - FIRST_ROW]
         others = [name for name, split in known.items() if name and split < 0]
         flags = ",".join(f"{name}={split}" for name, split in zip(sorted(others), SPLITS, strict=False))
         raise DataError(
-            f"{what} has the split '{value}' in row {wrong[0]}; expected one of {quoted(list(SPLIT_NAMES))}, or empty "
-            f"= to be drawn: say what names mean, as with --split-names {flags}, or have splits drawn with "
-            f"--split-column {NO_SPLIT}."
+            f"{what} has the split '{values[wrong[0]]}' in row {numbers[wrong[0]]}; expected one of "
+            f"{quoted(list(SPLIT_NAMES))}, or empty = to be drawn: say what names mean, as with --split-names {flags}, "
+            f"or have splits drawn with --split-column {NO_SPLIT}."
         )
     return np.array([known[value] for value in values], np.int8)
 
@@ -89,6 +90,55 @@ def say_unread_splits(columns: Columns, read: Sequence[str]) -> list[str]:
             f"--split-column {NO_SPLIT} says that they are to be drawn all the same"
         )
     return said
+
+
+def say_contrary(
+    files: Sequence[str], split: Split | None, label: npt.NDArray[Any], classes: Sequence[str], options: DatasetOptions
+) -> list[str]:
+    """Say where a table and the folders of its files name different splits or different classes.
+
+    Parameters
+    ----------
+    files : (N,) paths with slashes
+    label : (N,) int class index, -1 unknown; of several labels nothing is said
+    """
+    of_file = [file.rpartition("/")[0] for file in files]
+    parts = {folder: folder.split("/") for folder in dict.fromkeys(of_file)}
+    splits = {folder: _only(find_split(part, {}) for part in names) for folder, names in parts.items()}
+    said = []
+    if len({found for found in splits.values() if found >= 0}) > 1:
+        theirs = np.array([splits[folder] for folder in of_file], np.int8)
+        if split is None and options.split_column is None and not options.unlabelled:
+            said.append(
+                f"files lie in folders called as splits, '{files[int((theirs >= 0).argmax())]}' for one, and the table "
+                f"has no column of splits: write them into a column 'split', or they are drawn (--split-column "
+                f"{NO_SPLIT})"
+            )
+        elif split is not None:
+            apart = np.flatnonzero((theirs >= 0) & (split >= 0) & (theirs != split))
+            if len(apart):
+                said.append(
+                    f"{len(apart)} of {len(files)} files are of another split than their folder is called, "
+                    f"'{files[apart[0]]}' of {SPLITS[split[apart[0]]]} for one: the table is heeded"
+                )
+    number = {name: index for index, name in enumerate(classes)}
+    named = {folder: _only(number.get(part, -1) for part in names) for folder, names in parts.items()}
+    if label.ndim == 1 and set(named.values()) >= set(number.values()):
+        theirs = np.array([named[folder] for folder in of_file], np.int64)
+        apart = np.flatnonzero((theirs >= 0) & (label >= 0) & (theirs != label))
+        # Folders may be numbered as classes are.
+        if len(apart) and (2 * len(apart) < len(files) or not any(name.isdecimal() for name in classes)):
+            said.append(
+                f"{len(apart)} of {len(files)} files are of another class than their folder is called, "
+                f"'{files[apart[0]]}' of '{classes[label[apart[0]]]}' for one: the table is heeded"
+            )
+    return said
+
+
+def _only(found: Iterable[int]) -> int:
+    """Return the only number from 0, or -1 where there is none or there are several."""
+    numbers = {number for number in found if number >= 0}
+    return numbers.pop() if len(numbers) == 1 else -1
 
 
 def listed_splits(files: Sequence[str], split: Split | None, options: DatasetOptions) -> tuple[Split | None, list[str]]:
@@ -144,7 +194,7 @@ def listed_splits(files: Sequence[str], split: Split | None, options: DatasetOpt
 
 def _read_list(path: str, list_of: str) -> list[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
+        text = read_text(Path(path), f"file '{path}' of --split-list")
+    except OSError as exc:
         raise DataError(f"{list_of} cannot be read ({exc}); expected a name on each line.") from exc
     return list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from .....cache.errors import DataError
 from ...columns.account import Account
-from ...columns.bits import BITS
 from ...columns.dataset import Dataset, DatasetOptions, class_order
 from ...columns.reading import record_reading
 from ...columns.repeats import Merged, merge_rows
@@ -20,9 +19,9 @@ from ..grouping import group_images
 from .columns import FILE, Found, find_columns, say_patient_columns
 from .labels import read_labels
 from .lookup import Lookup
-from .text import FIRST_ROW, read_columns
+from .splits import say_contrary
 
-__all__ = ["BITS", "FIRST_ROW", "open_table", "read_columns"]
+__all__ = ["open_table"]
 
 _MOST_DOMAINS = 32_767  # domains are int16 in a cache
 CLASS_LEFT_OUT, TOGETHER = "of classes left out", "put together with another row of the image"
@@ -48,22 +47,24 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         nothing.
     """
     what = f"table '{path}'"
-    lookup = Lookup(path.parent, [Path(folder) for folder in options.image_folders], what)
+    folders = [Path(folder) for folder in options.image_folders]
+    lookup = Lookup(path.parent, folders, what, keep_missing=options.keep_missing)
     found = find_columns(path, options, lookup, what, fresh=classes is None)
-    named = read_labels(found.columns, options, classes, what)
+    named = read_labels(found.table, options, classes, what)
     files = lookup.resolve(found.files, found.starts)
     labels = named.classes.labels
     rows = labels.rows
     images = [(files[row], found.frames[row]) if found.frames else files[row] for row in rows.tolist()]
-    merged = merge_rows(
-        images, found.beside(rows), labels.label, labels.classes, options.repeated, what, rows + FIRST_ROW
-    )
+    numbers = [found.table.numbers[row] for row in rows.tolist()]
+    merged = merge_rows(images, found.beside(rows), labels.label, labels.classes, options.repeated, what, numbers)
     kept = rows[merged.rows]
     domain_names, domain = _domains(found.domains, kept, what)
     frames = [found.frames[row] for row in kept.tolist()] if found.frames else None
-    listing = list_images(path.parent, [files[row] for row in kept.tolist()], options, what, frames)
+    named_files = [files[row] for row in kept.tolist()]
+    listing = list_images(path.parent, named_files, options, what, frames)
     split = None if found.split is None else found.split[kept]
     group, said = _find_groups(found, listing, kept, split, len(labels.classes), options, what)
+    contrary = say_contrary(named_files, split, merged.label, labels.classes, options)
     account = _account(found.files, rows, merged, listing, lookup.unnamed(files))
     if account.left_out:
         _log.warning("%s: %s", what, account)
@@ -79,7 +80,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         domains=domain_names,
         label_columns=named.label_columns,
         account=account,
-        notes=(*found.notes, *named.notes, *named.classes.notes, *listing.notes, *said),
+        notes=(*found.notes, *named.notes, *named.classes.notes, *contrary, *listing.notes, *said),
         excluded=named.classes.excluded,
         reading=record_reading(
             options,
