@@ -38,7 +38,7 @@ class Case:
         self.labels = dict(zip(splits, draw, strict=True))
         self.labels["train"][3] = -1 if task == "multiclass" else 255
 
-    def fit(self, rows=None, tell=None, **options):
+    def fit(self, rows=None, tell=None, val_units=None, **options):
         rows = np.arange(len(self.keys)) if rows is None else rows
         return fit_probe(
             self.features | {"train": self.features["train"][rows]},
@@ -48,6 +48,7 @@ class Case:
             task=self.task,
             n_classes=self.n_classes,
             settings=ProbeSettings(**{"recipe": "grid", **options}),
+            val_units=val_units,
             tell=tell,
         )
 

@@ -116,6 +116,13 @@ def test_the_probe_says_what_its_temperature_rests_on():
     assert [one for one in said if isinstance(one, Alert)] == [f"the teacher's probe: {probe.temperature.warning}"]
 
 
+def test_the_probe_counts_patients_of_val_and_not_images():
+    case = Case()
+    few = case.fit(val_units=np.arange(len(case.labels["val"])) % 6).temperature
+    assert few.images == case.fit().temperature.images
+    assert np.diff(few.interval) > np.diff(case.fit().temperature.interval)
+
+
 def test_a_run_says_what_its_temperature_rests_on(squares, tmp_path):
     recorded = json.loads((squares / "run/run.json").read_text())["calibration"]
     assert recorded["images"] == student_squares.SIZES[1]

@@ -17,6 +17,7 @@ from ...cache.making.work import ChunkedRows, work_path
 from ...cache.progress import Alert, Tell
 from ...cache.verify import count_repeats
 from ..datasets import Dataset, exclude_flags, rarest_class
+from ..datasets.columns.units import find_units
 from ..features.contrast import LOOKED_AT
 from ..features.extract import Computed
 from ..planning.plan import Plan
@@ -102,6 +103,7 @@ def lay_out(content: Content, tell: Tell) -> tuple[dict[str, Rows], Probe]:
             task=dataset.task,
             n_classes=len(dataset.classes),
             settings=content.probe,
+            val_units=find_units(rows["val"].key, rows["val"].group) if "val" in rows else None,
             tell=tell,
         )
     if probe.folds < content.probe.folds and not dataset.unlabelled:

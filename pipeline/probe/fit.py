@@ -88,6 +88,7 @@ def fit_probe(
     task: Task,
     n_classes: int,
     settings: ProbeSettings,
+    val_units: npt.NDArray[np.int64] | None = None,
     tell: Tell | None = None,
 ) -> Probe:
     """Settle the recipe, then fit the fold probes and the full one with it.
@@ -110,6 +111,8 @@ def fit_probe(
     labels : split → (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     keys : (N_train, 16) uint8
     groups : (N_train,) patient, -1 none
+    val_units : (N_val,) which images of val are one patient's, for how far its temperature can be trusted; None = each
+        image is one
     tell : called with a sentence after each fit
 
     Raises
@@ -135,7 +138,8 @@ def fit_probe(
         part = fold if settings.folds or recipe != "grid" else deal(folds=_HOLD_OUT_PARTS)
         chosen, learn = _choose(recipe, problem, val, part, say)
         heads = _fit_heads(learn, order, fold, say)
-        temperature, calibrated_on = _calibrate(problem, fold, heads, val, find_units(keys, groups), say)
+        units = find_units(keys, groups) if val is None else val_units
+        temperature, calibrated_on = _calibrate(problem, fold, heads, val, units, say)
     return Probe(
         weight=np.stack([head.weight for head in heads]),
         bias=np.stack([head.bias for head in heads]),
@@ -262,19 +266,19 @@ def _calibrate(
     fold: npt.NDArray[np.int8],
     heads: Sequence[Head],
     val: Labelled | None,
-    units: npt.NDArray[np.int64],
+    units: npt.NDArray[np.int64] | None,
     say: Tell,
 ) -> tuple[Temperature, Evidence]:
     """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter.
 
     Parameters
     ----------
-    units : of train, (N,)
+    units : of the split that it is fitted on, (N,)
     """
     if val is None and fold.max() < 0:
         return Temperature(1.0), "none"
     if val is not None:
-        found = fit_temperature(_split_logits(val.features, heads[-1]), val.labels, problem.task)
+        found = fit_temperature(_split_logits(val.features, heads[-1]), val.labels, problem.task, units)
     else:
         given = np.empty((len(fold), problem.n_classes), np.float32)
         for index, head in enumerate(heads[:-1]):

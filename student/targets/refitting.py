@@ -80,6 +80,7 @@ def _fit(targets: Targets, learned: npt.NDArray[np.bool_], settings: ProbeSettin
         task=targets.task,
         n_classes=len(targets.classes),
         settings=settings,
+        val_units=parts["val"].units if "val" in parts else None,
     )
 
 
