@@ -1,9 +1,10 @@
-"""Peak memory of stage one on many rows, probe included, above a process that only holds the loaded teacher.
+"""Peak memory of stage one and of a training, on few rows and on many: what a row adds, and what stays bounded.
 
-    python benchmarks/memory.py --teacher PATH [--rows 100000] [--image-size 56]
+    python benchmarks/memory.py [--teacher PATH] [--rows 20000] [--few 2000] [--image-size 56] [--quick]
 
-Two child processes: one loads the teacher and forwards one batch, the other runs `medal cache-teacher` on a synthetic
-dataset. Printed is the difference of their peak resident memory, as a table and as one line of JSON.
+Child processes: one loads the teacher and forwards one batch, others run `medal cache-teacher` on drawn images and
+`medal train-student` on their cache, with images decoded when they are needed, as those are that do not fit into
+memory. Printed are their peaks of resident memory, and what each further row took, as a table and as one line of JSON.
 """
 
 import argparse
@@ -14,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from medal.pipeline.teacher.demo import tiny_teacher
 
 LOAD = """
 import sys
@@ -58,32 +61,49 @@ def peak(code: str, *words: object) -> int:
     return int(done.stdout.split()[-1]) * 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teacher", default="facebook/dinov2-small")
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--image-size", type=int, default=56)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        data, out = Path(folder, "rows.npz"), Path(folder, "out.zarr")
-        few = Path(folder, "few.npz")
-        synthetic(few, 1000)
-        synthetic(data, asked.rows)
-        loaded = peak(LOAD, few, asked.teacher, asked.image_size, Path(folder, "loaded.zarr"))
-        whole = peak(
-            RUN, "cache-teacher", data, out, "--teacher", asked.teacher, "--image-size", asked.image_size, "--json"
-        )
-        sealed = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    figures = {
-        "rows": asked.rows,
-        "image_size": asked.image_size,
+def measure(asked: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Return peaks in bytes, on few rows and on many."""
+    teacher = tiny_teacher(folder) if asked.quick else asked.teacher
+    figures: dict[str, object] = {"rows": asked.rows, "few": asked.few, "image_size": asked.image_size}
+    peaks = {}
+    for rows in (asked.few, asked.rows):
+        data, cache = folder / f"{rows}.npz", folder / f"{rows}.zarr"
+        synthetic(data, rows)
+        if rows == asked.few:
+            loaded = peak(LOAD, data, teacher, asked.image_size, folder / "loaded.zarr")
+        words = ("--teacher", teacher, "--image-size", asked.image_size, "--json")
+        first = peak(RUN, "cache-teacher", data, cache, *words)
+        words = ("--student", "test_resnet", "--image-size", 32, "--epochs", 1, "--workers", 0, "--json")
+        peaks[rows] = first, peak(RUN, "train-student", cache, data, "--out", folder / f"run{rows}", *words)
+    few, many = peaks.values()
+    more = asked.rows - asked.few
+    return figures | {
         "teacher_loaded_bytes": loaded,
-        "peak_bytes": whole,
-        "above_teacher_bytes": whole - loaded,
-        "sealed_bytes": sealed,
+        "peak_bytes": many[0],
+        "above_teacher_bytes": many[0] - loaded,
+        "row_bytes": round((many[0] - few[0]) / more),
+        "training_peak_bytes": many[1],
+        "training_row_bytes": round((many[1] - few[1]) / more),
+        "sealed_bytes": sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()),
     }
+
+
+def main() -> None:
+    """Measure, and print a table and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--teacher", default="facebook/dinov2-small")
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--few", type=int, default=2_000)
+    parser.add_argument("--image-size", type=int, default=56)
+    parser.add_argument("--quick", action="store_true", help="a smoke test on small parts, figures of no worth")
+    asked = parser.parse_args()
+    if asked.quick:
+        vars(asked).update(rows=200, few=100, image_size=28)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(asked, Path(folder))
     for name, value in figures.items():
-        print(f"{name:22} {value / 1e6:10.1f} MB" if name.endswith("bytes") else f"{name:22} {value:10}")
+        whole = name.endswith("bytes") and "row" not in name
+        print(f"{name:22} {int(str(value)) / 1e6:10.1f} MB" if whole else f"{name:22} {value:>10}")
     print(json.dumps(figures))
 
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,25 @@ class Cache:
         CacheCorrupt
             Something on disk is not as the manifest implies: a file, object, size, shape, dtype, codec or link.
         """
-        survey = self.survey()
-        if survey.problems:
-            more = f" ({len(survey.problems)} problems; `medal verify` lists them)" if len(survey.problems) > 1 else ""
-            raise CacheCorrupt(f"Cache '{self.path}': {survey.problems[0]}{more}")
+        _ = self._sound
         specs = {path: self.manifest.arrays[path] for path in paths or self.manifest.arrays}
         with form_of(self.path).open_arrays(self.path, specs) as arrays:
             yield arrays
 
+    @cached_property
+    def _sound(self) -> bool:
+        """Whether the layout was sound when it was first looked at; to look again for each array took longer than that.
+
+        What changes later is found by its digest.
+        """
+        survey = self.survey()
+        if survey.problems:
+            more = f" ({len(survey.problems)} problems; `medal verify` lists them)" if len(survey.problems) > 1 else ""
+            raise CacheCorrupt(f"Cache '{self.path}': {survey.problems[0]}{more}")
+        return True
+
     def survey(self) -> Survey:
-        """Compare what is on disk with the layout that the manifest implies."""
+        """Compare what is on disk, now, with the layout that the manifest implies."""
         with reading(self.path):
             return form_of(self.path).survey(self.path, self.manifest.arrays)
 

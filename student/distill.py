@@ -292,6 +292,10 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
             f"{settings.student} ({_start(settings)}) at {asked.image_size} px, {plan}: {describe_passes(asked)}, "
             f"about {lasting}{describe_times(asked)} (--epochs to change)"
         )
+        if settings.fast_kernels and asked.device == "cuda":
+            report(
+                "cuDNN takes the kernels that it measures to be the fastest: the same command may give other last bits"
+            )
     return Recipe(settings=asked.settings, epochs=asked.epochs, policy=asked.policy, plan=plan, device=asked.device)
 
 

@@ -68,7 +68,7 @@ class StudentSettings:
         channels last where that is fixed and the model can
     on_missing : what to do about dataset rows that the cache lacks
     labels : whose labels count where dataset and cache disagree; None = refuse
-    device : ``auto``, ``cpu`` or ``cuda``
+    device : ``cpu``, ``cuda`` or ``mps``; ``auto``: a GPU if there is one
     seeds : students that are trained, with the seeds `seed`, `seed` + 1 …
     baseline : train as many on the labels alone beside them
     at_sensitivity : where on the ROC curve the specificity is reported
@@ -78,6 +78,10 @@ class StudentSettings:
     finding : classes, the gravest first, of which one image is enough for the patient to have it
     workers : processes that decode images, 0 = none besides the one that trains; None = as many as are of use. No
         result depends on it
+    resident : whether decoded images lie in the memory of the device that trains: ``auto``, if they fit. No result
+        depends on it
+    fast_kernels : on a GPU, let cuDNN take the kernels that it measures to be the fastest, which need not give the same
+        bits each time
     """
 
     student: str = "resnet18"
@@ -106,7 +110,7 @@ class StudentSettings:
     memory_layout: Literal["auto", "channels-first", "channels-last"] = "auto"
     on_missing: Literal["refuse", "drop"] = "refuse"
     labels: Literal["cache", "dataset"] | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     seed: int = 0
     seeds: int = 1
     baseline: bool = False
@@ -116,6 +120,8 @@ class StudentSettings:
     aggregate: Aggregate = "mean"
     finding: tuple[str, ...] = ()
     workers: int | None = None
+    resident: Literal["auto", "on", "off"] = "auto"
+    fast_kernels: bool = False
 
     def __post_init__(self) -> None:
         check_kinds(self, StudentError)
@@ -185,13 +191,14 @@ class StudentSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
-        found = {name: value for name, value in asdict(self).items() if name != "workers"}
+        found = {name: value for name, value in asdict(self).items() if name not in ("workers", "resident")}
         # Requests that were written down before there were these stay what they are.
         for name in ("leave_one_domain_out", "labelled_share"):
             if not found[name]:
                 del found[name]
         for name, usual in (
             ("aggregate", "mean"),
+            ("fast_kernels", False),
             ("finding", ()),
             ("memory_layout", "auto"),
             ("ordinal", False),

@@ -90,6 +90,32 @@ def test_audit(quick):
     assert figures["recall"] == figures["precision"] == 1
 
 
+def test_resident(quick):
+    figures = quick("resident.py")
+    what = {"student", "image_size", "batch_size", "device", "threads", "rounds"}
+    assert figures.keys() >= what | {"resident", "streamed", "ratios_wall", "ratios_cpu", "equal_bits", "holds"}
+    assert figures["equal_bits"]
+
+
+@pytest.mark.slow  # commands in processes of their own
+@pytest.mark.parametrize("script", ["memory.py", "scale.py", "small_run.py"])
+def test_whole_commands(quick, script):
+    quick(script)
+
+
+@pytest.mark.slow  # all of the above, and a compiler
+def test_gpu(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    words = [ROOT / "benchmarks/gpu.sh", "--tiny"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    figures = json.loads(line)
+    parts = [figures[name] for name in ("teachers", "students", "online", "agreeing", "ranks")]
+    assert not any("failed" in part for part in parts), figures
+    assert figures["agreeing"]["features_cosine"] == pytest.approx(1)
+
+
 @pytest.mark.slow  # four commands in processes of their own
 def test_audit_recall(quick):
     figures = quick("audit_recall.py")

@@ -170,6 +170,16 @@ class TestZarr(CacheContract):
         with pytest.raises(CacheCorrupt, match="not the one that was sealed"):
             open_cache(made.path)
 
+    def test_an_open_cache_looks_at_its_folder_once(self, made):
+        cache = open_cache(made.path)
+        key = cache.read("train", "key")
+        (made.path / "stray").touch()
+        np.testing.assert_array_equal(cache.read("train", "key"), key)
+        (made.path / "train/logits/c/0/0/0").write_bytes(b"\0" * cache.read("train", "logits").nbytes)
+        for opened, problem in ((cache, "SHA-256"), (open_cache(made.path), "stray")):
+            with pytest.raises(CacheCorrupt, match=problem):
+                opened.read("train", "logits")
+
 
 class TestHdf5(CacheContract):
     suffix = ".h5"

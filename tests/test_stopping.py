@@ -30,9 +30,9 @@ def test_an_epoch_that_is_finished_is_kept_however_fresh_the_checkpoint(squares,
 
 
 def test_what_breaks_off_in_the_middle_of_an_epoch_keeps_the_one_before(squares, tmp_path, monkeypatch):
-    from medal.student.training import loop
+    from medal.student.training import steps
 
-    honest, calls = loop.apply_views, []
+    honest, calls = steps.apply_views, []
 
     def stop(pixels, params):
         calls.append(len(pixels))
@@ -41,7 +41,7 @@ def test_what_breaks_off_in_the_middle_of_an_epoch_keeps_the_one_before(squares,
         return honest(pixels, params)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "apply_views", stop)
+        patch.setattr(steps, "apply_views", stop)
         with pytest.raises(KeyboardInterrupt):
             train(squares, tmp_path / "run")
     assert epochs_kept(tmp_path / "run.unfinished/checkpoint.safetensors") == 1

@@ -16,6 +16,7 @@ from medal.pipeline.datasets.kinds.arrays import ArrayImages
 from medal.pipeline.datasets.opening import open_dataset
 from medal.student.network.images import StudentImages, choose_image_size, load_images
 from medal.student.network.model import ModelSpec
+from medal.student.network.resident import HeldImages
 
 CNN = ModelSpec(name="cnn", image_size=224, fixed_size=False, mean=(0.5,) * 3, std=(0.5,) * 3)
 VIT = ModelSpec(name="vit", image_size=224, fixed_size=True, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -88,6 +89,19 @@ def test_the_memory_bound_is_one_for_all_splits_and_weighs_what_images_really_ta
         with load_images(StudentImages(pictures, 16, "squash"), rows, memory_bytes=60 * image_bytes + spare):
             # Streamed images are read when they are needed, but for the few that are weighed.
             assert (pictures.reads >= 60) == held
+
+
+@pytest.mark.parametrize(("memory_bytes", "held"), [(40 * 256 * 3, True), (40 * 256 * 3 - 1, False)])
+def test_a_rare_image_of_another_kind_widens_all_or_has_all_of_them_streamed(memory_bytes, held):
+    pictures = Pictures(40)
+    pictures.pictures = [pictures.pictures[0 if row != 1 else 1] for row in range(40)]  # 1 is none that is weighed
+    images = StudentImages(pictures, 16, "squash")
+    with load_images(images, {"train": np.arange(40)}, memory_bytes=memory_bytes) as pixels:
+        assert isinstance(pixels["train"], HeldImages) == held
+        if held:
+            (batch,) = pixels["train"].batches([np.array([0, 1])])
+            for row in (0, 1):
+                assert torch.equal(batch[row], torch.from_numpy(images[row]).float().expand(3, -1, -1))
 
 
 def test_typical_side_is_the_median_longer_one():

@@ -300,7 +300,8 @@ def test_auto_is_fp32_where_onednn_may_not_use_what_the_chip_has():
 
 def test_devices():
     assert pick_device("cpu") == "cpu"
-    assert pick_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.mps.is_available(), "cpu": True}
+    assert pick_device("auto") == next(name for name, found in there.items() if found)
     for nowhere in ("cuda:99", "abacus"):
         with pytest.raises(TeacherError, match=f"'{nowhere}'.*--device"):
             pick_device(nowhere)

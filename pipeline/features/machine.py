@@ -19,6 +19,9 @@ class Choice:
     why: str
 
 
+_FOUND = {"cuda": "CUDA", "mps": "Apple's GPU", "cpu": "no GPU"}
+
+
 def find_devices(torch: Any) -> list[dict[str, Any]]:
     """Return the processor and each GPU: kind, name, memory in bytes, and threads or capability."""
     import psutil
@@ -70,7 +73,7 @@ def choose(torch: Any, settings: CacheSettings) -> dict[str, Choice]:
         else ("one process fills this machine; --engine ray is for several")
     )
     return {
-        "device": Choice(device, asked if settings.device != "auto" else ("CUDA" if kind == "cuda" else "no GPU")),
+        "device": Choice(device, asked if settings.device != "auto" else _FOUND.get(kind, kind)),
         "precision": Choice(precision, asked if settings.precision != "auto" else fast),
         "batch_size": Choice(
             settings.batch_size or default_batch_size(device), asked if settings.batch_size else batch_why

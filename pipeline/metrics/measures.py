@@ -208,8 +208,6 @@ def _rank_classes(
     logits: Array, labels: Array, task: Task, at_sensitivity: float
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return average precision, and specificity at a sensitivity, of each class against the rest, (C,) float64."""
-    from sklearn.metrics import average_precision_score
-
     probability = probabilities(logits, task)
     found = np.full((2, probability.shape[1]), np.nan)
     for column, ranking in enumerate(one_against_rest(probability, labels, task)):
@@ -217,8 +215,7 @@ def _rank_classes(
             false, true = ranking.roc()
             # Sensitivities are whole counts over one number: the shortfall allowed is far below one of them.
             reached = true >= at_sensitivity - 1e-12
-            precision = average_precision_score(ranking.positive[ranking.rows], ranking.value[ranking.rows])
-            found[:, column] = precision, (1 - false[reached]).max()
+            found[:, column] = ranking.average_precision(), (1 - false[reached]).max()
     return {"auprc": found[0], "specificity_at_sensitivity": found[1]}
 
 

@@ -82,10 +82,22 @@ class Ranking:
 
     def roc(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return false and true positive rates at every threshold, from none to all, ties taken together."""
-        from sklearn.metrics import roc_curve
+        false, true = (np.append(0.0, counts) for counts in self._counts())
+        return false / false[-1], true / true[-1]
 
-        false, true, _ = roc_curve(self.positive[self.rows], self.value[self.rows], drop_intermediate=False)
-        return false, true
+    def average_precision(self) -> float:
+        """Return the area under the steps of precision over recall, as scikit-learn defines and sums it."""
+        false, true = (counts[::-1] for counts in self._counts())
+        recall = np.append(true / true[0], 0.0)
+        return float(-np.sum(np.diff(recall) * (true / (false + true))))
+
+    def _counts(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return false and true positives from the highest value down, at the last of equal ones."""
+        positive, value = self.positive[self.rows], self.value[self.rows]
+        order = np.argsort(-value, kind="stable")
+        last = np.append(np.flatnonzero(np.diff(value[order])), len(value) - 1)
+        true = np.cumsum(positive[order], dtype=np.float64)[last]
+        return 1.0 + last - true, true
 
 
 def probabilities(logits: npt.NDArray[Any], task: Task, temperature: float = 1.0) -> npt.NDArray[np.float64]:

@@ -148,9 +148,10 @@ def agreement(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
 
 
 def pick_device(asked: str) -> str:
-    """Return the device to compute on: ``auto`` is CUDA where there is one, else the CPU."""
+    """Return the device to compute on: ``auto`` is CUDA where there is one, else Apple's GPU, else the CPU."""
     if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        found = {"cuda": torch.cuda.is_available, "mps": torch.mps.is_available}
+        return next((name for name, there in found.items() if there()), "cpu")
     try:
         torch.empty(0, device=asked)
     except (RuntimeError, AssertionError) as error:

@@ -1,14 +1,15 @@
 """Images as tensors, and their views: resized, normalised, and transformed by parameters that can be stored.
 
 A view is drawn as a row of numbers (`policies`) and then applied; stage one and stage two call the same
-`apply_views`, so that a stored view can be replayed.
+`apply_views`, so that a stored view can be replayed. What the numbers ask for is decided on the CPU (`plan_views`): a
+decision that is read off a GPU's tensor waits for the GPU.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +31,11 @@ __all__ = [
     "choose_views",
     "draw_views",
     "normalise",
+    "plan_views",
     "policy_named",
     "quadrant_means",
     "resize_images",
+    "send",
 ]
 
 _GEOMETRY = slice(0, 4)
@@ -118,11 +121,20 @@ def _resample(stack: Tensor, height: int, width: int) -> Tensor:
     return resampled.float().clamp_(0, 255)
 
 
-def normalise(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Turn pixels (B, 3, S, S) in 0…255 into a network's input: (pixels / 255 − mean) / std, float32."""
-    shift = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(3, 1, 1) * 255
-    scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(3, 1, 1) * 255
+def normalise(pixels: Tensor, mean: Sequence[float] | Tensor, std: Sequence[float] | Tensor) -> Tensor:
+    """Turn pixels (B, 3, S, S) in 0…255 into a network's input: (pixels / 255 − mean) / std, float32.
+
+    Parameters
+    ----------
+    mean, std : of each channel; or as `channel_levels` gives them, so that a loop sends them to the device once
+    """
+    shift, scale = (one if isinstance(one, Tensor) else channel_levels(one, str(pixels.device)) for one in (mean, std))
     return pixels.float().sub(shift).div_(scale)
+
+
+def channel_levels(values: Sequence[float], device: str) -> Tensor:
+    """Return numbers of the channels, in 0…1, as a device subtracts them from pixels: (3, 1, 1) float32 in 0…255."""
+    return send(torch.tensor(values, dtype=torch.float32).view(3, 1, 1) * 255, device)
 
 
 def quadrant_means(pixels: Tensor) -> Tensor:
@@ -150,7 +162,56 @@ def _halves(middle: int) -> tuple[slice, slice]:
 # ── Applying ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def apply_views(pixels: Tensor, params: Tensor) -> Tensor:
+class ViewPlan(NamedTuple):
+    """What rows of parameters ask for, decided on the CPU.
+
+    Attributes
+    ----------
+    hflip, vflip, moving : (n,) int64 rows of the batch that are mirrored, or resampled; None = all of them
+    sampling : (n, 2, 3) float32, where each of the resampled is read
+    exposure : (B, 2) float64 gain of the contrast, and what is added; None where no image has any
+    """
+
+    hflip: Tensor | None
+    vflip: Tensor | None
+    moving: Tensor | None
+    sampling: Tensor
+    exposure: Tensor | None
+
+
+def plan_views(params: npt.NDArray[np.float32], height: int = 1, width: int = 1) -> ViewPlan:
+    """Decide what rows of parameters (B, P) ask for.
+
+    Parameters
+    ----------
+    height, width : of the images, or their ratio
+    """
+    moving = _rows_of((params[:, _GEOMETRY] != 0).any(1))
+    given = torch.from_numpy(np.ascontiguousarray(params))
+    exposing = bool(params[:, [_BRIGHTNESS, _CONTRAST]].any())
+    geometry = given[:, _GEOMETRY]
+    return ViewPlan(
+        hflip=_rows_of(params[:, _HFLIP] != 0),
+        vflip=_rows_of(params[:, _VFLIP] != 0),
+        moving=moving,
+        sampling=_sampling(geometry if moving is None else geometry[moving], height, width),
+        exposure=torch.stack((2 ** given[:, _CONTRAST].double(), (255 * given[:, _BRIGHTNESS]).double()), 1)
+        if exposing
+        else None,
+    )
+
+
+def send(values: Tensor, device: str) -> Tensor:
+    """Bring numbers to a device, which need not be waited for; as float32 where it has no float64, as Apple's GPUs."""
+    values = values.float() if device.startswith("mps") and values.dtype == torch.float64 else values
+    return values.to(device, non_blocking=device.startswith("cuda"))
+
+
+def _rows_of(chosen: npt.NDArray[np.bool_]) -> Tensor | None:
+    return None if chosen.all() else torch.from_numpy(np.flatnonzero(chosen))
+
+
+def apply_views(pixels: Tensor, params: Tensor | ViewPlan) -> Tensor:
     """Transform images as their rows of parameters say; rows of zeros come back bit for bit.
 
     Mirroring is exact; shift, zoom and rotation are one bilinear resampling about the centre, with the image
@@ -160,34 +221,35 @@ def apply_views(pixels: Tensor, params: Tensor) -> Tensor:
     Parameters
     ----------
     pixels : (B, C, H, W) float32 in 0…255, left as it is
-    params : (B, P) float32, the columns `VIEW_PARAMETERS`
+    params : (B, P) float32, the columns `VIEW_PARAMETERS`; or their plan, on the device of `pixels`: then nothing is
+        copied, and no device is waited for
 
     Returns
     -------
     (B, C, H, W) float32 in 0…255, on the device of `pixels`
     """
-    params = params.to(pixels.device)
-    pixels = _flip(pixels, params[:, _HFLIP], 3)
-    pixels = _flip(pixels, params[:, _VFLIP], 2)
-    pixels = _move(pixels, params[:, _GEOMETRY])
-    return _expose(pixels, params[:, _BRIGHTNESS], params[:, _CONTRAST])
+    if isinstance(params, Tensor):
+        planned = plan_views(params.cpu().numpy(), *pixels.shape[2:])
+        params = ViewPlan._make(None if one is None else send(one, str(pixels.device)) for one in planned)
+    pixels = _flip(pixels, params.hflip, 3)
+    pixels = _flip(pixels, params.vflip, 2)
+    pixels = _move(pixels, params.moving, params.sampling)
+    return pixels if params.exposure is None else _expose(pixels, params.exposure)
 
 
-def _flip(pixels: Tensor, chosen: Tensor, side: int) -> Tensor:
-    rows = chosen.ne(0).nonzero().squeeze(1)
-    if not len(rows):
+def _flip(pixels: Tensor, rows: Tensor | None, side: int) -> Tensor:
+    if rows is None:
+        return pixels.flip(side)
+    return pixels.index_copy(0, rows, pixels[rows].flip(side)) if len(rows) else pixels
+
+
+def _move(pixels: Tensor, rows: Tensor | None, sampling: Tensor) -> Tensor:
+    if not len(sampling):
         return pixels
-    return pixels.index_copy(0, rows, pixels[rows].flip(side))
-
-
-def _move(pixels: Tensor, geometry: Tensor) -> Tensor:
-    rows = geometry.ne(0).any(1).nonzero().squeeze(1)
-    if not len(rows):
-        return pixels
-    moving = pixels[rows]  # (n, C, H, W)
-    grid = functional.affine_grid(_sampling(geometry[rows], *moving.shape[2:]), list(moving.shape), align_corners=False)
+    moving = pixels if rows is None else pixels[rows]  # (n, C, H, W)
+    grid = functional.affine_grid(sampling, list(moving.shape), align_corners=False)
     moved = functional.grid_sample(moving, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return pixels.index_copy(0, rows, moved)
+    return moved if rows is None else pixels.index_copy(0, rows, moved)
 
 
 def _sampling(geometry: Tensor, height: int, width: int) -> Tensor:
@@ -200,12 +262,10 @@ def _sampling(geometry: Tensor, height: int, width: int) -> Tensor:
     return torch.stack((x, y), 1).float()
 
 
-def _expose(pixels: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    if not (brightness.ne(0) | contrast.ne(0)).any():
-        return pixels
-    # In float64 for the same reason as in `quadrant_means`.
-    mean = pixels.mean((1, 2, 3), dtype=torch.float64)
-    gain = 2 ** contrast.double()
-    offset = mean * (1 - gain) + 255 * brightness
+def _expose(pixels: Tensor, exposure: Tensor) -> Tensor:
+    gain, added = exposure.unbind(1)
+    # In float64, where the device has it, for the same reason as in `quadrant_means`.
+    mean = pixels.mean((1, 2, 3), dtype=exposure.dtype)
+    offset = mean * (1 - gain) + added
     # Gain 1 and offset 0 give back the same bits.
     return pixels.mul(gain.float().view(-1, 1, 1, 1)).add_(offset.float().view(-1, 1, 1, 1)).clamp_(0, 255)

@@ -19,7 +19,7 @@ run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Where to compute."
 )
 
 

@@ -36,7 +36,7 @@ _GROUPS = {
     "--unlabelled",
     "Measuring": "--seeds --baseline --label-fraction --leave-one-domain-out --at-sensitivity "
     "--ordinal --select --aggregate --finding --track",
-    "Machine": "--precision --memory-layout --device --workers",
+    "Machine": "--precision --memory-layout --device --workers --resident --fast-kernels",
     "Joining CACHE and DATASET": "--on-missing --labels --max-cache-size --signers --revoked",
     **DATASET_GROUP,
 }
@@ -162,6 +162,8 @@ _BRIEF = (
     "Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
     type=click.IntRange(min=0),
 )
+@_setting("--resident", "Keep decoded images in the memory of the GPU that trains; auto: if they fit.")
+@_setting("--fast-kernels", "On a GPU, take the fastest kernels, which need not give the same bits each time.")
 @_setting("--seed", "Seed of weights, order and views.", type=click.IntRange(min=0))
 @_setting(
     "--seeds",

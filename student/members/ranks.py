@@ -95,7 +95,9 @@ def load_data(asked: Asked, opened: ExitStack, splits: Sequence[str]) -> Trainin
     """Return what a training reads, with the pixels of some splits, which `opened` closes."""
     images = StudentImages(asked.dataset.images, asked.image_size, asked.preprocessing.resize)
     rows = {name: asked.targets.splits[name].row for name in splits}
-    pixels = opened.enter_context(load_images(images, rows, asked.settings.workers))
+    settings = asked.settings
+    loading = load_images(images, rows, settings.workers, device=asked.device, resident=settings.resident)
+    pixels = opened.enter_context(loading)
     return TrainingData(targets=asked.targets, pixels=pixels, mean=asked.spec.mean, std=asked.spec.std)
 
 

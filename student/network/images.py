@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from math import prod
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -24,6 +25,7 @@ from ...cache.machine.processes import find_unguarded_script
 from ...pipeline.datasets.columns.dataset import Images
 from ...pipeline.views.preprocessing import Resize
 from ...pipeline.views.transforms import resize_images
+from .resident import HeldImages, Resident, free_bytes, refuse_resident, settle_images
 
 if TYPE_CHECKING:  # timm would double the time that a worker process takes to begin
     from .model import ModelSpec
@@ -68,18 +70,6 @@ class StudentImages(Dataset[Pixels | str]):
         except DataError as error:
             return str(error)
         return pixels[: image.shape[2]].astype(np.uint8 if image.dtype == np.uint8 else np.float32)
-
-
-class HeldImages(Dataset[Pixels | str]):
-    """Images that are decoded once, now."""
-
-    def __init__(self, images: StudentImages, rows: Rows) -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = list(pool.map(images.__getitem__, rows.tolist()))
-        self._found: dict[int, Pixels] = dict(zip(rows.tolist(), _sound(found), strict=True))
-
-    def __getitem__(self, row: int) -> Pixels:
-        return self._found[row]
 
 
 class ImageStream:
@@ -165,6 +155,8 @@ def load_images(
     workers: int | None = None,
     memory_bytes: int = MEMORY_BYTES,
     start: Start = "spawn",
+    device: str = "cpu",
+    resident: Resident = "auto",
 ) -> Iterator[dict[str, PixelSource]]:
     """Give a source of pixels for each split, as long as the context lasts.
 
@@ -173,23 +165,29 @@ def load_images(
     rows : rows of the dataset, by split
     workers : processes that decode images when they are needed, 0 = this one; None = all images are decoded now if they
         fit into `memory_bytes` together, else by up to four processes
+    device : where they are wanted
+    resident : ``auto``: decoded images move there for good if they fit; ``on``: they must; ``off``: by the batch
 
     Raises
     ------
     DataError
         Images cannot be decoded; all of them are named.
     StudentError
-        A worker process ended.
+        A worker process ended, or the images have to lie on the device and do not fit.
     """
     every = np.concatenate(list(rows.values()))
-    image_bytes = _weigh(images, every)
-    source: Dataset[Pixels | str] = images
-    if workers is None and image_bytes * len(every) <= memory_bytes:
-        source, workers = HeldImages(images, every), 0
-    elif workers is None:
-        workers = min(_WORKERS, os.cpu_count() or 1)
+    shape, dtype = _weigh(images, every)
+    held = _hold(images, every, shape, dtype, memory_bytes) if workers is None else None
+    if held is not None:
+        pixels = settle_images(torch.from_numpy(held), device, resident, free_bytes(device))
+        parts = torch.split(pixels, [len(part) for part in rows.values()])
+        yield {split: HeldImages(part) for split, part in zip(rows, parts, strict=True)}
+        return
+    if resident == "on":
+        refuse_resident(f"they are decoded in every epoch, as --workers asks or as they need over {memory_bytes} bytes")
+    workers = min(_WORKERS, os.cpu_count() or 1) if workers is None else workers
     try:
-        with closing(ImageStream(source, workers, image_bytes, start)) as stream:
+        with closing(ImageStream(images, workers, prod(shape) * dtype.itemsize, start)) as stream:
             yield {split: SplitImages(stream, part) for split, part in rows.items()}
     except RuntimeError as error:  # torch raises it wherever this process happens to be when a worker process ends
         if not str(error).startswith("DataLoader worker"):
@@ -198,6 +196,35 @@ def load_images(
             "A process that reads images was killed or broke down; whole epochs are kept. Was there too little memory? "
             "Give the same command with fewer --workers, or with --workers 0."
         ) from error
+
+
+def _hold(
+    images: StudentImages, rows: Rows, shape: tuple[int, ...], dtype: np.dtype[Any], memory_bytes: int
+) -> Pixels | None:
+    """Decode images into one array, (N, C, S, S), as wide as the widest one; None if that is more than may be taken.
+
+    Parameters
+    ----------
+    shape, dtype : of an image, most likely; where one is wider, all become so
+    """
+    if len(rows) * prod(shape) * dtype.itemsize > memory_bytes:
+        return None
+    held: Pixels = np.empty((len(rows), *shape), dtype)
+    bad: list[str] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for place, pixels in enumerate(pool.map(images.__getitem__, rows.tolist())):
+            if isinstance(pixels, str):
+                bad.append(pixels)
+                continue
+            wide, kind = max(held.shape[1], len(pixels)), np.promote_types(held.dtype, pixels.dtype)
+            if (wide, kind) != (held.shape[1], held.dtype):
+                if len(rows) * wide * prod(shape[1:]) * kind.itemsize > memory_bytes:
+                    pool.shutdown(cancel_futures=True)
+                    return None
+                held = np.broadcast_to(held, (len(rows), wide, *shape[1:])).astype(kind)
+            held[place] = pixels  # a grey one in each channel
+    _sound(bad)
+    return held
 
 
 def choose_image_size(typical: int, spec: ModelSpec, asked: int | None) -> int:
@@ -209,11 +236,12 @@ def choose_image_size(typical: int, spec: ModelSpec, asked: int | None) -> int:
     return spec.image_size
 
 
-def _weigh(images: StudentImages, rows: Rows) -> float:
-    """Return the mean bytes of an image, as it is held, over a few rows; 0 if none of them can be decoded."""
+def _weigh(images: StudentImages, rows: Rows) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type that hold each of a few images, or a grey one if none of them can be decoded."""
     few = rows[np.linspace(0, len(rows) - 1, min(_WEIGHED, len(rows)), dtype=np.int64)]
-    found = [pixels.nbytes for pixels in map(images.__getitem__, few.tolist()) if not isinstance(pixels, str)]
-    return sum(found) / max(1, len(found))
+    found = [pixels for pixels in map(images.__getitem__, few.tolist()) if not isinstance(pixels, str)]
+    kind = np.result_type(np.uint8, *(pixels.dtype for pixels in found))
+    return (max((len(pixels) for pixels in found), default=1), images.size, images.size), kind
 
 
 def _sound(found: Sequence[Pixels | str]) -> list[Pixels]:

@@ -169,7 +169,7 @@ def _batch_norm(
     x = input.float()  # (B, C, …)
     others = [axis for axis in range(x.ndim) if axis != 1]
     shape = [1, -1, *(1 for _ in others[1:])]
-    count = x.new_tensor([x.numel() / x.shape[1]])
+    count = x.new_full((1,), x.numel() / x.shape[1])  # a number that is copied to a device waits for it
     *sums, total = _Sum.apply(torch.cat([x.sum(others), count])).split([x.shape[1], 1])
     mean = sums[0] / total  # (C,)
     centred = x - mean.view(shape)

@@ -81,8 +81,8 @@ class Step:
             logits = self._model(self._images)
         logits.float().square().mean().backward()
         self._model.zero_grad()
-        if self._device == "cuda":
-            torch.cuda.synchronize()
+        if self._device != "cpu":
+            torch.accelerator.synchronize()
         return clock() - start
 
 

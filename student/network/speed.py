@@ -66,16 +66,19 @@ def _takes_channels_last(model: nn.Module, device: str) -> bool:
 
 
 def pick_device(asked: str) -> str:
-    """Return ``cpu`` or ``cuda``; ``auto`` is the latter where torch can use it.
+    """Return ``cpu``, ``cuda`` or ``mps``; ``auto`` is a GPU that torch can use, if there is one.
 
     Raises
     ------
     StudentError
-        ``cuda`` is asked for and there is none.
+        A GPU is asked for and there is none.
     """
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise StudentError("There is no CUDA device that torch can use; give --device cpu.")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+    known = {"cuda": ("CUDA device", torch.cuda.is_available), "mps": ("GPU of Apple's", torch.mps.is_available)}
+    if asked == "auto":
+        return next((name for name, (_, there) in known.items() if there()), "cpu")
+    if asked in known and not known[asked][1]():
+        raise StudentError(f"There is no {known[asked][0]} that torch can use; give --device cpu.")
+    return asked
 
 
 def choose_plan(
@@ -183,7 +186,8 @@ def fastest_plan(rates: Mapping[str, float]) -> Plan:
 
 def _memory(name: str, image_size: int, device: str) -> Path:
     """Return the file that remembers this measurement: one for each machine, model, size and version of torch."""
-    chip = torch.cuda.get_device_name() if device == "cuda" else torch.backends.cpu.get_cpu_capability()
+    names = {"cuda": torch.cuda.get_device_name, "cpu": torch.backends.cpu.get_cpu_capability}
+    chip = names[device]() if device in names else device
     facts = [platform.node(), platform.machine(), chip, torch.get_num_threads(), torch.__version__, name, image_size]
     digest = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     return home_folder() / "speed" / f"{digest}.json"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
 
@@ -18,48 +17,22 @@ from torch import Tensor, nn
 from ...cache.errors import StudentError
 from ...cache.progress import Advance
 from ...pipeline.metrics import log_loss, measure_grades, score
-from ...pipeline.views.transforms import VIEW_PARAMETERS, Policy, apply_views, choose_views, draw_views, normalise
-from ..network.images import PixelSource
-from ..network.parallel import ALONE, Ranks
+from ..network.parallel import Ranks
 from ..network.speed import Plan
-from ..settings import StudentSettings
-from ..targets.load import SplitTargets, Targets
+from ..targets.load import Targets
 from .checkpoint import Checkpoint, TrainingState
 from .drawing import draw_epoch, learning_rate
 from .head import fit_head, freeze_normalisation
 from .imbalance import balanced_weights, log_priors
 from .losses import Answers, Objective, parse_terms, total_loss
 from .projection import Projection
+from .steps import Given, Recipe, TrainingData, give_plain, give_steps
 
 __all__ = ["Recipe", "TrainingData", "begin", "merit", "predict", "train"]
 
 Rows = npt.NDArray[np.int64]
 
 _EVALUATION_BATCH = 128
-# The view number that the student's own augmentation is drawn as; 0 is the canonical view.
-_AUGMENTED = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingData:
-    """Targets, and pixels per split in the same order; mean and std are the student's, of channels in 0…1."""
-
-    targets: Targets
-    pixels: Mapping[str, PixelSource]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Settings with nothing left open: what a training follows."""
-
-    settings: StudentSettings
-    epochs: int
-    policy: Policy
-    plan: Plan
-    device: str
-    ranks: Ranks = ALONE
 
 
 def begin(
@@ -78,7 +51,7 @@ def begin(
         The loss compares with features, and the model has no embedding that could be.
     """
     settings = recipe.settings
-    model.to(recipe.device).to(memory_format=recipe.plan.layout)
+    model.to(recipe.device, memory_format=recipe.plan.layout)  # type: ignore[call-overload]
     fitted = True
     if settings.gentle and data is not None:
         train_part = data.targets.splits["train"]
@@ -112,8 +85,8 @@ def train(
 
     The weights of the epoch that is best on val are kept, or of the last one where val has too few labels to choose by.
     Everything random is a function of (seed, key, epoch), so that a training that was killed ends with the same bits
-    as one that was not. After each epoch `report` is given its row of the history; after each batch `advance` is
-    given the number of its images.
+    as one that was not; on a GPU, with `fast_kernels`, it does not. After each epoch `report` is given its row of the
+    history; after each batch `advance` is given the number of its images.
 
     Raises
     ------
@@ -122,8 +95,9 @@ def train(
     """
     devices: list[int] | None = [] if recipe.device == "cpu" else None
     forward = recipe.ranks.wrap(state.model)
-    exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True)
-    with torch.random.fork_rng(devices=devices), exact, checkpoint.kept():
+    fast = recipe.settings.fast_kernels
+    kernels = torch.backends.cudnn.flags(benchmark=fast, deterministic=not fast)
+    with torch.random.fork_rng(devices=devices), kernels, checkpoint.kept():
         stop = recipe.epochs if until is None else until
         choosing = data.targets.splits["val"].can_choose(data.targets.task)
         for epoch in range(len(state.history), stop):
@@ -179,12 +153,12 @@ def _train_epoch(
     state.model.train()
     if settings.gentle:
         freeze_normalisation(state.model)
-    for step, (rows, view, images) in enumerate(_augmented(data, recipe, part, batches, epoch), start=done):
+    for step, given in enumerate(give_steps(data, recipe, batches, epoch), start=done):
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate(step, steps, warmup, settings.peak_rate)
         with recipe.plan.autocast(recipe.device), ranks.normalising():
-            logits = forward(images)  # (B, C), or this rank's share of it
-        loss = total_loss(_answers(state, logits, part, rows, view, recipe), objective)
+            logits = forward(given.images)  # (B, C), or this rank's share of it
+        loss = total_loss(_answers(state, logits, given, ranks), objective)
         loss.backward()  # type: ignore[no-untyped-call]
         if state.projection is not None:
             ranks.average(state.projection)
@@ -192,8 +166,8 @@ def _train_epoch(
         state.optimiser.zero_grad()
         if state.averaged is not None:
             _average(state.averaged, state.model, step, settings.average * steps)
-        total += loss.detach() * len(rows)
-        advance(len(rows))
+        total += loss.detach() * given.size
+        advance(given.size)
     mean = float(total) / len(part)
     if not math.isfinite(mean):
         raise StudentError(
@@ -219,50 +193,12 @@ def _objective(targets: Targets, recipe: Recipe) -> Objective:
     )
 
 
-def _answers(
-    state: TrainingState, logits: Tensor, part: SplitTargets, rows: Rows, view: Rows, recipe: Recipe
-) -> Answers:
+def _answers(state: TrainingState, logits: Tensor, given: Given, ranks: Ranks) -> Answers:
     """Put the students' answers on a whole batch, those of other ranks too, beside the teacher's on the same views."""
-    ranks, device = recipe.ranks, recipe.device
     embedding = feature = None
-    if state.projection is not None and part.feature is not None:
-        embedding = ranks.whole(state.projection(), len(rows))
-        feature = torch.from_numpy(part.feature[rows, view]).to(device).float()
-    label = part.label[rows]
-    return Answers(
-        logits=ranks.whole(logits.float(), len(rows)),  # (B, C)
-        label=torch.from_numpy(label.astype(np.int64) if label.ndim == 1 else label).to(device),
-        teacher=torch.from_numpy(part.logits[rows, view]).to(device),
-        embedding=embedding,
-        feature=feature,
-    )
-
-
-def _augmented(
-    data: TrainingData, recipe: Recipe, part: SplitTargets, batches: Sequence[tuple[Rows, Rows]], epoch: int
-) -> Iterator[tuple[Rows, Rows, Tensor]]:
-    """Yield rows, the stored view that each is paired with, and this rank's images of them.
-
-    These are augmented and normalised, (B, 3, S, S), or fewer where several ranks share a batch. A row that stands
-    several times in an epoch is seen in another view each time, as far as there are any.
-    """
-    seed = recipe.settings.seed
-    shares = [recipe.ranks.share(len(rows)) for rows, _ in batches]
-    pixels_of = data.pixels["train"].batches([rows[share] for (rows, _), share in zip(batches, shares, strict=True)])
-    for (rows, copies), share, pixels in zip(batches, shares, pixels_of, strict=True):
-        own, copied = rows[share], copies[share]
-        if recipe.settings.targets == "stored":
-            count = part.view.shape[1]
-            view = (choose_views(part.key[rows], epoch, count, seed) + copies) % count  # (B,)
-            params = part.view[own, view[share]]  # (B, P)
-        else:
-            view = np.zeros(len(rows), np.int64)
-            params = np.empty((len(own), len(VIEW_PARAMETERS)), np.float32)
-            for times in np.unique(copied).tolist():
-                here = copied == times
-                params[here] = draw_views(recipe.policy, part.key[own[here]], epoch, _AUGMENTED + times, seed)
-        moved = apply_views(pixels.to(recipe.device), torch.from_numpy(params))
-        yield rows, view, normalise(moved, data.mean, data.std).contiguous(memory_format=recipe.plan.layout)
+    if state.projection is not None and given.feature is not None:
+        embedding, feature = ranks.whole(state.projection(), given.size), given.feature.float()
+    return Answers(ranks.whole(logits.float(), given.size), given.label, given.teacher, embedding, feature)
 
 
 def _average(averaged: nn.Module, model: nn.Module, step: int, horizon: float) -> None:
@@ -295,12 +231,13 @@ def predict(
 ) -> npt.NDArray[np.float32]:
     """Return the logits (N, C) float32 of a split's unaugmented images, or of some rows, in their order."""
     rows = np.arange(len(data.targets.splits[split])) if rows is None else rows
+    # Fetched once: a copy waits for the device.
+    return np.asarray(_answer(model, data, split, plan, device, rows).cpu().numpy())
+
+
+def _answer(model: nn.Module, data: TrainingData, split: str, plan: Plan, device: str, rows: Rows) -> Tensor:
     edges = [*range(0, len(rows), _EVALUATION_BATCH), len(rows)]
     batches = [rows[start:stop] for start, stop in pairwise(edges)]
     model.eval()
     with torch.inference_mode(), plan.autocast(device):
-        logits = [
-            model(normalise(pixels.to(device), data.mean, data.std).contiguous(memory_format=plan.layout)).float().cpu()
-            for pixels in data.pixels[split].batches(batches)
-        ]
-    return np.asarray(torch.cat(logits).numpy())
+        return torch.cat([model(images).float() for images in give_plain(data, split, batches, plan, device)])

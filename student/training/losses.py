@@ -216,7 +216,9 @@ LOSSES: dict[str, Term] = {"kd": kd, "dkd": dkd, "dist": dist, "mse": mse, "feat
 
 def _alpha(answers: Answers, objective: Objective, sides: int) -> Tensor:
     """Return α of each sample, (B,), or of each sample and label, (B, C): 1 where the label is unknown."""
-    alpha = torch.as_tensor(objective.alpha, dtype=answers.logits.dtype, device=answers.logits.device)
+    given = objective.alpha
+    # Written there by the device itself: a number that is copied to it would wait for it.
+    alpha = given.to(answers.logits) if isinstance(given, Tensor) else answers.logits.new_full((), given)
     if objective.task == "multiclass":
         known = answers.label != UNKNOWN_CLASS  # (B,)
         return torch.where(known, alpha[answers.label.clamp(min=0)] if alpha.ndim else alpha, 1.0)
