@@ -48,6 +48,7 @@ if not TYPE_CHECKING:  # else every name would be one of medal's
         if name == "__version__":
             return import_module("importlib.metadata").version("medalmighty")
         if name in _PUBLIC:
+            import_module("medal.cache.machine.processors").wait_passively()
             return getattr(import_module(_PUBLIC[name]), name)
         raise AttributeError(f"module 'medal' has no attribute {name!r}")
 

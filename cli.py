@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from medal.cache.errors import MedalError
+from medal.cache.machine.processors import wait_passively
 from medal.cache.terminal.command import undo_flags
 from medal.cache.terminal.console import log_json, logs_json, note
 from medal.cache.terminal.defaults import TYPED, find_files, name_variables, option_defaults, read_defaults
@@ -171,6 +172,7 @@ def _status(error: MedalError) -> int:
 def main() -> NoReturn:
     """Run the command line: medal's own errors are one sentence and exit status 1, or 128 + a signal's number."""
     _take_signals()
+    wait_passively()
     try:
         status = group.main(prog_name="medal", standalone_mode=False)
     except click.ClickException as error:  # the command line is misused

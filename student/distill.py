@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..cache.progress import Alert, Progress, Tell
+from ..pipeline.threads import threads_restored
 from .members.choice import Choice, choose_weight
 from .members.plan import Asked
 from .members.ranks import follow, load_data
@@ -20,7 +21,7 @@ from .members.telling import describe_passes, describe_times, list_warnings
 from .members.train import Member, initial_model, plan_members, promote, read_record, spread, take_over
 from .members.train_all import train_all
 from .network.parallel import ALONE, Ranks
-from .network.speed import Plan, choose_plan, threads_restored, wall_rate
+from .network.speed import Plan, choose_plan, choose_threads, wall_rate
 from .outcome.card import write_card, write_overview
 from .outcome.description import describe_environment, describe_run, describe_whole, name_run
 from .outcome.generalisation import write_summary
@@ -282,6 +283,7 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         plan, rates = _choose_plan(asked, model)
         for name in (name for name, rate in rates.items() if not rate):
             report(Alert(f"computing with {name} ends a process here, by a fault of its libraries: left out"))
+        torch.set_num_threads(choose_threads(model, plan, asked.image_size, asked.device))
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
         folder.write_json(
             path, written | {"threads": torch.get_num_threads(), "trained_on": [describe_environment(asked, ranks)]}

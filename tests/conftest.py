@@ -213,7 +213,7 @@ def one_thread():
     """For many trainings of moments: threads that wait for each other cost more than they do."""
     import torch
 
-    from medal.student.network.speed import threads_restored
+    from medal.pipeline.threads import threads_restored
 
     with threads_restored():
         torch.set_num_threads(1)

@@ -121,3 +121,19 @@ def test_audit_recall(quick):
     figures = quick("audit_recall.py")
     assert set(figures) == {"seeds", "planted", "hits", "others", "there_before", "recall", "precision", "by_kind"}
     assert figures["recall"] == figures["precision"] == 1
+
+
+@pytest.mark.slow  # eight processes that load torch
+def test_busy(quick):
+    figures = quick("busy.py")
+    assert set(figures) == {"script", "processors", "neighbours", "limit", "holds", "forward", "step"}
+    for job in ("forward", "step"):
+        assert figures[job]["best_fixed"] in figures[job]["seconds"]
+        assert figures[job]["over_best"] > 0
+
+
+@pytest.mark.slow  # other libraries convert the model
+def test_peers_of_the_forward_pass(quick):
+    figures = quick("peers/forward.py")
+    assert {"transformers", "medal fp32"} <= set(figures["peers"])
+    assert figures["peers"]["medal fp32"]["min_cosine"] > 0.9999

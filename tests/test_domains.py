@@ -19,9 +19,9 @@ from medal.cache.errors import CacheMismatch, StudentError
 from medal.cache.reader import open_cache
 from medal.cli import group
 from medal.pipeline.metrics import score
+from medal.pipeline.threads import threads_restored
 from medal.student.api import Trained
 from medal.student.members.telling import list_warnings
-from medal.student.network.speed import threads_restored
 from medal.student.run.folder import _PART_FOLDER as RUN_PART
 from medal.student.run.folder import RUN_KIND
 from medal.student.run.predictions import read_predictions

@@ -42,8 +42,8 @@ def random_model(name):
     return made
 
 
-def hastened(model):
-    hasten(backbone_of(model), CPU)
+def hastened(model, precision="bf16"):
+    hasten(backbone_of(model), CPU, precision)
     return model
 
 
@@ -63,12 +63,32 @@ on_a_chip_that_packs = pytest.mark.skipif(not CHIP_PACKS, reason="oneDNN packs n
 @pytest.mark.parametrize("name", MODELS)
 def test_a_hastened_model_says_what_the_plain_one_says(name, packs, monkeypatch):
     if not packs:  # an older chip, or a torch without oneDNN's layers
-        monkeypatch.setattr(fast_forward, "_packs", lambda: False)
+        monkeypatch.setattr(fast_forward, "_packs", lambda _: False)
     model = random_model(name)
     plain = tokens(model)
     fast = tokens(hastened(copy.deepcopy(model)))
     assert fast.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(plain, fast).min() > 0.9995
+
+
+@pytest.mark.skipif(not X86, reason="in fp32, packed on x86 alone")
+@pytest.mark.parametrize("name", MODELS)
+def test_in_fp32_packed_blocks_say_what_the_plain_ones_say_to_the_last_digits(name):
+    model = random_model(name)
+    fast = hastened(copy.deepcopy(model), "fp32")
+    assert "_Packed" in kinds(fast)
+    assert "Dinov2LayerScale" not in kinds(fast)
+    plain, said = tokens(model), tokens(fast)
+    assert torch.nn.functional.cosine_similarity(plain, said).min() > 0.99999
+    torch.testing.assert_close(said, plain, atol=1e-4, rtol=1e-4)
+
+
+def test_in_fp32_a_chip_that_packs_nothing_keeps_the_model_as_it_is(monkeypatch):
+    monkeypatch.setattr(fast_forward.platform, "machine", lambda: "aarch64")
+    model = random_model("mlp")
+    fast = hastened(copy.deepcopy(model), "fp32")
+    assert kinds(fast) == kinds(model)
+    assert torch.equal(tokens(model), tokens(fast))
 
 
 def kinds(model):
@@ -77,7 +97,7 @@ def kinds(model):
 
 @pytest.mark.skipif(not X86, reason="which chips oneDNN packs for is known of x86 alone")
 def test_weights_are_packed_where_the_chip_can():
-    assert fast_forward._packs() == CHIP_PACKS
+    assert fast_forward._packs("bf16") == CHIP_PACKS
     assert ("_Packed" in kinds(hastened(random_model("mlp")))) == CHIP_PACKS
 
 
@@ -90,7 +110,7 @@ def test_packed_layers_keep_the_exact_gelu_apart_from_its_approximation():
 
 
 def test_without_packing_every_layer_stays_torchs_own(monkeypatch):
-    monkeypatch.setattr(fast_forward, "_packs", lambda: False)
+    monkeypatch.setattr(fast_forward, "_packs", lambda _: False)
     for name in ("mlp", "tanh"):
         plain = kinds(random_model(name))
         assert kinds(hastened(random_model(name))) == plain - {"Dinov2LayerScale"} | {"Identity"}
@@ -130,11 +150,15 @@ def tiny(tmp_path_factory):
 class Crowded(Teacher):
     """A real teacher on a device whose memory another program takes now and then: some passes find room for `holds`."""
 
-    holds, crowded, sizes = 5, range(2, 4), None
+    holds, crowded, sizes, full = 5, range(2, 4), None, False
+
+    def features(self, pixels, preprocessing):
+        self.sizes = [*(self.sizes or []), len(pixels)]
+        self.full = len(self.sizes) in self.crowded and len(pixels) > self.holds
+        return super().features(pixels, preprocessing)
 
     def _forward(self, inputs):
-        self.sizes = [*(self.sizes or []), len(inputs)]
-        if len(self.sizes) in self.crowded and len(inputs) > self.holds:
+        if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super()._forward(inputs)
 
@@ -190,6 +214,6 @@ def test_torchs_own_attention_keeps_its_layers():
     block.requires_grad_(False)
     x = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))
     plain, norm = block(x), torch.nn.LayerNorm(32).requires_grad_(False)
-    hasten(Backbone(model=block, read=lambda *_: ([], x), first_patch=1, blocks=(block,), norm=norm), CPU)
+    hasten(Backbone(model=block, read=lambda *_: ([], x), first_patch=1, blocks=(block,), norm=norm), CPU, "bf16")
     assert "_Packed" in {type(module).__name__ for module in block.modules()}
     assert torch.nn.functional.cosine_similarity(plain.flatten(1), block(x).float().flatten(1)).min() > 0.9995

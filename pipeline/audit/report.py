@@ -20,6 +20,7 @@ from ...cache.terminal.page import render
 from ..datasets.columns.dataset import SPLITS, DatasetOptions
 from ..datasets.pixels.small import draw_small
 from ..metrics.embedding import Map, draw_map, right_or_wrong
+from ..threads import quick_threads
 from .doubtful import find_doubtful
 from .findings import Finding, Severity
 from .near import find_near_duplicates
@@ -174,16 +175,17 @@ def audit(
 
 def examine(subject: Subject, progress: Progress, *, threshold: float | None = None) -> Audit:
     """Run every check on what has been read."""
-    findings = (
-        find_repeats_across(subject),
-        find_contrary(subject),
-        find_torn_groups(subject),
-        *find_near_duplicates(subject, threshold, progress),
-        find_shortcut(subject, progress),
-        find_repeats_within(subject),
-        find_doubtful(subject),
-        find_absent(subject),
-        find_split_gap(subject),
-        find_domain_gap(subject),
-    )
+    with quick_threads():
+        findings = (
+            find_repeats_across(subject),
+            find_contrary(subject),
+            find_torn_groups(subject),
+            *find_near_duplicates(subject, threshold, progress),
+            find_shortcut(subject, progress),
+            find_repeats_within(subject),
+            find_doubtful(subject),
+            find_absent(subject),
+            find_split_gap(subject),
+            find_domain_gap(subject),
+        )
     return Audit(subject=subject, findings=findings)

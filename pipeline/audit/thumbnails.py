@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ...cache.errors import DataError
+from ...cache.machine.processors import usable_processors
 from ...cache.progress import Advance
 from ..views.transforms import resize_images
 from .neighbours import Pairs
@@ -74,7 +75,7 @@ def fit_likeness(images: Tensor) -> Likeness:
 
 def read_images(subject: Subject, rows: npt.NDArray[np.int64]) -> tuple[Tensor, npt.NDArray[np.bool_]]:
     """Read images as thumbnails: (N, S, S), and whether each is at hand, (N,); the others are black."""
-    with ThreadPoolExecutor() as readers:
+    with ThreadPoolExecutor(usable_processors()) as readers:
         read = list(readers.map(partial(_read, subject), rows.tolist()))
     there = np.array([one is not None for one in read], np.bool_)
     black = torch.zeros(SIDE, SIDE)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...cache.errors import CacheError
+from ...cache.machine.processors import usable_processors
 from ...cache.making.work import WorkDirectory, work_path
 from ...cache.progress import Advance, Progress, Tell
 from ...cache.reader import open_cache
@@ -143,7 +144,7 @@ def _features(
     teacher = load_teacher(asked, capable_precision(asked))
     found: dict[str, list[npt.NDArray[np.float16]]] = {split: [] for split in sample}
     seconds = 0.0
-    with ThreadPoolExecutor() as readers:
+    with ThreadPoolExecutor(usable_processors()) as readers:
         for split, part in sample.items():
             for start in range(0, len(part), _BATCH):
                 loaded = load_batch(asked.dataset, part.source[start : start + _BATCH], asked.preprocessing, readers)

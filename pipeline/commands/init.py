@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from ...cache.errors import MedalError
 from ...cache.machine.drafts import write_file
+from ...cache.machine.processors import usable_processors
 from ...cache.terminal.command import Command
 from ...cache.terminal.console import json_option, print_json
 from ...cache.text import plain
@@ -114,7 +115,7 @@ def _find_kind() -> tuple[str, str]:
 
     if torch.cuda.is_available():
         return "gpu", f"as there is a {torch.cuda.get_device_name()}"
-    return "laptop", f"as there is no GPU, and {os.cpu_count()} processors"
+    return "laptop", f"as there is no GPU, and {usable_processors()} processors"
 
 
 def _given(context: click.Context) -> _Lines:

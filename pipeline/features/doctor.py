@@ -222,7 +222,8 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
     """Time a teacher's forward pass on images that are in memory: what no pipeline can be faster than."""
     import torch
 
-    from ..teacher.teacher import Teacher
+    from ..teacher.teacher import IMAGES_AT_ONCE, Teacher
+    from ..threads import allowed_threads
     from ..views.preprocessing import Preprocessing
     from .precision import fitting_batch_size
 
@@ -238,9 +239,10 @@ def _time_forward(report: Report, files: TeacherFiles, settings: CacheSettings) 
         pixels = torch.zeros(batch, 3, preprocessing.image_size, preprocessing.image_size)
         begun, passes = time.monotonic(), 0
         if chosen["device"] == "cpu":
-            # A whole batch of a large teacher takes a minute on few cores; the rate there is that of one image.
+            # A whole batch of a large teacher takes a minute on few cores; as much as keeps all threads busy is enough.
             teacher.features(pixels[:1], preprocessing)
-            pixels = pixels[: max(1, int(_SECONDS / max(1e-3, time.monotonic() - begun)))]
+            turns = _SECONDS / max(1e-3, time.monotonic() - begun) / IMAGES_AT_ONCE
+            pixels = pixels[: IMAGES_AT_ONCE * allowed_threads() * max(1, int(turns))]
             begun = time.monotonic()
         while time.monotonic() - begun < _SECONDS or not passes:
             teacher.features(pixels, preprocessing)

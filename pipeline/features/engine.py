@@ -100,7 +100,12 @@ class LocalEngine:
         """Load the teacher, unless it is there, and describe this machine."""
         self._teacher = self._teacher or load_teacher(self._asked, order.precision)
         self._task = make_task(self._asked, order)
-        self._joined(describe_machine(self._asked.settings.device))
+        self._joined(self.describe())
+
+    def describe(self) -> dict[str, Any]:
+        """Return what kind of machine this is, and how the teacher that was loaded computes on it."""
+        assert self._teacher is not None  # noqa: S101 - begin comes first
+        return describe_machine(self._asked.settings.device, self._teacher.layers)
 
     def run(self, plans: Sequence[ChunkPlan], advance: Advance = lambda _: None) -> Iterable[ComputedChunk]:
         """Compute chunks in their order."""

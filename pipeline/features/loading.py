@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from ...cache.errors import DataError
+from ...cache.machine.processors import usable_processors
 from ..datasets.columns.dataset import Dataset
 from ..views.preprocessing import Preprocessing
 from ..views.transforms import resize_images
@@ -77,12 +77,12 @@ def ahead_of_time(
 
     Parameters
     ----------
-    prepare : called with an item and a pool of threads, one for each core
+    prepare : called with an item and a pool of threads, one for each processor that this process may use
     item_bytes : what a prepared item takes; bounds how many wait
     """
     ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(1, item_bytes)))
     queue: deque[tuple[Item, Future[Result]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as readers, ThreadPoolExecutor(1) as assembler:
+    with ThreadPoolExecutor(usable_processors()) as readers, ThreadPoolExecutor(1) as assembler:
         try:
             for item in items:
                 queue.append((item, assembler.submit(prepare, item, readers)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
+from ...cache.machine.processors import usable_processors
 from ..planning.request import CacheSettings
 
 __all__ = ["Choice", "choose", "find_devices"]
@@ -26,13 +26,15 @@ def find_devices(torch: Any) -> list[dict[str, Any]]:
     """Return the processor and each GPU: kind, name, memory in bytes, and threads or capability."""
     import psutil
 
+    from ..threads import allowed_threads
+
     memory = psutil.virtual_memory()
     found = [
         {
             "kind": "cpu",
             "name": torch.backends.cpu.get_cpu_capability(),
-            "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "threads": torch.get_num_threads(),
+            "processors": usable_processors(),
+            "threads": allowed_threads(),
             "memory_bytes": memory.total,
             "available_bytes": memory.available,
         }
@@ -54,6 +56,7 @@ def find_devices(torch: Any) -> list[dict[str, Any]]:
 def choose(torch: Any, settings: CacheSettings) -> dict[str, Choice]:
     """Return what stage one would take, by the functions that it takes it by."""
     from ..teacher.teacher import pick_device, precision_for
+    from ..threads import allowed_threads, threads_said
     from .precision import default_batch_size
 
     device = pick_device(settings.device)
@@ -79,10 +82,8 @@ def choose(torch: Any, settings: CacheSettings) -> dict[str, Choice]:
             settings.batch_size or default_batch_size(device), asked if settings.batch_size else batch_why
         ),
         "threads": Choice(
-            torch.get_num_threads(),
-            "OMP_NUM_THREADS says so"
-            if os.environ.get("OMP_NUM_THREADS")
-            else "one for each core, as torch counts them",
+            allowed_threads(),
+            f"{threads_said()} says so" if threads_said() else "one for each processor that this process may use",
         ),
         "engine": Choice(settings.engine, engine_why),
     }

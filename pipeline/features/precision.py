@@ -12,7 +12,8 @@ import torch
 from ...cache.errors import TeacherError
 from ..datasets.columns.dataset import Dataset
 from ..planning.rows import SplitRows
-from ..teacher.teacher import OutOfMemory, Teacher, agreement
+from ..teacher.teacher import IMAGES_AT_ONCE, OutOfMemory, Teacher, agreement
+from ..threads import allowed_threads
 from ..views.preprocessing import Preprocessing
 from .loading import load_batch
 
@@ -21,8 +22,8 @@ __all__ = ["MIN_COSINE", "Halving", "default_batch_size", "fitting_batch_size", 
 # bf16 must say what fp32 says, on images of this very run, to be used for it.
 MIN_COSINE = 0.999
 _SAMPLE = 8
-# A CPU's caches prefer small batches; a GPU is filled by large ones, as many as fit.
-_BATCH_SIZE = {"cpu": 32, "cuda": 256}
+# A GPU is filled by large batches, as many as fit. Of a CPU each thread takes a few images at a time.
+_BATCH_SIZE, _BATCH_SIZE_CPU = {"cuda": 256}, 32
 
 
 def trusted_precision(
@@ -56,7 +57,8 @@ def trusted_precision(
 
 def default_batch_size(device: str) -> int:
     """Return how many images a forward pass takes where nobody says."""
-    return _BATCH_SIZE.get(torch.device(device).type, 32)
+    kind = torch.device(device).type
+    return max(_BATCH_SIZE_CPU, IMAGES_AT_ONCE * allowed_threads()) if kind == "cpu" else _BATCH_SIZE.get(kind, 32)
 
 
 def fitting_batch_size(teacher: Teacher, preprocessing: Preprocessing, batch_size: int) -> int:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ...cache.errors import CacheMismatch, TeacherError
 from ...cache.join import join
+from ...cache.machine.processors import usable_processors
 from ...cache.progress import Progress
 from ...cache.reader import Cache
 from ..datasets.columns.dataset import Dataset, DatasetOptions
@@ -102,7 +103,7 @@ def recheck(
             comparison = _Stored(cache, split)
             for start in range(0, len(rows), _BATCH):
                 part = slice(start, start + _BATCH)
-                with ThreadPoolExecutor() as readers:
+                with ThreadPoolExecutor(usable_processors()) as readers:
                     loaded = load_batch(dataset, source[part], preprocessing, readers)
                 problems += [f"Image not read again: {error}" for error in loaded.bad.values()]
                 if loaded.places:

@@ -28,6 +28,7 @@ from ...cache.progress import Advance, Tell
 from ..features.engine import Joined, Order, Settled
 from ..planning.chunks import ChunkPlan, ComputedChunk
 from ..planning.plan import Plan
+from ..threads import allowed_threads
 from .cluster import connected, sentence
 from .worker import Place, RayWorker
 
@@ -63,7 +64,7 @@ def ray_engine(asked: Plan, joined: Joined, tell: Tell) -> Iterator[RayEngine]:
         lean = replace(asked, sources=(), existing=None, settings=replace(asked.settings, device=kind))
         place = Place(
             folder=os.path.abspath(os.curdir),  # noqa: PTH100 - resolve() would follow links that nodes may not have
-            threads=torch.get_num_threads(),
+            threads=allowed_threads(),
             medal=version("medalmighty"),
         )
         engine = RayEngine(ray, lean, place, joined, tell)

@@ -19,7 +19,6 @@ from ..planning.chunks import ChunkPlan, ComputedChunk
 from ..planning.plan import Plan
 from ..planning.rows import SplitRows
 from ..teacher.files import TeacherFiles, cached_teacher
-from ..teacher.machine import describe_machine
 from ..teacher.weights import weight_files, weights_sha256
 
 __all__ = ["Place", "RayWorker"]
@@ -65,7 +64,7 @@ class RayWorker:
         except (MedalError, OSError) as error:
             return _portable(error)
         self._rows = make_task(self._asked, order).rows
-        return describe_machine(self._asked.settings.device)
+        return self._begun().describe()
 
     def _begun(self) -> LocalEngine:
         if self._engine is None:

@@ -1,12 +1,13 @@
-"""A teacher made for speed, once, when it is loaded: bf16, fewer steps over memory, weights laid out for the chip.
+"""A teacher made for speed, once, when it is loaded: fewer steps over memory, weights laid out for the chip, bf16.
 
-What it gains is measured by `benchmarks/teacher_throughput.py`; that it says the same is checked in every run
-(`precision.trusted_precision`).
+What it gains is measured by `benchmarks/teacher_throughput.py` and `benchmarks/peers/forward.py`. That bf16 says the
+same is checked in every run (`precision.trusted_precision`), that the layers do when a teacher is loaded.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import platform
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +16,45 @@ from .forms.form import Backbone
 
 __all__ = ["hasten"]
 
-# oneDNN lays weights out for a number of rows; a batch of 32 images has 257 tokens each at 224 px. Others work as well.
-_ROWS = 32 * 257
+# oneDNN lays weights out for a number of rows: those of what goes through the model at once, see `Teacher.features`.
+# Others work as well.
+_ROWS = 4 * 257
+# Where packing was measured to help in fp32.
+_X86 = {"x86_64", "amd64"}
 
 
-def hasten(backbone: Backbone, device: torch.device) -> None:
-    """Turn a model, fp32 and in eval mode, into a fast one for a device, in place.
+def hasten(backbone: Backbone, device: torch.device, precision: Literal["fp32", "bf16"]) -> bool:
+    """Turn a model, fp32 and in eval mode, into a fast one for a device, in place; tell whether its weights are packed.
 
-    The blocks and the patch projection compute in bf16, sums in fp32; positions and the final LayerNorm stay fp32.
-    Against autocast, which keeps the residual stream in fp32 and converts on the way, that alone took 7 to 30 % less
-    processor time (ViT-S/14, 224 px, batch 32, AVX512-BF16).
+    In bf16 the blocks and the patch projection compute in it, sums in fp32; positions and the final LayerNorm stay
+    fp32. Against autocast, which keeps the residual stream in fp32 and converts on the way, that alone took 7 to 30 %
+    less processor time (ViT-S/14, 224 px, batch 32, AVX512-BF16).
 
     The scale after each branch of a block is multiplied into the branch's last weights. On a CPU the linear layers
     are oneDNN's own with their weights laid out beforehand, the GELU a part of the first layer of each MLP: what
     `torch.compile` with frozen weights does too, but that takes 10 to 25 s first.
+
+    A model in fp32 that cannot be packed is left as it is: folding alone gains nothing (0.99, ViT-S/14, AVX2).
     """
-    packs = device.type == "cpu" and _packs()
+    packs = device.type == "cpu" and _packs(precision)
+    if precision == "fp32" and not packs:
+        return False
     for block in backbone.blocks:
         for scale, branch in backbone.scales:
             _fold(block, scale, getattr(block, branch))
-        block.bfloat16()
+        if precision == "bf16":
+            block.bfloat16()
         if packs and backbone.scales:
             _fuse_gelu(getattr(block, backbone.scales[-1][1]), *backbone.activation)
         if packs:
             _pack(block)
+    if precision == "bf16":
+        _join_with_fp32(backbone)
+    return packs
+
+
+def _join_with_fp32(backbone: Backbone) -> None:
+    """Convert between the bf16 blocks and what is before and after them."""
     backbone.blocks[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].bfloat16(), *inputs[1:]))
     backbone.norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     if backbone.projection is not None:
@@ -76,7 +92,7 @@ def _pack(module: nn.Module) -> None:
 
 
 class _Packed(nn.Module):
-    """A bf16 linear layer, and the exact GELU after it, as inductor would have oneDNN compute it."""
+    """A linear layer, and the exact GELU after it, as inductor would have oneDNN compute it."""
 
     def __init__(self, linear: nn.Linear, after: str) -> None:
         super().__init__()
@@ -85,19 +101,22 @@ class _Packed(nn.Module):
         self._after = after
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (…, in) to (…, out), bf16."""
+        """Map (…, in) to (…, out), in the precision of the weights."""
         # "none": the GELU with erf, not its approximation by tanh.
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, self._after, [], "none")
         return result
 
 
-def _packs() -> bool:
+def _packs(precision: Literal["fp32", "bf16"]) -> bool:
     """Tell whether this torch has oneDNN's layers, no public interface of it, and they say what its own layers say."""
-    linear = nn.Linear(64, 64).bfloat16().requires_grad_(False)
-    x = torch.linspace(-2, 2, 8 * 64).view(8, 64).bfloat16()
+    if precision == "fp32" and platform.machine().lower() not in _X86:
+        return False
+    dtype, tolerance = (torch.bfloat16, 0.05) if precision == "bf16" else (torch.float32, 1e-5)
+    linear = nn.Linear(64, 64).to(dtype).requires_grad_(False)
+    x = torch.linspace(-2, 2, 8 * 64).view(8, 64).to(dtype)
     try:
         with torch.inference_mode():
             fused = _Packed(linear, "gelu")(x)
-            return torch.allclose(fused.float(), nn.functional.gelu(linear(x)).float(), atol=0.05)
+            return torch.allclose(fused.float(), nn.functional.gelu(linear(x)).float(), atol=tolerance)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False

@@ -19,16 +19,23 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in _LIBRARIES}
 
 
-def describe_machine(device: str) -> dict[str, Any]:
-    """Return the kind of device, how many threads compute on it, and the libraries; nothing that names a computer."""
+def describe_machine(device: str, layers: str) -> dict[str, Any]:
+    """Return the kind of device, how many threads compute on it, and the libraries; nothing that names a computer.
+
+    Parameters
+    ----------
+    layers : `Teacher.layers`
+    """
     import torch
 
+    from ..threads import allowed_threads
     from .teacher import pick_device
 
     chosen = torch.device(pick_device(device))
     kind = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     return {
         "device": f"{chosen.type} ({kind})",
-        "threads": torch.get_num_threads() if chosen.type == "cpu" else None,
+        "threads": allowed_threads() if chosen.type == "cpu" else None,
+        "layers": layers,
         "versions": library_versions(),
     }

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...cache.errors import StudentError
+from ...pipeline.threads import threads_restored
 from ..network.images import StudentImages, load_images
 from ..network.model import build_model
 from ..network.parallel import Ranks
-from ..network.speed import Plan, threads_restored
+from ..network.speed import Plan
 from ..run import folder
 from ..settings import StudentSettings
 from ..targets.load import Targets

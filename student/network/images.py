@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...cache.errors import DataError, StudentError
 from ...cache.machine.processes import find_unguarded_script
+from ...cache.machine.processors import usable_processors
 from ...pipeline.datasets.columns.dataset import Images
 from ...pipeline.views.preprocessing import Resize
 from ...pipeline.views.transforms import resize_images
@@ -185,7 +186,7 @@ def load_images(
         return
     if resident == "on":
         refuse_resident(f"they are decoded in every epoch, as --workers asks or as they need over {memory_bytes} bytes")
-    workers = min(_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    workers = min(_WORKERS, usable_processors()) if workers is None else workers
     try:
         with closing(ImageStream(images, workers, prod(shape) * dtype.itemsize, start)) as stream:
             yield {split: SplitImages(stream, part) for split, part in rows.items()}
@@ -211,7 +212,7 @@ def _hold(
         return None
     held: Pixels = np.empty((len(rows), *shape), dtype)
     bad: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_processors()) as pool:
         for place, pixels in enumerate(pool.map(images.__getitem__, rows.tolist())):
             if isinstance(pixels, str):
                 bad.append(pixels)

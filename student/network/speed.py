@@ -11,7 +11,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -23,10 +23,11 @@ from torch import nn
 from ...cache.errors import StudentError
 from ...cache.machine.drafts import drafted
 from ...cache.machine.home import home_folder
+from ...pipeline.threads import quickest_threads, threads_restored
 from .plan import PLANS, Layout, Plan
 from .race import MEASURED_BATCH, Step, measured_images, race, race_apart
 
-__all__ = ["Plan", "choose_plan", "fastest_plan", "measure_plans", "pick_device", "threads_restored", "wall_rate"]
+__all__ = ["Plan", "choose_plan", "choose_threads", "fastest_plan", "measure_plans", "pick_device", "wall_rate"]
 
 # Another plan must be this much faster than the one before it in `_PLANS`: noise should not decide between two
 # that are about equal, and where they are, the more exact one is better.
@@ -139,26 +140,30 @@ def _failing_clearly(image_size: int) -> Iterator[None]:
 
 
 @contextmanager
-def threads_restored() -> Iterator[None]:
-    """Leave the number of torch's threads as it was, whatever happens within."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _step_of(model: nn.Module, plan: Plan, image_size: int, device: str) -> Iterator[Callable[[], object]]:
+    """Give a training step of a copy of the model; random numbers that are drawn within count for nothing."""
+    images = torch.zeros(MEASURED_BATCH, 3, image_size, image_size, device=device)
+    state = torch.get_rng_state()
+    with _failing_clearly(image_size):
+        yield Step(copy.deepcopy(model), plan, images, device).seconds
+    torch.set_rng_state(state)
+
+
+def choose_threads(model: nn.Module, plan: Plan, image_size: int, device: str) -> int:
+    """Return with how many threads a training step of this plan is quickest now, among the machine's other users."""
+    if device != "cpu":
+        return torch.get_num_threads()
+    with _step_of(model, plan, image_size, device) as step:
+        return quickest_threads(step)
 
 
 def wall_rate(model: nn.Module, plan: Plan, image_size: int, device: str) -> float:
     """Return images a second of one plan as the clock on the wall counts them now, with all threads: for estimates."""
-    images = torch.zeros(MEASURED_BATCH, 3, image_size, image_size, device=device)
-    state = torch.get_rng_state()
-    step = Step(copy.deepcopy(model), plan, images, device)
-    with _failing_clearly(image_size):
-        step.seconds()
+    with _step_of(model, plan, image_size, device) as step:
+        step()
         start = time.perf_counter()
-        step.seconds()
-    torch.set_rng_state(state)
-    return MEASURED_BATCH / (time.perf_counter() - start)
+        step()
+        return MEASURED_BATCH / (time.perf_counter() - start)
 
 
 def fastest_plan(rates: Mapping[str, float]) -> Plan:

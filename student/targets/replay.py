@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from ...cache.errors import CacheMismatch
+from ...cache.machine.processors import usable_processors
 from ...cache.progress import Progress
 from ...pipeline.datasets.columns.dataset import Images
 from ...pipeline.views.preprocessing import Preprocessing
@@ -45,7 +46,7 @@ def check_replay(
     rows = np.arange(count) if every else np.linspace(0, count - 1, min(_SAMPLE, count), dtype=np.int64)
     wrong: list[int] = []
     worst = 0.0
-    with progress("replay check", len(rows), 0) as advance, ThreadPoolExecutor() as readers:
+    with progress("replay check", len(rows), 0) as advance, ThreadPoolExecutor(usable_processors()) as readers:
         for start in range(0, len(rows), _BATCH):
             batch = rows[start : start + _BATCH]
             found = list(readers.map(images.read, part.row[batch].tolist()))

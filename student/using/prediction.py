@@ -17,6 +17,7 @@ import torch
 
 from ...cache.errors import DataError
 from ...cache.machine.drafts import write_file
+from ...cache.machine.processors import usable_processors
 from ...cache.machine.system_files import is_nobodys
 from ...cache.progress import Advance
 from ...cache.text import plural
@@ -161,7 +162,7 @@ def predict_images(trained: Trained, images: FileImages, advance: Advance) -> An
     places: list[Place] = []
     logits = [np.zeros((0, len(trained.classes)), np.float32)]
     bad: list[str] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool, embedding_of(trained.model) as heard:
+    with ThreadPoolExecutor(usable_processors()) as pool, embedding_of(trained.model) as heard:
         for start in range(0, len(images), _BATCH):
             rows = range(start, min(start + _BATCH, len(images)))
             read = list(zip(rows, pool.map(reader.__getitem__, rows), strict=True))

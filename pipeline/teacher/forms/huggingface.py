@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,12 +75,22 @@ def backbone_of(model: Any) -> Backbone:
     # transformers before 5 has the blocks of DINOv3 in the model itself.
     encoder = getattr(model, "model", model) if newer else model.encoder
     embedding = model.embeddings.patch_embeddings
+    # Of each thread its own: several may be in the model, which transformers' output_hidden_states before 5 is not for.
+    seen = threading.local()
+
+    def keep(_module: Any, _inputs: Any, output: Any) -> None:
+        if getattr(seen, "hidden", None) is not None:
+            seen.hidden.append(output[0] if isinstance(output, tuple) else output)
+
+    # The last block's tokens are what the model returns.
+    for block in encoder.layer[-4:-1]:
+        block.register_forward_hook(keep)
 
     def read(inputs: Tensor, deep: bool) -> tuple[list[Tensor], Tensor]:
-        output = model(pixel_values=inputs, output_hidden_states=deep)
-        # Hidden states come before the final LayerNorm. The last one is skipped: it is among the tokens already.
-        earlier = [norm(hidden[:, 0]) for hidden in output.hidden_states[-4:-1]] if deep else []
-        return earlier, output.last_hidden_state
+        seen.hidden = [] if deep else None
+        tokens = model(pixel_values=inputs).last_hidden_state
+        # What blocks return comes before the final LayerNorm.
+        return [norm(hidden[:, 0]) for hidden in seen.hidden or ()], tokens
 
     return Backbone(
         model=model,
