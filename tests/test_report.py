@@ -14,8 +14,8 @@ from medal.cache.errors import StudentError
 from medal.cache.reader import open_cache
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
 from medal.pipeline.teacher.demo import tiny_teacher
+from medal.student.report.cases import find_disagreements, find_errors
 from medal.student.report.collecting import collect
-from medal.student.report.disagreement import find_disagreements
 from medal.student.report.embedding import map_run
 from medal.student.report.several import describe_together
 from medal.student.report.thumbnails import draw_thumbnails
@@ -112,22 +112,36 @@ def test_disagreements_are_those_of_a_slow_search(made):
         assert one.teacher_right == (teacher[row].argmax() == run.rows.label[row])
 
 
+def test_errors_are_the_surest_of_each_class(made):
+    (run,) = collect([made / "whole"])
+    student = np.exp(np.float64(run.logits["student"]))
+    student = (student / student.sum(-1, keepdims=True)).mean(0)
+    found = find_errors(run, 2)
+    assert found
+    for kind, name in enumerate(run.classes):
+        rows = [row for row in np.flatnonzero(run.rows.label == kind) if student[row].argmax() != kind]
+        expected = sorted((1 - student[row, kind] for row in rows), reverse=True)[:2]
+        assert [one.distance for one in found if one.label == name] == pytest.approx(expected, abs=1e-6)
+    assert not any(one.student_right for one in found)
+
+
 def test_images_are_shown_only_when_asked_for(made, medal):
     out = made / "images.html"
     told = medal("report", made / "half", "--out", out, "--with-images", made / "classes/set.csv")
-    assert told["thumbnails"] == 12
+    (run,) = collect([made / "half"])
+    shown = [one.key for one in (*find_disagreements(run, 12), *find_errors(run, 3))]
+    assert told["thumbnails"] == len(set(shown)) >= 12
     html = out.read_text(encoding="utf-8")
-    assert html.count('<img src="data:image/jpeg;base64,') == 12
+    assert html.count('<img src="data:image/jpeg;base64,') == len(shown)
     assert "This page shows images of patients" in html
     words = ("--with-images", made / "classes/set.csv", "--with-heat")
     told = medal("report", made / "half", "--out", out.with_name("heat.html"), *words)
-    assert told["thumbnails"] == 12
+    assert told["thumbnails"] == len(set(shown))
     html = out.with_name("heat.html").read_text(encoding="utf-8")
-    assert html.count('<img src="data:image/png;base64,') == 12
+    assert html.count('<img src="data:image/png;base64,') == len(shown)
     assert "a wrong answer has a map as vivid as a right one" in html
     header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
     (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
-    (run,) = collect([made / "half"])
     keys = [one.key for one in find_disagreements(run, 12)]
     assert draw_thumbnails(run, str(made / "classes/few.csv"), DatasetOptions(), keys) == {}
 

@@ -31,7 +31,7 @@ __all__ = ["report"]
     "--with-images",
     "images",
     metavar="DATASET",
-    help="Show the images of DATASET on which student and teacher disagree most; these are patients' images.",
+    help="Show the images of DATASET that the page lists by key; these are patients' images.",
 )
 @click.option("--with-heat", "heat", is_flag=True, help="Beside these images, what the student saw there (Grad-CAM).")
 @click.option(
@@ -68,7 +68,8 @@ def report(
 
     It has the verdict in words; figures with 95 % intervals by split, class and domain; ROC and precision-recall curves
     with bands, calibration, confusion, training; student, baseline and teacher against each other; what labels are
-    worth, if runs differ in --label-fraction; and the images on which student and teacher disagree most, by key.
+    worth, if runs differ in --label-fraction; and by key the images on which student and teacher disagree most, and
+    the surest errors of each class.
 
     The page needs no other file and no network, so it can be sent by mail. The column options are for --with-images.
 

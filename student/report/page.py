@@ -132,9 +132,10 @@ def _contents(section: Section) -> list[tuple[str, str]]:
         ("calibration", "Calibration and training", True),
         ("map", "Map of the images", section.map),
         ("images", "Disagreements", section.disagreements),
+        ("errors", "Surest errors", section.errors),
     ]
     return [(end, words) for end, words, there in parts if there]
 
 
 def _keys(section: Section) -> list[str]:
-    return [one.key for one in section.disagreements]
+    return list(dict.fromkeys(one.key for one in (*section.disagreements, *section.errors)))

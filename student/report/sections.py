@@ -12,9 +12,9 @@ from ...pipeline.metrics import ClassCurves, Difference, class_curves, macro_cur
 from ...pipeline.metrics.embedding import Map
 from ..figures.tables import Table, write_difference, write_figure, write_number
 from ..figures.verdict import name_figure
+from .cases import Case, find_disagreements, find_errors
 from .charts import draw_curve, draw_differences, draw_history, draw_intervals, draw_reliability
 from .collecting import ARMS, Recorded
-from .disagreement import Disagreement, find_disagreements
 from .embedding import map_run
 from .tables import (
     CLASS_FIGURES,
@@ -38,6 +38,7 @@ __all__ = ["Chart", "Section", "describe_run", "draw_forest"]
 
 MOST_CLASSES = 20  # of which curves are drawn; more cannot be told apart, and make a page that no mail takes
 MOST_IMAGES = 12
+ERRORS_OF_EACH = 3
 _FEWEST_BINS, _IMAGES_OF_A_BIN = 4, 15
 
 
@@ -70,7 +71,8 @@ class Section:
     domains: Table | None
     domain_charts: Sequence[Chart]
     history: Sequence[Chart]
-    disagreements: Sequence[Disagreement]
+    disagreements: Sequence[Case]
+    errors: Sequence[Case]
     settings: Table
     notes: Sequence[str]
     map: Map | None
@@ -109,6 +111,7 @@ def describe_run(run: Recorded, anchor: str, cache: Cache | None = None) -> Sect
         domain_charts=_domain_charts(run, anchor),
         history=_history(run, anchor),
         disagreements=find_disagreements(run, MOST_IMAGES),
+        errors=find_errors(run, ERRORS_OF_EACH),
         settings=tabulate_settings(run),
         notes=_notes(run),
         map=None if cache is None else map_run(run, cache),
