@@ -169,7 +169,7 @@ def _make(
     """
     work.mkdir(exist_ok=True)
     recipe = replace(recipe, settings=asked.settings, epochs=asked.epochs)
-    show_teacher(asked.targets, report)
+    show_teacher(asked.targets, report, ordinal=asked.settings.ordinal)
     with ExitStack() as opened:
         data = load_data(asked, opened, tuple(asked.rows))
         spread(work, asked.seeds)

@@ -100,6 +100,14 @@ def test_a_run_has_them_for_every_arm_with_intervals_and_differences(retina):
     assert made["teacher"]["test"]["kappa"] is not None
 
 
+def test_the_probe_is_shown_with_its_kappa(retina, terminal):
+    folder, made = retina
+    words = ("train-student", folder / "eyes.zarr", folder / "eyes.csv", *QUICK, "--epochs", 1, "--no-baseline")
+    said = terminal(*words, "--ordinal", "--out", folder / "shown").stderr
+    assert f"kappa {made['teacher']['test']['kappa']:.4f}" in said
+    assert "kappa" not in terminal(*words, "--out", folder / "unordered").stderr
+
+
 def test_a_patients_grade_is_the_highest_of_the_images(retina):
     folder, made = retina
     part = read_predictions(folder / "run")["test"]

@@ -70,7 +70,8 @@ def fit_likeness(train: Floats, label: npt.NDArray[Any], val: Floats) -> Likenes
     """
     classes = np.unique(label[label >= 0]) if label.ndim == 1 else np.zeros(0, np.int64)
     means = np.array([train[label == one].mean(0) for one in classes]) if len(classes) else train.mean(0)[None]
-    nearest = ((train[:, None] - means) ** 2).sum(2).argmin(1)
+    # |x - m|² but for |x|², which is the same for all classes: differences would take memory of rows × classes × width.
+    nearest = ((means**2).sum(1) - 2 * train @ means.T).argmin(1)
     own = np.searchsorted(classes, label) if len(classes) else nearest
     own = np.where(label >= 0, own, nearest) if len(classes) else nearest
     covariance = _shrunk_covariance(train.astype(np.float64) - means[own])

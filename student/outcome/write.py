@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...cache.progress import Alert, Tell
-from ...pipeline.metrics import Difference, bootstrap, score
+from ...pipeline.metrics import Difference, bootstrap, measure_grades, score
 from ..figures.patients import say_patients
 from ..figures.plots import plot_run
 from ..figures.score import Compared, Scored, compare_arms, figures
@@ -40,14 +40,21 @@ class Outcome(NamedTuple):
     scored: Mapping[str, Scored]
 
 
-def show_teacher(targets: Targets, report: Tell) -> None:
-    """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word."""
+def show_teacher(targets: Targets, report: Tell, *, ordinal: bool = False) -> None:
+    """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word.
+
+    Parameters
+    ----------
+    ordinal : classes are grades: their kappa too
+    """
     said = []
     for split in ("val", "test"):
         if split in targets.splits:
             part = targets.splits[split]
             found = score(part.teacher, part.label, targets.task, targets.classes)
-            said.append(f"{split} AUROC {write_value(found.auroc)}, accuracy {write_value(found.accuracy)}")
+            kappa = measure_grades(part.teacher, part.label)["kappa"] if ordinal else None
+            grades = "" if kappa is None else f", kappa {write_value(kappa)}"
+            said.append(f"{split} AUROC {write_value(found.auroc)}, accuracy {write_value(found.accuracy)}{grades}")
     report(f"the teacher's probe: {'; '.join(said)}")
     part = targets.splits["val"]
     if not part.can_choose(targets.task):

@@ -23,7 +23,7 @@ from .prediction import Answers, as_text, decide
 
 __all__ = ["PatientAnswers", "answer_patients", "name_patients", "write_patients"]
 
-_CODE = 8  # digits of the number that stands for a PatientID, which is shown nowhere
+_CODE = 16  # digits of the code for a PatientID, which is shown nowhere; with 8, two of 10,000 patients may share one
 
 
 def name_patients(listing: Listing, pattern: str | None) -> dict[Place, str]:

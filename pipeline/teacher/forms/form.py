@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Backbone", "Form", "Reading"]
+__all__ = ["Backbone", "Form", "Reading", "in_short"]
 
 # Inputs (B, 3, S, S) and whether the class tokens of earlier blocks are wanted → those of the fourth to the second
 # last block, (B, D) each, and all tokens (B, T, D); both after the final LayerNorm.
@@ -59,3 +59,8 @@ class Form(ABC):
     @abstractmethod
     def load(self, config: Mapping[str, Any], folder: Path, teacher: str) -> Backbone:
         """Load the weights: safetensors alone, no network, no remote code."""
+
+
+def in_short(error: Exception) -> str:
+    """Return the kind of a library's error and the beginning of its text on one line, for a sentence."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(". :")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....cache.errors import TeacherError
 from ..processor import has_processor, read_normalisation
-from .form import Backbone, Form
+from .form import Backbone, Form, in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,7 +119,7 @@ def _load_model(config: Mapping[str, Any], folder: Path, teacher: str) -> Any:
             )
     except Exception as error:
         raise TeacherError(
-            f"Teacher '{teacher}' cannot be loaded from '{folder}' ({_sentence(error)}); "
+            f"Teacher '{teacher}' cannot be loaded from '{folder}' ({in_short(error)}); "
             "get its files again from their source."
         ) from error
     _check_report(teacher, report)
@@ -138,10 +138,6 @@ def _check_report(teacher: str, report: dict[str, Any]) -> None:
             f"Teacher '{teacher}': the weights do not fit config.json: they {' and '.join(problems)}; "
             "get both from the same source."
         )
-
-
-def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(". :")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....cache.errors import TeacherError
 from ..weights import weight_files
-from .form import Backbone, Form
+from .form import Backbone, Form, in_short
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,10 +89,9 @@ class TimmVit(Form):
             # A fine-tuned checkpoint's own classifier is not what we want from it.
             model.load_state_dict({key: value for key, value in fitting.items() if not key.startswith("head.")})
         except Exception as error:
-            told = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(". :")
             raise TeacherError(
-                f"Teacher '{teacher}' cannot be loaded from '{folder}' as timm's '{name}' ({told}); get config.json "
-                "and weights from the same source."
+                f"Teacher '{teacher}' cannot be loaded from '{folder}' as timm's '{name}' ({in_short(error)}); get "
+                "config.json and weights from the same source."
             ) from error
         if not isinstance(model, VisionTransformer):
             raise TeacherError(
