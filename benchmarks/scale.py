@@ -22,6 +22,7 @@ import torch
 from gpu import draw_teacher, script
 from teacher_throughput import forward_flop
 
+from medal.pipeline.teacher.files import FEATURES
 from medal.pipeline.teacher.teacher import Teacher
 from medal.pipeline.views.preprocessing import Preprocessing
 
@@ -29,6 +30,8 @@ SIZES = {"S": (384, 12), "B": (768, 12), "L": (1024, 24), "g": (1536, 40)}
 MEASURED = ("S", "B")
 IMAGES, THREADS, EPOCHS = 1_000_000, 2, 5
 GPU_FLOPS = 0.4 * 312e12
+# The default recipe keeps that many vectors of the teacher's width in float16.
+VECTORS, _ = FEATURES["last4"]
 # Of a row besides its features: key, label, logits of 14 classes, view and its check, domain, group, fold.
 ROW_BYTES = 16 + 4 + 14 * 4 + 8 * 4 + 4 * 4 + 2 + 4 + 1
 
@@ -36,7 +39,7 @@ ROW_BYTES = 16 + 4 + 14 * 4 + 8 * 4 + 4 * 4 + 2 + 4 + 1
 def seconds_of(folder: Path, width: int, layers: int, rounds: int) -> float:
     """Return processor seconds an image of a forward pass by one thread."""
     files = draw_teacher(folder / f"{width}-{layers}", width, layers)
-    teacher = Teacher.load(files, feature="cls+mean", precision="fp32", device="cpu")
+    teacher = Teacher.load(files, feature="last4", precision="fp32", device="cpu")
     pixels = torch.rand(8, 3, 224, 224) * 255
     taken = []
     for _ in range(1 + rounds):
@@ -48,7 +51,7 @@ def seconds_of(folder: Path, width: int, layers: int, rounds: int) -> float:
 
 def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Return what each size and a training take."""
-    sizes = {"S": (48, 2), "B": (48, 4)} if asked.quick else SIZES
+    sizes = {"S": (48, 4), "B": (96, 4)} if asked.quick else SIZES
     flops = {
         name: forward_flop({"hidden_size": width, "patch_size": 14, "num_hidden_layers": layers})
         for name, (width, layers) in sizes.items()
@@ -61,7 +64,7 @@ def measure(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             "seconds": seconds.get(name, flops[name] / rate),
             "hours": IMAGES * seconds.get(name, flops[name] / rate) / THREADS / 3600,
             "gpu_hours": IMAGES * flops[name] / GPU_FLOPS / 3600,
-            "gigabytes": IMAGES * (2 * 2 * width + ROW_BYTES) / 1e9,
+            "gigabytes": IMAGES * (2 * VECTORS * width + ROW_BYTES) / 1e9,
         }
         for name, (width, _) in sizes.items()
     }
