@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def open_dataset(spec: str, options: DatasetOptions | None = None, classes: Clas
     _check_patterns(options)
     _check_window(options, spec, kind)
     _check_unlabelled(options)
-    dataset = _OPENERS[kind](spec, options, classes)
+    dataset = _open(kind, spec, options, classes)
     dataset = dataset.without_labels() if options.unlabelled else dataset
     _check_names(dataset)
     return dataset if options.key_secret is None else replace(dataset, secret=options.key_secret)
@@ -242,47 +242,29 @@ def _check_names(dataset: Dataset) -> None:
                 )
 
 
-def _open_medmnist(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.medmnist import open_medmnist
+def _open(kind: str, spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
+    """Open a dataset of a kind, whose module is imported only now."""
+    name, path = dataset_name(spec), Path(spec)
+    if kind == "medmnist":
+        from .kinds.medmnist import open_medmnist
 
-    return open_medmnist(spec, dataset_name(spec), options, classes)
+        return open_medmnist(spec, name, options, classes)
+    if kind == "npz":
+        from .kinds.npz import open_npz
 
+        return open_npz(path, name, options, classes)
+    if kind == "hdf5":
+        from .kinds.hdf5 import open_hdf5
 
-def _open_npz(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.npz import open_npz
+        return open_hdf5(path, name, options, classes)
+    if kind == "table":
+        from .kinds.tables.table import open_table
 
-    return open_npz(Path(spec), dataset_name(spec), options, classes)
+        return open_table(path, name, options, classes)
+    if kind == "folder":
+        from .kinds.folder import open_folder
 
-
-def _open_hdf5(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.hdf5 import open_hdf5
-
-    return open_hdf5(Path(spec), dataset_name(spec), options, classes)
-
-
-def _open_table(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.tables.table import open_table
-
-    return open_table(Path(spec), dataset_name(spec), options, classes)
-
-
-def _open_folder(spec: str, options: DatasetOptions, classes: Classes) -> Dataset:
-    from .kinds.folder import open_folder
-
-    return open_folder(Path(spec), dataset_name(spec), options, classes)
-
-
-def _open_phantom(_: str, options: DatasetOptions, classes: Classes) -> Dataset:
+        return open_folder(path, name, options, classes)
     from .kinds.phantom import open_phantom
 
     return open_phantom(options, classes)
-
-
-_OPENERS: dict[str, Callable[[str, DatasetOptions, Classes], Dataset]] = {
-    "medmnist": _open_medmnist,
-    "phantom": _open_phantom,
-    "npz": _open_npz,
-    "hdf5": _open_hdf5,
-    "table": _open_table,
-    "folder": _open_folder,
-}

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Account"]
+__all__ = ["CLASS_LEFT_OUT", "Account"]
+
+CLASS_LEFT_OUT = "of classes left out"  # a reason
 
 Unit = Literal["files", "rows"]
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.text import plural, quoted
+from .dataset import SPLITS
 from .splits import find_split
 from .suspicion import is_missing, plain_name
 
@@ -26,7 +27,6 @@ __all__ = [
 ]
 
 NO_GROUP = "none"  # what --group-column is given to go without
-_SPLITS = 3
 _LISTED = 6
 # A name starts with its patient. A number at its end counts the images of that patient; a word or a letter names one:
 # 14-015704_1, P7-left, p12a.
@@ -92,7 +92,7 @@ def check_groups(values: Sequence[str], column: str, what: str, drawn: bool) -> 
     DataError
     """
     found = sorted({value for value in values if value})
-    if drawn and 0 < len(found) < _SPLITS:
+    if drawn and 0 < len(found) < len(SPLITS):
         raise DataError(
             f"{what} has {len(found)} {plural(len(found), 'value')} in column '{column}', {quoted(found)}, which "
             f"cannot fill three splits; expected a column of patients, each of whom stays in one split: name it with "

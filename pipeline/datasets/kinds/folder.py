@@ -11,7 +11,7 @@ import numpy as np
 
 from ....cache.errors import DataError
 from ....cache.text import plural, quoted
-from ..columns.account import Account
+from ..columns.account import CLASS_LEFT_OUT, Account
 from ..columns.dataset import Dataset, DatasetOptions
 from ..columns.labels import Classes, no_labels, read_classes
 from ..columns.reading import record_reading
@@ -27,7 +27,6 @@ __all__ = ["open_folder"]
 
 # A folder may hold a dataset of another form rather than be one.
 _DATASETS = (".npz", ".csv", ".tsv")
-CLASS_LEFT_OUT = "of classes left out"
 
 _log = logging.getLogger(__name__)
 

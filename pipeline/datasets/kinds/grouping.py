@@ -1,5 +1,4 @@
-"""The patients of images: by a table's column, by a pattern of the path, by DICOM's PatientID; or a word that nobody
-says who is who."""
+"""The patients of images: by a table's column, a pattern of the path or DICOM's PatientID, or a warning if unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from ....cache.errors import DataError
 from ....cache.text import plural
-from ..columns.dataset import DatasetOptions
+from ..columns.dataset import SPLITS, DatasetOptions
 from ..columns.patients import (
     NO_GROUP,
     check_groups,
@@ -22,8 +21,6 @@ from ..columns.patients import (
 from ..pixels.listing import Listing
 
 __all__ = ["group_images"]
-
-_SPLITS = 3
 
 Group = npt.NDArray[np.int64]
 
@@ -41,14 +38,14 @@ def group_images(
 
     Parameters
     ----------
-    split : of each of the files listed, where no patients are going to be kept together as splits are drawn
+    split : of each of the files listed, if splits are given; None = they are drawn, and keep patients together
     places : number of folders that classes and splits explain
     column : a table's column of patients: its name, and its cell for each of the files listed
 
     Raises
     ------
     DataError
-        What is said of patients cannot be true of any, or contradicts itself.
+        The column or the pattern cannot be of patients, or both are given.
     """
     files, drawn = len(listing.names), split is None
     if options.group_pattern is not None:
@@ -67,10 +64,10 @@ def group_images(
     patients = number_groups([code.hex() for code in listing.patients]) if listing.patients else nobody
     count = len(np.unique(patients[patients >= 0]))
     named = int((patients >= 0).sum())
-    if count > 1 and count < named and (count >= _SPLITS or not drawn):
+    if count > 1 and count < named and (count >= len(SPLITS) or not drawn):
         return listing.group(patients), [f"images are grouped by DICOM's PatientID: {count} patients"]
     said: list[str] = []
-    if 0 < count < min(named, _SPLITS):
+    if 0 < count < min(named, len(SPLITS)):
         # One for all is what many a tool writes when it takes names away.
         why = "which cannot fill three splits" if drawn else "who may be any"
         said = [

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from .....cache.errors import DataError
 from .....cache.text import quoted
-from ...columns.bits import one_of, read_bits, split_labels
+from ...columns.bits import Bits, one_of, read_bits, split_labels
 from ...columns.dataset import DatasetOptions, Task
 from ...columns.labels import Classes, label_bits, no_labels, read_classes
 from .text import Columns, Table, find_column, require
@@ -47,12 +44,7 @@ def read_labels(table: Table, options: DatasetOptions, classes: Sequence[str] | 
     _check_forms(options, bool(several))
     if options.label_separator is not None:
         read = split_labels(columns[column], options.label_separator, options, classes, what)
-        excluded = (*options.exclude_classes, *_rare_labels(read.bits, read.names, options, classes))
-        labels = label_bits(
-            read.names, read.bits, exclude=excluded, classes=classes, what=what, known=options.known_classes
-        )
-        made = Classes(labels, excluded, dict(options.rename_classes))
-        return Named("multilabel", (column,), made, read.notes)
+        return _several_labels(read, [column], dict(options.rename_classes), options, classes, what)
     if not several:
         made = read_classes(columns[column], options, classes, what, source="column", numbers=numbers)
         return Named("multiclass", (column,), made)
@@ -64,24 +56,25 @@ def read_labels(table: Table, options: DatasetOptions, classes: Sequence[str] | 
         made = read_classes(values, options, classes, what, source="column", numbers=numbers)
         notes = (f"no image is of {quoted(without)}: no classes",) if without else ()
         return Named("multiclass", tuple(several), made, notes)
-    excluded = (*options.exclude_classes, *_rare_labels(read.bits, read.names, options, classes))
-    labels = label_bits(
-        read.names, read.bits, exclude=excluded, classes=classes, what=what, known=options.known_classes
-    )
-    return Named("multilabel", tuple(several), Classes(labels, excluded, {}), read.notes)
+    return _several_labels(read, several, {}, options, classes, what)
 
 
-def _rare_labels(
-    bits: npt.NDArray[np.uint8], names: Sequence[str], options: DatasetOptions, classes: Sequence[str] | None
-) -> list[str]:
-    if options.min_class_images is None or classes is not None:
-        return []
-    counts = (bits == 1).sum(0).tolist()
-    return [
-        name
-        for name, count in zip(names, counts, strict=True)
-        if count < options.min_class_images and name not in options.exclude_classes
-    ]
+def _several_labels(
+    read: Bits,
+    columns: Sequence[str],
+    renamed: Mapping[str, str],
+    options: DatasetOptions,
+    classes: Sequence[str] | None,
+    what: str,
+) -> Named:
+    """Return labels of which an image may have several, without those that are left out or too rare."""
+    excluded = list(options.exclude_classes)
+    if options.min_class_images is not None and classes is None:
+        counts = zip(read.names, (read.bits == 1).sum(0).tolist(), strict=True)
+        excluded += [name for name, count in counts if count < options.min_class_images and name not in excluded]
+    known = options.known_classes
+    labels = label_bits(read.names, read.bits, exclude=excluded, classes=classes, what=what, known=known)
+    return Named("multilabel", tuple(columns), Classes(labels, tuple(excluded), renamed), read.notes)
 
 
 def _label_columns(columns: Columns, options: DatasetOptions, classes: Sequence[str] | None) -> list[str]:

@@ -10,21 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .....cache.errors import DataError
-from ...columns.account import Account
+from ...columns.account import CLASS_LEFT_OUT, Account
 from ...columns.dataset import Dataset, DatasetOptions, class_order
 from ...columns.reading import record_reading
 from ...columns.repeats import Merged, merge_rows
 from ...pixels.listing import Listing, list_images
 from ..grouping import group_images
-from .columns import FILE, Found, find_columns, say_patient_columns
 from .labels import read_labels
 from .lookup import Lookup
+from .roles import FILE, Roles, find_roles, say_patient_columns
 from .splits import say_contrary
 
 __all__ = ["open_table"]
 
 _MOST_DOMAINS = 32_767  # domains are int16 in a cache
-CLASS_LEFT_OUT, TOGETHER = "of classes left out", "put together with another row of the image"
+_TOGETHER = "put together with another row of the image"
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
     what = f"table '{path}'"
     folders = [Path(folder) for folder in options.image_folders]
     lookup = Lookup(path.parent, folders, what, keep_missing=options.keep_missing)
-    found = find_columns(path, options, lookup, what, fresh=classes is None)
+    found = find_roles(path, options, lookup, what, fresh=classes is None)
     named = read_labels(found.table, options, classes, what)
     files = lookup.resolve(found.files, found.starts)
     labels = named.classes.labels
@@ -75,7 +75,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
         images=listing.images,
         label=merged.label[listing.place],
         split=None if split is None else split[listing.place],
-        domain=domain.astype(np.int16)[listing.place],
+        domain=domain[listing.place],
         group=group,
         domains=domain_names,
         label_columns=named.label_columns,
@@ -91,7 +91,7 @@ def open_table(path: Path, name: str, options: DatasetOptions, classes: Sequence
 
 
 def _find_groups(
-    found: Found,
+    found: Roles,
     listing: Listing,
     rows: npt.NDArray[np.int64],
     split: npt.NDArray[np.int8] | None,
@@ -111,11 +111,14 @@ def _find_groups(
 
 def _domains(
     values: Sequence[str] | None, rows: npt.NDArray[np.int64], what: str
-) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    names, codes = _codes(values, rows)
+) -> tuple[tuple[str, ...], npt.NDArray[np.int16]]:
+    """Return the different domains of some rows, and (M,) which each has, -1 for an empty cell."""
+    taken = [""] * len(rows) if values is None else [values[row] for row in rows.tolist()]
+    names = class_order([value for value in set(taken) if value])
     if len(names) > _MOST_DOMAINS:
         raise DataError(f"{what} has {len(names)} domains; expected at most {_MOST_DOMAINS}: is --domain-column right?")
-    return names, codes
+    number = {name: index for index, name in enumerate(names)} | {"": -1}
+    return names, np.array([number[value] for value in taken], np.int16)
 
 
 def _account(
@@ -129,20 +132,10 @@ def _account(
     dropped = np.setdiff1d(np.arange(len(files)), rows).tolist()
     parts = {
         CLASS_LEFT_OUT: tuple(files[row] for row in dropped),
-        TOGETHER: tuple(files[row] for row in rows[merged.gone].tolist()),
+        _TOGETHER: tuple(files[row] for row in rows[merged.gone].tolist()),
         **{reason: tuple(names) for reason, names in listing.left.items()},
     }
     left = {reason: names for reason, names in parts.items() if names}
     used = len(np.unique(listing.place))
     beside = {reason: tuple(names) for reason, names in unnamed.items()}
     return Account(unit="rows", found=len(files), used=used, left=left, beside=beside)
-
-
-def _codes(values: Sequence[str] | None, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
-    """Return the different values among some rows, and (M,) int64 which each has, -1 for empty."""
-    if values is None:
-        return (), np.full(len(rows), -1, np.int64)
-    taken = [values[row] for row in rows.tolist()]
-    names = class_order([value for value in set(taken) if value])
-    number = {name: index for index, name in enumerate(names)} | {"": -1}
-    return names, np.array([number[value] for value in taken], np.int64)

@@ -21,7 +21,7 @@ from .lookup import Lookup
 from .splits import NO_SPLIT, are_splits, listed_splits, read_splits, say_unread_splits
 from .text import Columns, Table, find_column, read_table, require
 
-__all__ = ["FILE", "Found", "find_columns", "say_patient_columns"]
+__all__ = ["FILE", "Roles", "find_roles", "say_patient_columns"]
 
 FILE = "file"
 _FRAME, _GROUP, _DOMAIN, _SPLIT, _LABEL = "frame", "group", "domain", "split", "label"
@@ -30,7 +30,7 @@ _LISTED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Roles:
     """The columns of a table by what they are for, (N,) each; None where there is none.
 
     Attributes
@@ -59,7 +59,7 @@ class Found:
         return [tuple(column[row] for column in said) for row in rows.tolist()]
 
 
-def find_columns(path: Path, options: DatasetOptions, lookup: Lookup, what: str, *, fresh: bool) -> Found:
+def find_roles(path: Path, options: DatasetOptions, lookup: Lookup, what: str, *, fresh: bool) -> Roles:
     """Read a table, and those of val and test that go with it, and find its columns.
 
     Parameters
@@ -88,7 +88,7 @@ def find_columns(path: Path, options: DatasetOptions, lookup: Lookup, what: str,
     if fresh and split is None and options.split_column is None and not options.unlabelled:
         told = {file_column, group_column, domain_column, options.label_column or find_column(columns, _LABEL)}
         unread = say_unread_splits(columns, [*options.label_columns, *(name for name in told if name)])
-    return Found(
+    return Roles(
         table=table,
         file_column=file_column,
         files=files,
@@ -236,7 +236,7 @@ def _optional(columns: Columns, asked: str | None, usual: str, option: str, what
     return asked or find_column(columns, usual)
 
 
-def say_patient_columns(found: Found, options: DatasetOptions) -> list[str]:
+def say_patient_columns(found: Roles, options: DatasetOptions) -> list[str]:
     """Say which columns look like the patients' while none is named."""
     named = {found.file_column, options.label_column, *options.label_columns, options.domain_column}
     likely = [
