@@ -157,8 +157,8 @@ def _facts(kind: Format, path: Path) -> Facts:
 def _find_paged(folder: Path, names: Sequence[str], formats: Sequence[Format | None]) -> tuple[str, ...]:
     """Return the files that have pages beside the first; each that may have is opened for a few bytes, of PNG some."""
     asked = [name for name, kind in zip(names, formats, strict=True) if kind is not None and kind.pages is not None]
-    hardly = [name for name in names if suffix_of(name) in HARDLY_PAGED]
-    asked += hardly[:: max(1, len(hardly) // _LOOKED_AT)]
+    few = names[:: max(1, len(names) // _LOOKED_AT)]
+    asked += [name for name in few if suffix_of(name) in HARDLY_PAGED]
     with ThreadPoolExecutor(_HEADER_THREADS) as pool:
         held = pool.map(lambda name: holds_more(folder / name), asked)
         return tuple(name for name, several in zip(asked, held, strict=True) if several)
