@@ -11,7 +11,7 @@ from medal.cache.errors import DataError
 from medal.cache.reader import open_cache
 from medal.pipeline.audit.report import audit
 from medal.pipeline.datasets.columns.dataset import DatasetOptions
-from medal.pipeline.metrics.embedding import MOST, lay_out
+from medal.pipeline.metrics.embedding import MOST, lay_out, right_or_wrong
 from medal.pipeline.teacher.demo import tiny_teacher
 
 
@@ -35,6 +35,13 @@ def test_of_many_images_an_even_sample_is_shown(monkeypatch):
     assert rows.tolist() == list(range(0, 100, 3))
     assert len(place) == 34
     assert MOST == 3000
+
+
+def test_answers_are_right_or_wrong():
+    logits = np.array([[1.0, -1], [-1, 1], [1, 1], [1, 1]])
+    assert right_or_wrong(logits, np.array([0, 0, -1, 0])) == ["right", "wrong", "unknown", "right"]
+    labels = np.array([[1, 0], [1, 0], [255, 1], [0, 1]], np.uint8)
+    assert right_or_wrong(logits, labels) == ["right", "several wrong", "right", "one wrong"]
 
 
 @pytest.fixture(scope="module")
