@@ -70,8 +70,8 @@ class Trained:
         parts = self.result.get("domains", {})
         if (domain in parts) != bool(parts) or (domain is not None and not parts):
             raise StudentError(
-                f"There is no student without the domain {domain!r} in '{self.run}'; those held out are "
-                f"{', '.join(parts) or 'none'}: give load() one of them, or nothing where there are none."
+                f"'{self.run}' has no student trained without the domain {domain!r}; domains held out: "
+                f"{', '.join(parts) or 'none'}. Give load() one of them, or no domain if there are none."
             )
         place = self.run / parts[domain]["folder"] if parts else self.run
         return timm.create_model(f"local-dir:{place}", pretrained=True).eval()
@@ -133,7 +133,7 @@ def train_student(
     with join_ranks(chosen.device) as ranks:
         result = distill(asking, ranks, progress, tell)
     if result is None:
-        raise StudentError(f"Rank {ranks.rank} stops, as rank 0 came to no result; see what that one said.")
+        raise StudentError(f"Rank {ranks.rank} stops because rank 0 failed; see its message.")
     return Trained(
         run=Path(result["run"]),
         test=result["test"],
@@ -181,7 +181,7 @@ def predict(
     if found.bad and on_bad_image == "fail":
         listed = "\n  ".join(found.bad)
         raise DataError(
-            f"{len(found.bad)} of {len(frames)} images cannot be used. Mend them, or give on_bad_image='skip':\n  "
+            f"{len(found.bad)} of {len(frames)} images cannot be used. Fix them, or give on_bad_image='skip':\n  "
             f"{listed}"
         )
     own = {field.name: getattr(found, field.name) for field in fields(found)}

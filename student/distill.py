@@ -131,7 +131,7 @@ def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALO
             checked = check_replay(
                 asked.dataset.images, train_part, asked.preprocessing, progress, every=asked.check_views
             )
-            report(f"{checked} images replay their stored views as the teacher saw them")
+            report(f"{checked} images checked: their views are those that the teacher saw")
         if found.holds == "run" and not asked.overwrite:
             _go_on(asked, work)
         recipe = replace(_recipe(asked, work, report, ranks), ranks=ranks)
@@ -249,7 +249,7 @@ def _settle(
     report(
         f"chosen on val: alpha {choice.alpha:g}, T {choice.temperature:g}"
         if choice.alpha
-        else "chosen on val: alpha 0, the labels alone; distillation did not help here"
+        else "chosen on val: alpha 0, the labels alone; distilling did not help here"
     )
     loss = settings.loss if choice.alpha else "kd"
     return plan_members(asked, work, choice.alpha, choice.temperature, loss), choice
@@ -271,8 +271,8 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         if describe_environment(asked, ranks) not in written["trained_on"]:
             report(
                 Alert(
-                    "this machine or its libraries are others than those that began this run: it goes on, and may "
-                    "end with other last bits"
+                    "this run began on another machine or with other libraries: it continues, and results may differ "
+                    "in the last bits"
                 )
             )
             written["trained_on"] = [*written["trained_on"], describe_environment(asked, ranks)]
@@ -282,7 +282,7 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         settings = asked.settings
         plan, rates = _choose_plan(asked, model)
         for name in (name for name, rate in rates.items() if not rate):
-            report(Alert(f"computing with {name} ends a process here, by a fault of its libraries: left out"))
+            report(Alert(f"{name} crashes on this machine because of a fault in its libraries: not used"))
         torch.set_num_threads(choose_threads(model, plan, asked.image_size, asked.device))
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
         folder.write_json(

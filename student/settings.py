@@ -145,11 +145,11 @@ class StudentSettings:
         against = (self.class_weight == "balanced", self.sampler == "balanced", self.logit_adjustment)
         if sum(against) > 1:
             raise StudentError(
-                "Each of --class-weight balanced, --sampler balanced and --logit-adjustment corrects all of a class "
-                f"imbalance, and {sum(against)} of them are asked for; give one."
+                "--class-weight balanced, --sampler balanced and --logit-adjustment each correct the whole class "
+                f"imbalance, and {sum(against)} of them were given; give one."
             )
         if self.select == "kappa" and not self.ordinal:
-            raise StudentError("--select kappa is a figure of grades; give --ordinal too.")
+            raise StudentError("--select kappa needs grades; give --ordinal too.")
         _check(0 <= self.average <= 1, "average", "a number from 0 to 1", self.average)
         _check(self.workers is None or self.workers >= 0, "--workers", "a whole number from 0", self.workers)
 

@@ -75,7 +75,7 @@ def test_the_only_copy_is_put_back_and_never_removed(name, medal, tmp_path):
     assert not target.exists()
     listed = {one["path"]: one for one in medal("clean", tmp_path)["found"]}[str(old)]
     assert (listed["kind"], listed["action"]) == ("replaced copy", "put back")
-    assert "made it the only copy: put back, not removed" in say(tmp_path)
+    assert "so this is the only copy: it is put back, not removed" in say(tmp_path)
     assert old.exists()
     if name == "x.zarr":
         age(old, 2)

@@ -49,7 +49,7 @@ def test_a_table_a_sentence_and_a_plot(runs, shell, tmp_path):
     assert "'two' " in said.stdout
     assert "McNemar" in said.stdout
     assert "<svg" in (tmp_path / "forest.svg").read_text()
-    assert "intervals count images as independent" in said.stderr
+    assert "intervals treat images as independent" in said.stderr
 
 
 def test_the_order_of_recorded_rows_does_not_matter(runs, medal, tmp_path):
@@ -91,7 +91,7 @@ def test_other_test_images_are_refused_in_one_sentence(runs, medal, tmp_path):
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for index, line in enumerate(lines) if index != len(lines) - 1) + "\n")
     with pytest.raises(
-        StudentError, match=r"of their 60 and 59 test images 59 are the same\. Give runs of one test set"
+        StudentError, match=r"they have 60 and 59 test images, and share 59\. Give runs with the same test set"
     ):
         medal("compare", folder / "one", tmp_path / "two")
     squares.furnish(tmp_path)

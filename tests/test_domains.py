@@ -87,8 +87,10 @@ def test_python_loads_the_student_of_a_domain(sites):
 
 def test_what_is_left_out_is_said(place, tmp_path):
     said = " ".join(list_warnings(prepare(place, tmp_path / "run")))
-    assert "without 'south/2', 2 images of its patients, or copies of its images, are left out as well" in said
-    assert "2 images of no known domain are left out: they may be of the one that is held out" in said
+    assert (
+        "with 'south/2' held out, 2 other images are left out too: they show its patients, or are copies of its images"
+    ) in said
+    assert "2 images without a known domain are left out: they may belong to the domain held out" in said
 
 
 def test_the_probe_is_that_of_a_cache_without_the_domain(place, medal, tmp_path):
@@ -285,7 +287,7 @@ def test_the_command_shows_domains_side_by_side(place, medal, capsys, tmp_path):
     for domain in (*SITES, "mean"):
         for arm in ("student  ", "teacher  ", "student − teacher"):
             assert any(line.startswith(f"{domain} ") and arm in line for line in lines), (domain, arm)
-    with pytest.raises(StudentError, match=r"one for each of 2 domains that were held out; give .*domain-north'"):
+    with pytest.raises(StudentError, match=r"has one student for each of 2 domains held out; give .*domain-north'"):
         medal("predict", tmp_path / "run", place / "0.png")
     with pytest.raises(StudentError, match=r"compare domain by domain, for instance .*domain-north'"):
         medal("compare", tmp_path / "run", tmp_path / "run/domain-south-2")
@@ -322,7 +324,7 @@ def test_a_domain_that_others_cannot_do_without_is_named_with_the_remedy(place, 
         (
             "rare",
             [*gone["train"], *gone["test"]],
-            r"Without the domain 'south/2' train .*too few images of 'c' \(0\).*--exclude-class c, then train",
+            r"Without the domain 'south/2', train .*too few images of 'c' \(0\).*--exclude-class c, then train",
         ),
         ("val", gone["val"], r"Without the domain 'south/2' val has no image left"),
     ):

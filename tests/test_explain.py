@@ -132,7 +132,7 @@ def test_the_layer_is_the_last_that_is_not_too_coarse():
     for side, expected in ((224, model.layer4), (112, model.layer3), (64, model.layer2)):
         layer = heat_layer(model, torch.zeros(1, 3, side, side))
         assert any(layer is inner for inner in expected.modules())
-    with pytest.raises(StudentError, match="no maps that a heat map could be made of"):
+    with pytest.raises(StudentError, match="no feature maps to make a heat map from"):
         heat_layer(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
 
 

@@ -128,7 +128,7 @@ def test_what_stands_there_is_not_replaced_unasked(whole, squares, medal):
     with pytest.raises(StudentError, match="is there already; give --overwrite"):
         medal("export", squares / "run", "--out", whole[0])
     for words in (["--out", whole[0].with_suffix(".pt2")], ["--out", whole[0], "--format", "exported-program"]):
-        with pytest.raises(StudentError, match=r"must end in \.(onnx|pt2), as what --format"):
+        with pytest.raises(StudentError, match=r"must end in \.(onnx|pt2), the suffix of --format"):
             medal("export", squares / "run", *words, "--overwrite")
     with pytest.raises(StudentError, match="needs --format onnx, and a DATASET"):
         medal("export", squares / "run", "--out", whole[0], "--overwrite", "--quantize", "int8")
@@ -148,7 +148,7 @@ def test_a_file_that_is_not_the_student_is_not_kept(squares, tmp_path):
             draft.write_bytes(b"half")
             exported.compare(model, skewed, pixels, trained, "onnx")
 
-    with pytest.raises(StudentError, match=r"gives other logits than the student: up to 0\.0002"):
+    with pytest.raises(StudentError, match=r"gives different logits from the student: up to 0\.0002"):
         write()
     assert list(tmp_path.iterdir()) == []
 

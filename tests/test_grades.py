@@ -147,7 +147,7 @@ def test_evaluate_compare_and_report_give_them_too(retina, medal, terminal, tmp_
 def test_what_is_no_grade_is_refused_before_anything_is_trained(retina, medal):
     folder, _ = retina
     words = ("train-student", folder / "eyes.zarr", folder / "eyes.csv", "--out", folder / "other", *QUICK)
-    with pytest.raises(StudentError, match="--select kappa is a figure of grades; give --ordinal too"):
+    with pytest.raises(StudentError, match="--select kappa needs grades; give --ordinal too"):
         medal(*words, "--select", "kappa")
     with pytest.raises(DataError, match="--finding '9' is no class; expected one of 0, 1, 2, 3, 4"):
         medal(*words, "--finding", 9)

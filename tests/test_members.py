@@ -186,14 +186,17 @@ def test_classes_that_a_split_lacks_are_named_before_the_training(place, tmp_pat
     splits["test"] = replace(splits["test"], label=np.zeros_like(splits["test"].label))
     poorer = replace(asked, targets=replace(asked.targets, splits=splits))
     said = list_warnings(poorer)
-    assert f"train has no image that is known to be '{names[1]}', which the student cannot learn" in said
-    assert any(text.startswith(f"test has no image that is known to be '{names[1]}'") for text in said)
+    assert f"no image in train is known to be '{names[1]}': the student cannot learn this class" in said
+    assert any(
+        text.startswith(f"no image in test is known to be '{names[1]}': its means leave this class out")
+        for text in said
+    )
 
 
 def test_files_of_ones_own_stop_the_adding(place, tmp_path):
     shutil.copytree(place / "run", tmp_path / "run")
     (tmp_path / "run/notes.md").write_text("mine")
-    with pytest.raises(StudentError, match="files that are not medal's, which adding to it would lose"):
+    with pytest.raises(StudentError, match="files that medal did not write, which adding to it would lose"):
         ask_for(place, tmp_path / "run", baseline=True)
 
 

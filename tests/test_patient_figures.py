@@ -152,7 +152,7 @@ def test_a_run_has_figures_of_images_and_of_patients(runs):
     assert made["teacher"]["test"]["patients"]["n"] == found["n"]
     said = made["verdict"]
     assert "test images, one seed)" in said
-    assert f"All of that counts images. By patient (mean of probabilities, {found['n']} patients" in said
+    assert f"These figures count images. By patient (mean of probabilities, {found['n']} patients" in said
     assert "the labels alone (AUROC" in said[said.index("By patient") :]
 
 
@@ -211,5 +211,5 @@ def test_predict_answers_for_patients(runs, teaching, medal, terminal, tmp_path)
         table = list(csv.DictReader(file))
     assert [row["group"] for row in table] == [one["group"] for one in found["patients"]]
     assert "p2 (3 images)" in terminal(*words).stdout
-    with pytest.raises(DataError, match="not known which images are of one patient"):
+    with pytest.raises(DataError, match="not known which images belong to one patient"):
         medal("predict", folder / "mean", tmp_path / "new", "--by", "group")

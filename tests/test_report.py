@@ -139,7 +139,7 @@ def test_images_are_shown_only_when_asked_for(made, medal):
     assert told["thumbnails"] == len(set(shown))
     html = out.with_name("heat.html").read_text(encoding="utf-8")
     assert html.count('<img src="data:image/png;base64,') == len(shown)
-    assert html.count("a wrong answer has a map as vivid as a right one") == 1
+    assert html.count("a wrong answer has an equally clear map") == 1
     header, *rows = (made / "classes/set.csv").read_text(encoding="utf-8").splitlines()
     (made / "classes/few.csv").write_text("\n".join([header, *rows[:45]]) + "\n", encoding="utf-8")  # no test row
     keys = [one.key for one in find_disagreements(run, 12)]
@@ -164,7 +164,7 @@ def test_several_labels_patients_and_no_test_split(made, medal):
     html = (made / "labelled.html").read_text(encoding="utf-8")
     text = " ".join("".join(Reader(html).text).split())
     assert "There is no test split" in text
-    assert "Patients are not known" not in text
+    assert "does not know patients" not in text
     assert "<i>odd: decisions of the student" in text
     assert re.search(r"(big|<i>odd): (yes|no|unknown)", text)
 
@@ -180,7 +180,7 @@ def test_runs_beside_each_other(beside, made):
     read, text = Reader(html), " ".join("".join(Reader(html).text).split())
     assert len(set(read.ids)) == len(read.ids)
     assert "What labels are worth" in text
-    assert re.search(r"'half' (is better than|is worse than|cannot be told from) 'whole'", text)
+    assert re.search(r"'half' (is better than|is worse than|cannot be distinguished from) 'whole'", text)
     assert str(made) not in html
     (said,) = describe_together(collect([made / "whole", made / "labelled"])).sentences
     assert "The runs are not compared image by image" in said
@@ -225,7 +225,7 @@ def test_a_run_of_an_older_medal_has_a_report_too(made, medal, tmp_path):
 def test_what_cannot_be_reported_on_is_said_in_a_sentence(made, medal, tmp_path):
     with pytest.raises(StudentError, match="is no finished run"):
         medal("report", tmp_path, "--out", tmp_path / "x.html")
-    with pytest.raises(StudentError, match="It lies inside a run: give that one"):
+    with pytest.raises(StudentError, match="It is inside a run: give that run"):
         medal("report", made / "whole/baseline", "--out", tmp_path / "x.html")
     with pytest.raises(StudentError, match=r"must end in \.html"):
         medal("report", made / "half", "--out", tmp_path / "x.pdf")
@@ -233,11 +233,11 @@ def test_what_cannot_be_reported_on_is_said_in_a_sentence(made, medal, tmp_path)
         medal("report", made / "half", "--out", tmp_path / "nowhere/x.html")
     shutil.copytree(made / "half", tmp_path / "torn")
     (tmp_path / "torn/history.csv").unlink()
-    with pytest.raises(StudentError, match="Ask for a whole copy of the run"):
+    with pytest.raises(StudentError, match="Ask for a complete copy of the run"):
         medal("report", tmp_path / "torn", "--out", tmp_path / "x.html")
     shutil.copytree(made / "half", tmp_path / "mixed")
     shutil.copy(made / "labelled/predictions.csv", tmp_path / "mixed/predictions.csv")
-    with pytest.raises(StudentError, match="Ask for a whole copy of the run"):
+    with pytest.raises(StudentError, match="Ask for a complete copy of the run"):
         medal("report", tmp_path / "mixed", "--out", tmp_path / "x.html")
     shutil.copytree(made / "half", tmp_path / "strange")
     metrics = json.loads((made / "half/metrics.json").read_text())

@@ -197,7 +197,7 @@ def test_what_comes_next_names_the_columns(tmp_path, shell):
     assert following.endswith("--split-column 'the fold'")
     again = shell(*shlex.split(following), "--dry-run", "--student", "test_resnet", "--image-size", 32, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "stand in another split" not in again.stderr
+    assert "are in another split" not in again.stderr
 
 
 def test_sixteen_bit_images_are_scaled_by_their_range(teacher, medal, tmp_path):

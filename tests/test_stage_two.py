@@ -202,7 +202,7 @@ def test_images_that_changed_split_are_told(small_cache, small_npz, shell, tmp_p
     np.savez(swapped, **arrays)
     said = shell("train-student", small_cache, swapped, "--out", tmp_path / "run", *QUICK)
     assert said.returncode == 0, said.stderr
-    assert "120 images stand in another split here than in the cache" in said.stderr
+    assert "120 images are in another split here than in the cache; the cache's splits are used" in said.stderr
 
 
 def test_a_model_that_cannot_take_the_size_is_said(small_cache, small_npz, medal, tmp_path):
@@ -215,7 +215,7 @@ def test_a_model_that_cannot_take_the_size_is_said(small_cache, small_npz, medal
 
 @pytest.mark.parametrize("out", [".", "/", ""])
 def test_a_run_needs_a_name(out, small_cache, small_npz, medal):
-    with pytest.raises(StudentError, match="has no name of its own; give --out a folder"):
+    with pytest.raises(StudentError, match="is not a folder name; give --out a folder"):
         medal("train-student", small_cache, small_npz, "--out", out)
 
 
@@ -223,6 +223,6 @@ def test_files_of_ones_own_in_a_run_are_not_lost(small_cache, small_npz, medal, 
     words = ("train-student", small_cache, small_npz, "--out", tmp_path / "run", "--epochs", 1, "--image-size", 32)
     medal(*words)
     (tmp_path / "run/notes.md").write_text("mine")
-    with pytest.raises(StudentError, match="files that are not medal's, which --overwrite would lose"):
+    with pytest.raises(StudentError, match="files that medal did not write, which --overwrite would lose"):
         medal(*words, "--overwrite")
     assert (tmp_path / "run/notes.md").read_text() == "mine"

@@ -114,7 +114,7 @@ def test_a_small_or_read_only_dev_shm_is_named(kind, squares, tmp_path):
         timeout=300,
     )
     assert done.returncode == 1
-    assert "probably of '/dev/shm', full, missing or read-only here. Give --workers 0" in done.stderr
+    assert "Probably '/dev/shm' is full, missing or read-only. Give --workers 0" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -162,7 +162,7 @@ def test_the_replay_of_all_rows_passes(viewed, small_npz, quiet):
 )
 def test_a_changed_augmentation_is_caught(change, viewed, small_npz, medal, monkeypatch, tmp_path):
     monkeypatch.setattr(replay, "apply_views", change)
-    with pytest.raises(CacheMismatch, match=r"of 64 images replay their stored views otherwise .*image \d+"):
+    with pytest.raises(CacheMismatch, match=r"of 64 images have other views here than the teacher saw, .*image \d+"):
         medal("train-student", viewed, small_npz, "--out", tmp_path / "run", *TRAIN, "--targets", "stored")
     assert not (tmp_path / "run").exists()
 
@@ -175,8 +175,11 @@ def test_a_cache_without_views_cannot_serve_them(small_cache, small_npz, medal, 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--augment", "pathology"), "--augment pathology may do what the policy 'xray'"),
-        (("--augment", "small", "--targets", "stored"), "sees the cache's views and no others"),
+        (
+            ("--augment", "pathology"),
+            ("--augment pathology allows transforms that may change a label by the policy 'xray'"),
+        ),
+        (("--augment", "small", "--targets", "stored"), "only sees the views in the cache"),
     ],
 )
 def test_transforms_outside_the_policy_are_refused(words, told, viewed, small_npz, medal, tmp_path):

@@ -140,7 +140,7 @@ def test_a_plan_that_ends_its_process_is_out(model, dead):
 
 @pytest.mark.usefixtures("home")
 def test_where_every_plan_dies_that_is_said():
-    with pytest.raises(StudentError, match="ends the process on this machine"):
+    with pytest.raises(StudentError, match="crashes on this machine with every precision"):
         choose_plan(Dies("both"), "dies", 32, "cpu", "auto")
 
 

@@ -179,7 +179,7 @@ def test_a_finished_run_is_found_and_replaced_only_when_asked(place, tmp_path):
 def test_a_folder_of_something_else_is_never_touched(place, tmp_path, overwrite):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/thesis.txt").write_text("years of work")
-    with pytest.raises(StudentError, match="holds something that is no run of medal"):
+    with pytest.raises(StudentError, match="is not a run of medal"):
         ask_for(place, tmp_path / "run", overwrite=overwrite)
     (tmp_path / "other.unfinished").mkdir()
     (tmp_path / "other.unfinished/thesis.txt").write_text("years of work")
@@ -221,7 +221,7 @@ def test_a_cache_of_images_without_contrast_warns_again(place, tmp_path):
     assert list_warnings(asked) == ()
     described = {**asked.cache.manifest.dataset, "contrast": {"looked_at": 64, "flat": 64}}
     flat = SimpleNamespace(manifest=SimpleNamespace(dataset=described))
-    assert "nearly as one grey when the cache was made" in list_warnings(replace(asked, cache=flat))[0]
+    assert "almost one shade of grey" in list_warnings(replace(asked, cache=flat))[0]
 
 
 def test_a_wholly_other_dataset_cannot_be_dropped(place, tmp_path):
@@ -235,7 +235,9 @@ def test_labels_that_disagree(place, tmp_path):
     arrays = draw_arrays()
     arrays["train_labels"][:4] = (arrays["train_labels"][:4] + 1) % 3
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(CacheMismatch, match=r"4 of 96 images have another label.*--labels cache or --labels dataset"):
+    with pytest.raises(
+        CacheMismatch, match=r"4 of 96 images have different labels.*--labels cache or --labels dataset"
+    ):
         ask_for(place, tmp_path / "run", dataset=tmp_path / "other.npz")
     theirs = ask_for(place, tmp_path / "run", dataset=tmp_path / "other.npz", labels="cache").targets.splits["train"]
     ours = ask_for(place, tmp_path / "run", dataset=tmp_path / "other.npz", labels="dataset").targets.splits["train"]

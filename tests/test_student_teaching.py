@@ -185,14 +185,14 @@ def test_classes_in_another_order_are_put_in_the_first_ones(tmp_path):
 def test_teachers_of_something_else_are_refused(place, medal, tmp_path):
     for name, options, expected in (
         ("classes", ("--exclude-class", "c"), r"is multiclass of a, b; expected multiclass of a, b, c"),
-        ("fewer", ("--exclude-keys", tmp_path / "gone"), r"lacks 2 of the 72 images that stand in 'train'"),
+        ("fewer", ("--exclude-keys", tmp_path / "gone"), r"lacks 2 of the 72 images in 'train'"),
     ):
         key = open_cache(place / "other.h5").read("train", "key")
         (tmp_path / "gone").write_text("\n".join(row.tobytes().hex() for row in key[:2]))
         medal("reprobe", place / "other.h5", tmp_path / f"{name}.zarr", *options)
         with pytest.raises(CacheMismatch, match=expected):
             train(medal, place, tmp_path / "run", "--also-cache", tmp_path / f"{name}.zarr")
-    with pytest.raises(CacheMismatch, match="has other stored views of the images"):
+    with pytest.raises(CacheMismatch, match="stores other views of the images"):
         prepare(place, tmp_path / "run", targets="stored", also=[(str(place / "other.h5"), 1.0)])
     medal("reprobe", place / "all.h5", tmp_path / "two.zarr", "--folds", 2)
     prepare(place, tmp_path / "run", targets="stored", also=[(str(tmp_path / "two.zarr"), 1.0)])
@@ -201,7 +201,7 @@ def test_teachers_of_something_else_are_refused(place, medal, tmp_path):
 
 
 def test_a_weight_that_is_none(place, medal, tmp_path):
-    with pytest.raises(click.BadParameter, match=r"'-1' is no weight; expected a positive number, as in other.zarr"):
+    with pytest.raises(click.BadParameter, match=r"'-1' is not a weight; expected a positive number, as in other.zarr"):
         train(medal, place, tmp_path / "run", "--also-cache", "x.h5=-1")
 
 
@@ -223,11 +223,13 @@ def test_the_teacher_s_part_knows_nothing_of_rare_classes(changed, place, tmp_pa
 
 def test_several_labels_have_weights_alone():
     for settings in (StudentSettings(sampler="balanced"), StudentSettings(logit_adjustment=True)):
-        with pytest.raises(StudentError, match=r"for classes that exclude each other.*give --class-weight balanced"):
+        with pytest.raises(StudentError, match=r"needs classes that exclude each other.*give --class-weight balanced"):
             check_imbalance(settings, "multilabel")
     check_imbalance(StudentSettings(class_weight="balanced"), "multilabel")
 
 
 def test_one_correction_at_a_time():
-    with pytest.raises(StudentError, match=r"corrects all of a class imbalance, and 2 of them are asked for; give one"):
+    with pytest.raises(
+        StudentError, match=r"each correct the whole class imbalance, and 2 of them were given; give one"
+    ):
         StudentSettings(class_weight="balanced", sampler="balanced")

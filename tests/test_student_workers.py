@@ -192,7 +192,7 @@ def test_bad_images_come_out_of_a_process_as_one_error_with_all_of_the_batch(tmp
 def test_a_process_that_is_killed_is_told_in_a_sentence(waiting):
     """Whether its batch is waited for, or this process is at something else."""
     images = StudentImages(ArrayImages({"noise": np.zeros((3, 9, 7), np.uint8)}, "noise"), 8, "squash")
-    told = pytest.raises(StudentError, match=r"was killed or broke down; whole epochs are kept.*--workers 0")
+    told = pytest.raises(StudentError, match=r"was killed or crashed.*finished epochs are kept.*--workers 0")
     with told, load_images(images, {"train": np.arange(3)}, 1, start="fork") as pixels:
         passing = pixels["train"].batches(_batches([0], [1], [2]))
         next(passing)

@@ -72,7 +72,7 @@ def test_a_tracker_that_fails_is_given_up_once_and_said(tmp_path):
         track({"epoch": float("nan"), "val_loss": 0.5})
     assert len(told) == 1
     assert isinstance(told[0], Alert)
-    assert told[0].startswith("the tracker 'tensorboard' failed and is given up")
+    assert told[0].startswith("the tracker 'tensorboard' failed and is not used any more")
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path):

@@ -150,9 +150,9 @@ def test_they_join_train_with_the_first_cache_s_teacher(changed, place, tmp_path
 def test_what_stands_in_val_or_test_is_left_out_and_said(place, tmp_path):
     asked = prepare(place, tmp_path / "run")
     said = " / ".join(list_warnings(asked))
-    assert f"{LOOSE} unlabelled images join train, where they learn from the teacher alone" in said
-    assert "3 unlabelled images are left out, as they stand in val or test too" in said
-    assert "2 unlabelled images are left out, as they stand in train already" in said
+    assert f"{LOOSE} unlabelled images are added to train, with the teacher's soft targets only" in said
+    assert "3 unlabelled images are left out because they are also in val or test" in said
+    assert "2 unlabelled images are left out because they are already in train" in said
     train = {bytes(key) for key in asked.targets.splits["train"].key}
     for split in ("val", "test"):
         assert not train & {bytes(key) for key in asked.targets.splits[split].key}
@@ -193,7 +193,7 @@ def test_unlabelled_images_are_taught_by_the_mean_of_probe_and_baseline(place, m
     [
         (("--image-size", 42), {}, r"differ in preprocessing's image_size \('28' and '42'\)"),
         (("--resize", "pad"), {}, r"differ in preprocessing's resize \('squash' and 'pad'\)"),
-        (("--no-features",), {}, r"made with --no-features, and the first cache's probe acts on features"),
+        (("--no-features",), {}, r"made with --no-features, and the first cache's probe needs its features"),
         ((), {"targets": "stored"}, r"differ in views' count \('2' and '1'\)"),
     ],
 )
@@ -212,7 +212,7 @@ def test_options_that_exclude_it(place, tmp_path):
     for changed, expected in (
         ({"leave_one_domain_out": True}, "--leave-one-domain-out and --unlabelled exclude each other"),
         ({"also": [(str(place / "all.h5"), 1.0)]}, "--unlabelled and --also-cache exclude each other"),
-        ({"alpha": 0.0}, "learn from the teacher alone, and with --no-distill"),
+        ({"alpha": 0.0}, "only have soft targets, which --no-distill"),
     ):
         with pytest.raises(StudentError, match=expected):
             prepare(place, tmp_path / "run", **changed)

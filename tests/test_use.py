@@ -113,7 +113,7 @@ def test_what_is_no_run_is_refused_with_the_remedy(squares, pictures, medal, tmp
     with pytest.raises(StudentError, match="is not there; expected the folder that train-student made"):
         medal("predict", tmp_path / "nothing", pictures)
     (tmp_path / "half.unfinished").mkdir()
-    with pytest.raises(StudentError, match=r"not finished yet.*go on with the same train-student command"):
+    with pytest.raises(StudentError, match=r"not finished yet.*finish it with the same train-student command"):
         medal("predict", tmp_path / "half", pictures)
     with pytest.raises(DataError, match="There is no image in"):
         medal("predict", squares / "run", tmp_path)
@@ -130,10 +130,10 @@ def test_what_is_no_run_is_refused_with_the_remedy(squares, pictures, medal, tmp
     ("file", "content", "sentence"),
     [
         ("run.json", "[]", "not the JSON object"),
-        ("run.json", "{}", "are not those that medal writes"),
+        ("run.json", "{}", "are not as medal writes them"),
         ("model.safetensors", None, "has no model.safetensors"),
         ("model.safetensors", "x", "cannot be read"),
-        ("config.json", '{"architecture": "no_such"}', "are not those that medal writes"),
+        ("config.json", '{"architecture": "no_such"}', "are not as medal writes them"),
     ],
 )
 def test_a_damaged_run_is_refused(squares, pictures, medal, tmp_path, file, content, sentence):

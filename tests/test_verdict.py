@@ -48,7 +48,8 @@ def test_two_arms_that_guess_are_no_ground_for_a_verdict(found):
     said = verdict({"auroc": found, "accuracy": BETTER, "brier": UNCLEAR}, student=GUESSES, baseline=GUESSES)
     assert said.startswith(
         "No verdict yet: neither the student (AUROC 0.510 (95 % 0.430 to 0.590)) nor the baseline (AUROC 0.510 (95 % "
-        "0.430 to 0.590)) can be told from guessing (624 test images, mean of 3 seeds); see whether more --epochs help."
+        "0.430 to 0.590)) can be distinguished from guessing (624 test images, mean of 3 seeds); see whether more "
+        "--epochs help."
     )
     assert "accuracy +0.0300" in said
     for word in ("helped", "hurt", "no difference", "Brier"):
@@ -57,16 +58,16 @@ def test_two_arms_that_guess_are_no_ground_for_a_verdict(found):
 
 def test_a_figure_without_width_has_its_caveat():
     certain = LEARNED | {"auroc": 1.0, "ci95": {"auroc": [1.0, 1.0], "accuracy": [0.86, 0.91]}}
-    assert "AUROC 1.000 (the same in every resample, which is no certainty) and accuracy" in verdict(
+    assert "AUROC 1.000 (the same in every resample, but that is not certainty) and accuracy" in verdict(
         UNCLEAR, student=certain
     )
 
 
 def test_one_arm_that_guesses_is_named_before_the_difference():
     said = verdict(WORSE, student=GUESSES)
-    assert said.index("the student (AUROC 0.510 (95 % 0.430 to 0.590)) cannot be told from guessing") < said.index(
-        "hurt"
-    )
+    assert said.index(
+        "the student (AUROC 0.510 (95 % 0.430 to 0.590)) cannot be distinguished from guessing"
+    ) < said.index("hurt")
     said = verdict(BETTER, baseline=GUESSES)
     assert said.index("the baseline (AUROC 0.510") < said.index("Distilling helped")
 
@@ -74,7 +75,7 @@ def test_one_arm_that_guesses_is_named_before_the_difference():
 def test_a_student_that_guesses_is_said_to_without_a_baseline_as_well():
     said = verdict(None, student=GUESSES)
     assert said.startswith(
-        "No verdict yet: the student (AUROC 0.510 (95 % 0.430 to 0.590)) cannot be told from guessing"
+        "No verdict yet: the student (AUROC 0.510 (95 % 0.430 to 0.590)) cannot be distinguished from guessing"
     )
     assert "--baseline adds it" in said
 
@@ -82,14 +83,14 @@ def test_a_student_that_guesses_is_said_to_without_a_baseline_as_well():
 @pytest.mark.parametrize("found", [BETTER, WORSE, UNCLEAR])
 def test_so_few_images_bear_no_verdict(found):
     said = verdict(found, student=FEW, baseline=FEW)
-    assert said.startswith("No verdict yet: so few images, or so few of a class, do not bear one. The student reaches")
+    assert said.startswith("No verdict yet: there are too few images, or too few of one class. The student reaches")
     for word in ("helped", "hurt", "no difference"):
         assert word not in said
 
 
 def test_figures_that_disagree_are_named_first():
     opposed = verdict({"auroc": WORSE, "accuracy": BETTER, "auprc": UNCLEAR})
-    assert "Whether distilling helped depends on the figure, against the labels alone: AUROC -0.0300" in opposed
+    assert "Whether distilling helped depends on the figure. Against the labels alone: AUROC -0.0300" in opposed
     assert "; accuracy +0.0300 (95 % +0.0100 to +0.0500, p < 0.01)." in opposed
     assert "AUPRC" not in opposed
     assert "Distilling h" not in opposed
@@ -106,15 +107,16 @@ def test_figures_that_disagree_are_named_first():
 def test_one_seed_is_said_to_be_one():
     said = verdict(BETTER, by_seed=[(0.9, 0.8)])
     assert "one seed" in said
-    assert "another seed may say otherwise, and --seeds 3 asks it" in said
-    assert "higher one with 2 of 3 seeds" in verdict(BETTER)
+    assert "Another seed may give another result: check with --seeds 3" in said
+    assert "higher in 2 of 3 seeds" in verdict(BETTER)
 
 
 def test_labels_alone_are_no_distillation():
     chosen = (
-        "Distillation did not help here: on val nothing was ahead of the labels alone by more than one standard error"
+        "Distillation did not help here: on val nothing was better than the labels alone by more than one standard "
+        "error"
     )
-    ground = "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+    ground = "nothing was better than the labels alone by more than one standard error (alpha 0)"
     assert chosen in verdict(UNCLEAR, alpha=0, unhelpful=ground)
     assert ". The student was trained on the labels alone: the student is significantly below its teacher" in verdict(
         UNCLEAR, alpha=0
@@ -125,7 +127,7 @@ def test_what_is_left_open_is_the_far_end_of_the_interval():
     assert verdict(UNCLEAR).endswith("A difference of up to about 0.040 remains possible.")
     said = verdict(Difference(0.0, (0.0, 0.0), 1.0))
     assert "0.000 remains possible" not in said
-    assert "AUROC +0.0000 (the same in every resample, which is no certainty) against the labels alone" in said
+    assert "AUROC +0.0000 (the same in every resample, but that is not certainty) against the labels alone" in said
     assert said.endswith("These images cannot tell the two apart.")
 
 
@@ -134,10 +136,13 @@ def test_seeds_are_counted_where_auroc_is_defined():
 
 
 @pytest.mark.parametrize(("units", "rarest", "said"), [(30, 10, False), (29, 10, True), (600, 9, True), (0, 0, True)])
-def test_intervals_of_too_little_are_not_taken_at_their_word(units, rarest, said):
+def test_intervals_of_too_little_carry_a_warning(units, rarest, said):
     found = caution({"units": units, "rarest": rarest})
     assert bool(found) is said
-    assert not said or f"they rest on {units} patients, or images without one, {rarest} of them of the rarest" in found
+    assert (
+        not said
+        or (f"based on {units} patients (or images without a known patient), {rarest} of them in the rarest") in found
+    )
 
 
 def test_where_auroc_is_undefined_accuracy_decides():
@@ -152,7 +157,7 @@ def test_the_gate_fires_for_a_teacher_that_is_significantly_worse():
     gate = judge_teacher({"auroc": WORSE}, "test")
     assert gate["fires"] is True
     assert "--alpha auto or --no-distill" in gate["message"]
-    assert "did not learn from it alone" in judge_teacher({"auroc": WORSE}, "test", alone=False)["message"]
+    assert "also learned from the baseline" in judge_teacher({"auroc": WORSE}, "test", alone=False)["message"]
     assert judge_teacher({"auroc": UNCLEAR}, "test")["fires"] is False
     assert judge_teacher({"auroc": BETTER}, "test")["fires"] is False
     assert judge_teacher(None, "test")["fires"] is None

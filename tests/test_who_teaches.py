@@ -73,8 +73,10 @@ def test_few_labels_are_taught_by_the_mean_by_default(run):
 def test_a_run_says_who_taught_and_which_epoch_is_kept(run):
     description = json.loads((run / "run.json").read_text())
     said = describe_methods(description)
-    assert said["what is kept"].startswith("the last epoch, as val has too few labels to choose by")
-    assert "mean of the probe and of the student of the labels alone" in said["teacher of the images without a label"]
+    assert said["what is kept"].startswith("the last epoch, because val has too few labels to choose by")
+    assert ("mean of the probe and of a student trained on the labels alone") in said[
+        "teacher of the images without a label"
+    ]
     assert description["alpha"] == 0.5  # the student's, though the baseline is trained first
 
 
@@ -225,7 +227,7 @@ def test_more_seeds_are_added_where_the_baseline_was_not_asked_for(tuned):
     for name in ("model.safetensors", "baseline/model.safetensors"):
         assert (grown / name).read_bytes() == (both / name).read_bytes()
     methods = describe_methods(json.loads((both / "run.json").read_text()))
-    assert methods["start"].endswith("by way of its baseline, whose weights it goes on from")
+    assert methods["start"].endswith("the student starts from the trained weights of its baseline")
 
 
 @pytest.mark.parametrize("epoch", [1, 4], ids=["the baseline's first epoch", "the student's last"])

@@ -45,13 +45,13 @@ class Temperature:
 
     @property
     def warning(self) -> str:
-        """Why the probabilities are not to be taken at their word; empty where nothing speaks against it."""
+        """Why the probabilities are unreliable; empty if they are not."""
         if not self.images:
             return "no image with a label was there to calibrate on: probabilities are as trained (temperature 1)"
         if not 1.01 * _LOWEST < self.value < 0.99 * _HIGHEST:  # the search ends a little before its bounds
             return (
-                f"the temperature is at its bound, {self.value:.3g} on {self.images} images, where these logits say "
-                "next to nothing of the labels: do not take the probabilities at their word"
+                f"the temperature is at its bound, {self.value:.3g} on {self.images} images: the logits say almost "
+                "nothing about the labels there, so do not rely on the probabilities"
             )
         if self.interval is not None and self.interval[1] < 1 == self.value:
             kept = f"the temperature stays 1, though {self.fitted:.2g} fits them best"

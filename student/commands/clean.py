@@ -21,9 +21,11 @@ __all__ = ["clean"]
 _DAY = 86400
 _ADVICE = {
     "abandoned": "",
-    "only copy": "; a kill while '{target}' was being replaced made it the only copy: put back, not removed",
-    "perhaps the only copy": "; '{target}' is not finished, so this may be the only copy: left alone, look at both",
-    "mixed": "; something that is not medal's is in it: left alone, move that away first",
+    "only copy": (
+        "; a process was killed while it replaced '{target}', so this is the only copy: it is put back, not removed"
+    ),
+    "perhaps the only copy": "; '{target}' is not finished, so this may be the only copy: left alone, compare both",
+    "mixed": "; it contains something that medal did not make: left alone, move that away first",
 }
 
 
@@ -37,7 +39,7 @@ _ADVICE = {
     type=click.FloatRange(min=0),
     default=0.0,
     metavar="DAYS",
-    help="Only list what has not been written to for that many days.",
+    help="Only list what was last changed at least this many days ago.",
 )
 @json_option
 def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: bool) -> None:

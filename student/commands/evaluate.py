@@ -45,7 +45,7 @@ __all__ = ["evaluate"]
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv",
-    help="Write the predictions there, in the form of a run's predictions.csv.",
+    help="Write the predictions to this file, in the form of a run's predictions.csv.",
 )
 @overwrite_option
 @aggregate_option

@@ -41,7 +41,7 @@ def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None,
 
     require_captum()
     if out.exists():
-        raise StudentError(f"'{out}' is there already; give a folder that is not, with --out.")
+        raise StudentError(f"'{out}' is there already; give a new folder with --out.")
     if not out.parent.is_dir():
         raise StudentError(
             f"There is no folder '{out.parent}' to make '{out.name}' in; make it, or give another --out."
@@ -62,4 +62,4 @@ def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None,
         click.echo(plain(f"Wrote {len(found.rows)} {plural(len(found.rows), 'picture')} and '{page}'."))
     if found.bad:
         listed = "\n  ".join(found.bad)
-        raise DataError(f"{len(found.bad)} of {len(frames)} images cannot be used; mend them:\n  {listed}")
+        raise DataError(f"{len(found.bad)} of {len(frames)} images cannot be used; fix them:\n  {listed}")

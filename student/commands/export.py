@@ -70,11 +70,11 @@ def export(
     require_place(out, overwrite=overwrite)
     if out.suffix.lower() != _SUFFIXES[form]:
         raise StudentError(
-            f"'{out}' must end in {_SUFFIXES[form]}, as what --format {form} writes is known by; give it that name, or "
-            "another --format."
+            f"'{out}' must end in {_SUFFIXES[form]}, the suffix of --format {form}; rename it, or give another "
+            "--format."
         )
     if quantize and (form != "onnx" or dataset is None):
-        raise StudentError("--quantize int8 needs --format onnx, and a DATASET to be calibrated and measured on.")
+        raise StudentError("--quantize int8 needs --format onnx, and a DATASET for calibration and measurement.")
     if dry_run:
         from ..using.exported import foresee_bytes, require_packages
         from ..using.trained import open_run

@@ -23,11 +23,11 @@ device_option = click.option(
 )
 
 
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE, once the new one is finished.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace FILE when the new one is finished.")
 
 
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes."
+    "--dry-run", is_flag=True, help="Show what would be done, how long it would take and how much disk it needs."
 )
 
 
@@ -35,7 +35,7 @@ aggregate_option = click.option(
     "--aggregate",
     type=click.Choice(get_args(Aggregate)),
     default=None,
-    help="How one answer is made of a patient's images (default: as in the run's own figures).",
+    help="How a patient's images are combined into one answer (default: as in the run's own figures).",
 )
 
 
@@ -43,7 +43,7 @@ finding_option = click.option(
     "--finding",
     multiple=True,
     metavar="CLASS",
-    help="A patient has this class if one image has it; may be repeated, the gravest class first.",
+    help="A patient has this class if one image has it; may be repeated, most severe class first.",
 )
 
 
@@ -58,7 +58,7 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(min=0),
     default=None,
-    help="Processes that decode images, 0 = none but this one (default: decode all at once, if they fit).",
+    help="Processes that decode images, 0 = only this one (default: decode all images once, if they fit into memory).",
 )
 
 

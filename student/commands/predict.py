@@ -43,7 +43,7 @@ _SUFFIXES = {"onnx": ".onnx", "exported-program": ".pt2"}
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.csv",
-    help="Write a table with probabilities and logits there, instead of printing one.",
+    help="Write a table with probabilities and logits to this file instead of printing it.",
 )
 @click.option(
     "--by",
@@ -89,7 +89,7 @@ def predict(
     from ..using.trained import open_run
 
     if group_pattern is not None and by != "group":
-        raise click.UsageError("--group-pattern has a meaning with --by group alone.")
+        raise click.UsageError("--group-pattern only works with --by group.")
     require_place(out, overwrite=overwrite)
     trained = open_run(run, device)
     listing, said = list_frames(trained, images)
@@ -111,7 +111,7 @@ def predict(
         escaped = write_answers(out, answers)
         if escaped:
             what = plural(escaped, "file name is", "file names are")
-            note(Alert(f"{escaped} {what} no UTF-8: '{out}' has the bytes that are none escaped, as in \\xe9"))
+            note(Alert(f"{escaped} {what} not UTF-8: '{out}' has their invalid bytes escaped, as in \\xe9"))
     if as_json:
         more = {} if patients is None else {"aggregate": rule.aggregate, "patients": patients.to_dicts()}
         print_json(_as_json(trained, answers, out) | more)
@@ -121,7 +121,7 @@ def predict(
         note(
             Alert(
                 f"{count} of {_images(len(answers.places))} {plural(count, 'is', 'are')} unlike those of train "
-                "(distance above 1): one of the classes is answered all the same, and means little there"
+                "(distance above 1): the student still answers one of its classes, but that means little"
             )
         )
     _refuse_bad(answers, out)
@@ -165,8 +165,8 @@ def _refuse_bad(answers: Answers, out: Path | None) -> None:
     kept = f"; the other {count} are in '{out}'" if out is not None else ""
     listed = "\n  ".join(answers.bad)
     raise DataError(
-        f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Mend them or leave them "
-        f"out:\n  {listed}"
+        f"{len(answers.bad)} of {len(answers.bad) + count} images cannot be used{kept}. Fix them or leave them out:\n "
+        f" {listed}"
     )
 
 
@@ -183,7 +183,7 @@ def _foresee(
         print_json({**told, "bytes": size, "seconds": round(seconds, 3)})
         return
     wrote = "" if out is None else f", into '{out}', about {size / 1e6:.2f} MB"
-    click.echo(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s and the reading of images."))
+    click.echo(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s plus the time to read the images."))
 
 
 def _images(count: int) -> str:

@@ -33,7 +33,7 @@ __all__ = ["report"]
     metavar="DATASET",
     help="Show the images of DATASET that the page lists by key; these are patients' images.",
 )
-@click.option("--with-heat", "heat", is_flag=True, help="Beside these images, what the student saw there (Grad-CAM).")
+@click.option("--with-heat", "heat", is_flag=True, help="Also show a heat map (Grad-CAM) beside each of these images.")
 @click.option(
     "--with-map",
     "cache",
@@ -45,10 +45,10 @@ __all__ = ["report"]
     "--figures",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Also save every chart there as SVG and PDF, for papers.",
+    help="Also save every chart in this folder as SVG and PDF, for papers.",
 )
 @overwrite_option
-@click.option("--dry-run", is_flag=True, help="Read the runs, say what the page would contain, and write nothing.")
+@click.option("--dry-run", is_flag=True, help="Read the runs, show what the page would contain, and write nothing.")
 @json_option
 @dataset_options
 def report(
@@ -79,9 +79,11 @@ def report(
     """
     options = take_dataset_options(chosen)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise StudentError(f"'{out}' must end in .html, or no mail program shows it; give another --out.")
+        raise StudentError(
+            f"'{out}' must end in .html, so that browsers and mail programs open it; give another --out."
+        )
     if heat and images is None:
-        raise click.UsageError("--with-heat has a meaning with --with-images alone.")
+        raise click.UsageError("--with-heat only works with --with-images.")
     require_place(out, overwrite=overwrite)
     from ...cache.machine.drafts import write_file
     from ...cache.reader import open_cache

@@ -124,7 +124,7 @@ _BRIEF = (
 )
 @_setting(
     "--label-fraction",
-    "Keep only this share of the labels of train and val, by class and patient, and fit the probe on these.",
+    "Use only this share of the labels of train and val, drawn by class and patient, and fit the probe on these.",
     type=float,
     metavar="SHARE",
 )
@@ -136,9 +136,9 @@ _BRIEF = (
 )
 @_setting(
     "--leave-one-domain-out",
-    "For each domain: fit the probe, train and choose without it, then measure on all of its images.",
+    "For each domain: fit the probe, train and choose without that domain, then measure on all of its images.",
 )
-@_setting("--class-weight", "balanced: weigh classes in the hard loss by their inverse frequency.")
+@_setting("--class-weight", "balanced: weight classes in the hard loss by their inverse frequency.")
 @_setting("--sampler", "balanced: draw every class equally often in an epoch.")
 @_setting("--logit-adjustment", "Add log class frequencies to the logits of the hard loss.")
 @_setting(
@@ -147,7 +147,7 @@ _BRIEF = (
     "cache, each with the teacher's answer on that view.",
 )
 @click.option(
-    "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not of a sample."
+    "--check-views", is_flag=True, help="With --targets stored, check the replay of all images, not only of a sample."
 )
 @_setting(
     "--augment",
@@ -159,7 +159,10 @@ _BRIEF = (
 @_setting("--device", "Where to train.")
 @_setting(
     "--workers",
-    "Processes that decode images in every epoch, 0 = none but this one (default: decode once, if they fit).",
+    (
+        "Processes that decode images in every epoch, 0 = only this one (default: decode all images once, if they fit "
+        "into memory)."
+    ),
     type=click.IntRange(min=0),
 )
 @_setting("--resident", "Keep decoded images in the memory of the GPU that trains; auto: if they fit.")
@@ -172,16 +175,17 @@ _BRIEF = (
     metavar="K",
 )
 @_setting(
-    "--baseline", "Also train as many students on the labels alone, otherwise the same; can be added to a finished run."
+    "--baseline",
+    ("Also train as many students on the labels alone, with the same settings; can be added to a finished run."),
 )
 @_setting(
     "--at-sensitivity",
-    "Also report the specificity at this sensitivity, read off the ROC curve of the measured images.",
+    "Also report the specificity at this sensitivity, from the ROC curve of the measured images.",
     type=click.FloatRange(min=0, max=1, min_open=True),
 )
 @_setting("--ordinal", "Classes are ordered grades: also report weighted kappa and the mean grade error.")
 @_setting("--select", "Figure that chooses the epoch on val: AUROC, or with --ordinal the weighted kappa.")
-@_setting("--aggregate", "How one answer is made of a patient's images, if patients are known.")
+@_setting("--aggregate", "How a patient's images are combined into one answer, if patients are known.")
 @finding_option
 @_setting("--on-missing", "What to do about images that are not in the cache.")
 @_setting("--labels", "Whose labels to use if they disagree (default: refuse).")
@@ -191,8 +195,10 @@ _BRIEF = (
     default=None,
     help="Also send each epoch's figures to a tracker; tensorboard's files go to 'tracking' beside RUN.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a finished run, once the new one is finished.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished run when the new one is finished.")
+@click.option(
+    "--dry-run", is_flag=True, help=("Show what would be done, how long it would take and how much disk it needs.")
+)
 @store_options
 @json_option
 @dataset_options
@@ -228,7 +234,7 @@ def train_student(
     """
     options = take_dataset_options(chosen)
     if not out.name:
-        raise StudentError(f"'{out}' has no name of its own; give --out a folder such as runs/first.")
+        raise StudentError(f"'{out}' is not a folder name; give --out a folder such as runs/first.")
     if no_distill:
         _refuse_beside("--no-distill", {"alpha": "is --alpha 0", **_SOFT})
         chosen["alpha"] = 0.0
@@ -306,7 +312,7 @@ def _refuse_beside(option: str, unheard: Mapping[str, str]) -> None:
     source = click.get_current_context().get_parameter_source
     for name, why in unheard.items():
         if source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{option} {why}, so --{name} would not be heard; give one of the two.")
+            raise click.UsageError(f"{option} {why}, so --{name} would have no effect; give one of the two.")
 
 
 def _read_weight(words: str) -> tuple[str, float]:
@@ -320,7 +326,7 @@ def _read_weight(words: str) -> tuple[str, float]:
         value = math.nan
     if not 0 < value < math.inf:
         raise click.BadParameter(
-            f"'{weight}' is no weight; expected a positive number, as in other.zarr=0.5.", param_hint="--also-cache"
+            f"'{weight}' is not a weight; expected a positive number, as in other.zarr=0.5.", param_hint="--also-cache"
         )
     return path, value
 

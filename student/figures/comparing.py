@@ -89,12 +89,12 @@ class Comparison:
                 said.append(f"'{name}' and '{first}' cannot be compared: AUROC and accuracy are undefined.")
                 continue
             one = found[outcome]
-            verb = "is better than" if one.above else "is worse than" if one.below else "cannot be told from"
+            verb = "is better than" if one.above else "is worse than" if one.below else "cannot be distinguished from"
             said.append(
                 f"'{name}' {verb} '{first}': {self.split} {name_figure(outcome)} {one.value:+.4f} (95 % "
-                f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}), {self.images} images; of those that one alone "
-                f"decides rightly {test.only_first} are its own and {test.only_second} the other's (McNemar "
-                f"p = {test.p:.3f}{', as if images of one patient were independent' if self.tied else ''})."
+                f"{one.interval[0]:+.4f} to {one.interval[1]:+.4f}), {self.images} images. Where only one of the two "
+                f"is right, '{name}' is right {test.only_first} times and '{first}' {test.only_second} times (McNemar "
+                f"p = {test.p:.3f}{', which treats images of one patient as independent' if self.tied else ''})."
             )
         return [*said, *self._by_patient()]
 
@@ -103,7 +103,9 @@ class Comparison:
         for name, found, figures in zip(self.names[1:], self.patients, self.figures[1:], strict=False):
             for outcome in [one for one in ("auroc", "accuracy") if one in found][:1]:
                 one, of = found[outcome], figures["patients"]
-                verb = "is better than" if one.above else "is worse than" if one.below else "cannot be told from"
+                verb = (
+                    "is better than" if one.above else "is worse than" if one.below else "cannot be distinguished from"
+                )
                 said.append(
                     f"By patient ({of['aggregate']} of probabilities, {of['n']} patients) '{name}' {verb} "
                     f"'{self.names[0]}': {name_figure(outcome)} {one.value:+.4f} (95 % {one.interval[0]:+.4f} to "
@@ -149,7 +151,7 @@ def compare_runs(
     for other in runs[1:]:
         _check_same(first, other, split)
     if first.group is None:
-        tell("patients are not known to these runs: intervals count images as independent")
+        tell("these runs do not know patients: intervals treat images as independent")
     units = find_units(first.key, first.group)
     if said := caution(rests_on(first.label, first.task, units)):
         tell(said)
@@ -193,12 +195,13 @@ def _read_compared(place: Path, split: str) -> _Run:
         domains = sorted(part.name for part in place.glob("domain-*"))
         if domains:
             raise StudentError(
-                f"'{place}' has a student for each of {len(domains)} domains that were held out, and each has other "
-                f"test images; compare domain by domain, for instance '{place / domains[0]}'."
+                f"'{place}' has one student for each of {len(domains)} domains held out, and each has its own test "
+                f"images; compare domain by domain, for instance '{place / domains[0]}'."
             )
     if described is None or not (place / folder.PREDICTIONS).is_file():
         raise StudentError(
-            f"'{place}' is no finished run; give a folder that `medal train-student` made, or its '{folder.BASELINE}'."
+            f"'{place}' is not a finished run; give a folder that `medal train-student` made, or its "
+            f"'{folder.BASELINE}'."
         )
     members = [place, *sorted(path for path in place.glob("seed-*") if (path / folder.PREDICTIONS).is_file())]
     parts = [read_predictions(member).get(split) for member in members]
@@ -234,18 +237,18 @@ def _check_same(first: _Run, other: _Run, split: str) -> None:
     if (first.task, first.classes) != (other.task, other.classes):
         raise StudentError(
             f"{pair} cannot be compared: their classes are {', '.join(first.classes)} and {', '.join(other.classes)}; "
-            "give runs of one dataset."
+            "give runs of the same dataset."
         )
     if first.key_check != other.key_check:
         raise StudentError(
-            f"{pair} cannot be compared: the keys of their images are keyed with different secrets, or of one with "
-            "none, so that it cannot be told which images they share. Give runs of caches with one --key-secret."
+            f"{pair} cannot be compared: their image keys were made with different secrets, or one of them without a "
+            "secret, so shared images cannot be found. Give runs of caches with one --key-secret."
         )
     one, two = ({bytes(key) for key in run.key} for run in (first, other))
     if len(first.key) != len(other.key) or not np.array_equal(first.key, other.key):
         raise StudentError(
-            f"{pair} cannot be compared: of their {len(first.key)} and {len(other.key)} {split} images "
-            f"{len(one & two)} are the same. Give runs of one test set."
+            f"{pair} cannot be compared: they have {len(first.key)} and {len(other.key)} {split} images, and share "
+            f"{len(one & two)}. Give runs with the same test set."
         )
     if not np.array_equal(first.label, other.label):
         raise StudentError(

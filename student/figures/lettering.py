@@ -65,7 +65,11 @@ def letter(names: Sequence[str], further: Sequence[str] = _FURTHER) -> Lettering
         if missing & _signs(family):
             families.append(family)
     numbered = [str(index) if not _readable(label, families) else label for index, label in enumerate(labels, 1)]
-    legend = "" if numbered == labels else "Numbers: classes in the order of run.json, whose letters no font here has"
+    legend = (
+        ""
+        if numbered == labels
+        else ("Numbers are classes in the order of run.json: no font on this machine has their letters")
+    )
     return Lettering(numbered, families, legend)
 
 

@@ -1,4 +1,4 @@
-"""How a student was trained, in words: what a methods section needs, and settings alone do not say."""
+"""How a student was trained, in words: what a methods section needs beyond the list of settings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _AGAINST_IMBALANCE: Mapping[str, Mapping[Any, str]] = {
 }
 _SELECT = {"auroc": "AUROC", "kappa": "weighted kappa"}
 _TAUGHT = {
-    "ensemble": "the mean of the probe and of the student of the labels alone, as sure as each other; of labelled "
-    "images the probe's out-of-fold answer",
+    "ensemble": (
+        "the mean of the probe and of a student trained on the labels alone, scaled to the same confidence; for "
+        "labelled images, the probe's out-of-fold answer"
+    ),
     "probe": "the probe",
     "none": "none: labels alone, as chosen on val",
 }
@@ -56,14 +58,14 @@ def describe_methods(description: Mapping[str, Any]) -> dict[str, str]:
     if against:
         found["rare classes"] = against[0]
     if request.get("labelled_share"):
-        found["labelled images"] = f"at least {100 * request['labelled_share']:g} % of every batch, repeated if need be"
+        found["labelled images"] = f"at least {100 * request['labelled_share']:g} % of every batch, repeated if needed"
     if request.get("recipe") == "lp-ft":
         found["schedule"] = (
             "linear probing, then fine-tuning (Kumar et al., ICLR 2022): the head is fitted on the frozen embedding, "
             "then all weights learn, batch normalisation frozen"
         )
     if description.get("began_with") == "baseline":
-        found["start"] += "; the student from there by way of its baseline, whose weights it goes on from"
+        found["start"] += "; the student starts from the trained weights of its baseline"
         found["budget"] += ", for the baseline and again for the student"
     if taught := _TAUGHT.get(description.get("taught_by", "")):
         found["teacher of the images without a label"] = taught
@@ -76,7 +78,7 @@ def _loss(description: Mapping[str, Any]) -> str:
     several = description["task"] == "multilabel"
     hard = "binary cross-entropy of each label" if several else "cross-entropy"
     request = description["request"]
-    # Where a domain is held out after the other, each part has settled these for itself.
+    # If each domain is held out in turn, each part has chosen its own values.
     alpha, temperature = (description.get(name, request[name]) for name in ("alpha", "temperature"))
     target = description.get("target", f"{request['targets']} view")
     chosen = request["alpha"] == "auto"

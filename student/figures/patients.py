@@ -62,18 +62,28 @@ def say_patients(figures: Mapping[str, Any], less: Mapping[str, Difference] | No
     found = figures.get("patients")
     if found is None:
         return ""
-    mixed = f"; {found['mixed']} more have images of several classes and no label" if found["mixed"] else ""
+    mixed = (
+        f"; {found['mixed']} more patients have images of several classes and count as unlabelled"
+        if found["mixed"]
+        else ""
+    )
     basis = f"{found['aggregate']} of probabilities, {found['n']} patients{mixed}"
-    said = f"All of that counts images. By patient ({basis})"
+    said = f"These figures count images. By patient ({basis})"
     if found["auroc"] is None:
-        return f"{said} there is no AUROC: the labels do not define it{_remedy(found)}."
+        return f"{said} the AUROC is undefined{_remedy(found)}."
     low, high = found["ci95"]["auroc"]
     said += f" the student reaches AUROC {found['auroc']:.3f} (95 % {low:.3f} to {high:.3f})"
     name = next((name for name in ("auroc", "accuracy") if name in (less or {})), None)
     if name is None or less is None:
         return f"{said}."
     one = less[name]
-    ahead = "significantly better than" if one.above else "significantly worse than" if one.below else "not apart from"
+    ahead = (
+        "significantly better than"
+        if one.above
+        else "significantly worse than"
+        if one.below
+        else "not significantly different from"
+    )
     return (
         f"{said}, {ahead} the labels alone ({name_figure(name)} {one.value:+.4f}, 95 % {one.interval[0]:+.4f} to "
         f"{one.interval[1]:+.4f})."
@@ -81,4 +91,4 @@ def say_patients(figures: Mapping[str, Any], less: Mapping[str, Difference] | No
 
 
 def _remedy(found: Mapping[str, Any]) -> str:
-    return "; name the class of which one image is enough with --finding" if found["mixed"] else ""
+    return "; with --finding CLASS a patient has that class if one image has it" if found["mixed"] else ""

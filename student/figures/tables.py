@@ -81,7 +81,9 @@ class Table:
 
 # Beside an interval whose ends are one number, as of an AUROC of 1: every resample gives it too, however few images.
 _MARK = "†"
-NO_WIDTH = f"{_MARK} No width is no certainty: every resample of these images gives the same figure, however few."
+NO_WIDTH = (
+    f"{_MARK} An interval without width is not certainty: every resample gives the same figure, even if images are few."
+)
 _COLUMNS = {"auroc": "AUROC", "accuracy": "accuracy", "balanced_accuracy": "balanced acc.", "brier": "Brier"}
 _GRADES = {"kappa": "weighted kappa", "mae": "mean grade error"}
 

@@ -9,7 +9,7 @@ from ...pipeline.metrics import FEW_OF_A_CLASS, FEW_UNITS, Difference
 
 __all__ = ["caution", "judge_teacher", "name_figure", "write_verdict"]
 
-# What is judged by, the first that is defined.
+# The verdict uses the first of these that is defined.
 _OUTCOMES = ("auroc", "accuracy")
 _NAMES = {
     "auroc": "AUROC",
@@ -46,7 +46,7 @@ def write_verdict(
 ) -> str:
     """Return the verdict of a run: is anything better than guessing, what does the student reach, did distilling help.
 
-    Its first words hold whatever is said below them: where both arms guess, or the images are too few, it is that there
+    The first words stay true whatever follows. Where both arms guess, or there are too few images, they say that there
     is no verdict yet, and the difference follows as a figure.
 
     Parameters
@@ -55,14 +55,14 @@ def write_verdict(
     baseline, teacher : the student minus either, by statistic; None without a baseline
     by_seed : AUROC of the student and of the baseline of each seed
     alpha : weight of the soft term that the students were trained with
-    unhelpful : on what ground val took the labels alone, if it did
+    unhelpful : why val chose the labels alone, if it did
     """
     student = arms["student"]
     basis = f"{student['n']} {split} images, " + (f"mean of {seeds} seeds" if seeds > 1 else "one seed")
     guessing = [arm for arm in ("student", "baseline") if _guesses(arms.get(arm))]
     lead = _lead(arms, guessing, basis, judged=alpha != 0 and baseline is not None)
     if alpha == 0:
-        # Another weight may have been ahead by less, which is luck as soon as several are tried.
+        # Another weight may have been ahead by less, which happens by chance when several are tried.
         why = f"Distillation did not help here: on val {unhelpful}. " if unhelpful else ""
         return f"{lead} {why}The student was trained on the labels alone: {_beside_teacher(teacher)}."
     if baseline is None:
@@ -80,38 +80,38 @@ def write_verdict(
 
 
 def _lead(arms: Mapping[str, Figures], guessing: Sequence[str], basis: str, *, judged: bool) -> str:
-    """Say what the arms are worth by themselves, before they are compared, if they are."""
+    """Describe each arm by itself, before any comparison."""
     student = arms["student"]
     shown = f"({basis})"
     if "student" in guessing and len(guessing) == len({"student", "baseline"} & set(arms)):
         both = " nor ".join(f"the {arm} (AUROC {_figure(arms[arm], 'auroc')})" for arm in guessing)
         who = f"neither {both} can" if len(guessing) > 1 else f"{both} cannot"
-        return f"{_NO_VERDICT}: {who} be told from guessing {shown}; see whether more --epochs help."
+        return f"{_NO_VERDICT}: {who} be distinguished from guessing {shown}; see whether more --epochs help."
     reached = " and ".join(
         f"{_NAMES[name]} {_figure(student, name)}" for name in _OUTCOMES if student[name] is not None
     )
-    said = f"The student reaches {reached or 'nothing that is defined'} {shown}"
+    said = f"The student reaches {reached or 'no defined figure'} {shown}"
     for arm in guessing:
-        said += f"; the {arm} (AUROC {_figure(arms[arm], 'auroc')}) cannot be told from guessing"
+        said += f"; the {arm} (AUROC {_figure(arms[arm], 'auroc')}) cannot be distinguished from guessing"
     if judged and caution(student["rests_on"]):
-        return f"{_NO_VERDICT}: so few images, or so few of a class, do not bear one. {said}."
+        return f"{_NO_VERDICT}: there are too few images, or too few of one class. {said}."
     return f"{said}."
 
 
 def _judge(baseline: Compared, name: str, by_seed: Sequence[tuple[float | None, float | None]]) -> str:
-    """Say whether distilling helped, and which figures say otherwise."""
+    """Say whether distilling helped, and name figures that disagree."""
     found = baseline[name]
     turned = {one: _turned(one, each) for one, each in baseline.items()}
     said = f"{_NAMES[name]} {_by(found)} against the labels alone"
     if turned[name] and -turned[name] in turned.values():
         apart = {one: baseline[one] for one in baseline if turned[one]}
-        return f"Whether distilling helped depends on the figure, against the labels alone: {_each(apart)}."
+        return f"Whether distilling helped depends on the figure. Against the labels alone: {_each(apart)}."
     if found.above:
         return f"Distilling helped: {said}.{_by_seeds(by_seed)}"
     if found.below:
         return f"Distilling hurt: {said}.{_by_seeds(by_seed)} Give --alpha auto, --no-distill, or another teacher."
     wide = max(abs(edge) for edge in found.interval)
-    # An end that is shown as 0.000 is no statement: on such images both are right, or wrong, alike.
+    # A bound shown as 0.000 would say nothing: both arms are right, or wrong, on the same images.
     left = (
         f"A difference of up to about {wide:.3f} remains possible."
         if wide >= 0.0005
@@ -139,7 +139,7 @@ def _figure(figures: Figures, name: str) -> str:
     low, high = figures["ci95"].get(name, (None, None))
     value = f"{figures[name]:.3f}"
     if low is not None and low == high:
-        return f"{value} (the same in every resample, which is no certainty)"
+        return f"{value} (the same in every resample, but that is not certainty)"
     return value if low is None else f"{value} (95 % {low:.3f} to {high:.3f})"
 
 
@@ -148,7 +148,7 @@ def _each(compared: Compared) -> str:
 
 
 def caution(rests_on: Mapping[str, int]) -> str:
-    """Return a sentence where intervals rest on too little to be taken at their word, else nothing.
+    """Return a warning where intervals are based on too few units to be reliable, else nothing.
 
     Parameters
     ----------
@@ -158,9 +158,9 @@ def caution(rests_on: Mapping[str, int]) -> str:
     if units >= FEW_UNITS and rarest >= FEW_OF_A_CLASS:
         return ""
     return (
-        f"Do not take the intervals at their word: they rest on {units} patients, or images without one, {rarest} of "
-        f"them of the rarest class; below about {FEW_UNITS}, or {FEW_OF_A_CLASS} of a class, they are too narrow, "
-        "and with few patients p-values are too small."
+        f"Do not rely on the intervals: they are based on {units} patients (or images without a known patient), "
+        f"{rarest} of them in the rarest class. Below about {FEW_UNITS}, or {FEW_OF_A_CLASS} of a class, they are too "
+        "narrow, and with few patients p-values are too small."
     )
 
 
@@ -176,31 +176,34 @@ def judge_teacher(compared: Compared | None, split: str, *, alone: bool = True) 
     if compared is None or name is None:
         return {"fires": None, "split": split, "message": "Without a baseline the teacher cannot be judged."}
     found = compared[name]
-    figure = f"{split} {_NAMES[name]} {_by(found)} against a student of the labels alone"
+    figure = f"{split} {_NAMES[name]} {_by(found)}"
     if found.below:
         advice = (
-            "Distilling from it can be expected to hurt; give --alpha auto or --no-distill, or make a cache with a "
-            "better teacher."
+            "Distilling from it will probably hurt. Use --alpha auto or --no-distill, or make a cache with a better "
+            "teacher."
             if alone
-            else "The student did not learn from it alone (--teach)."
+            else "The student also learned from the baseline (--teach)."
         )
-        message = f"The teacher is significantly worse than what the labels alone teach: {figure}. {advice}"
+        message = f"The teacher is significantly worse than a student trained on the labels alone: {figure}. {advice}"
     elif found.above:
-        message = f"The teacher is significantly better than what the labels alone teach: {figure}."
+        message = f"The teacher is significantly better than a student trained on the labels alone: {figure}."
     else:
-        message = f"The teacher is neither significantly better nor worse than what the labels alone teach: {figure}."
+        message = (
+            "The teacher is neither significantly better nor worse than a student trained on the labels alone: "
+            f"{figure}."
+        )
     return {"fires": found.below, "split": split, "outcome": name, **found.to_dict(), "message": message}
 
 
 def _by_seeds(pairs: Sequence[tuple[float | None, float | None]]) -> str:
-    """Say how far seeds agree: the interval is over images, and another seed is another training."""
+    """Say how far seeds agree: the interval is over images and does not include training variance."""
     differences = [one - other for one, other in pairs if one is not None and other is not None]
     if len(pairs) == 1:
-        return " That is of these two trainings: another seed may say otherwise, and --seeds 3 asks it."
+        return " This compares two trainings only. Another seed may give another result: check with --seeds 3."
     if not differences:
         return ""
     higher = sum(one > 0 for one in differences)
-    return f" The student's AUROC was the higher one with {higher} of {len(differences)} seeds."
+    return f" The student's AUROC was higher in {higher} of {len(differences)} seeds."
 
 
 def _beside_teacher(teacher: Compared) -> str:
@@ -208,7 +211,9 @@ def _beside_teacher(teacher: Compared) -> str:
     if name is None:
         return "it cannot be compared with its teacher"
     found = teacher[name]
-    verb = "significantly above" if found.above else "significantly below" if found.below else "not clearly apart from"
+    verb = (
+        "significantly above" if found.above else "significantly below" if found.below else "not clearly different from"
+    )
     return f"the student is {verb} its teacher, {_NAMES[name]} {_by(found)}"
 
 
@@ -219,7 +224,7 @@ def _outcome(compared: Compared) -> str | None:
 def _by(found: Difference) -> str:
     low, high = found.interval
     if low == high:
-        return f"{found.value:+.4f} (the same in every resample, which is no certainty)"
+        return f"{found.value:+.4f} (the same in every resample, but that is not certainty)"
     p = "p < 0.01" if found.p < 0.01 else f"p = {found.p:.2f}"
     return f"{found.value:+.4f} (95 % {low:+.4f} to {high:+.4f}, {p})"
 

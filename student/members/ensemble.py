@@ -47,7 +47,7 @@ def describe_teacher(teaching: Teaching) -> str:
     names = {
         "none": "the labels alone",
         "probe": "the probe",
-        "ensemble": "the mean of the probe and the student of the labels alone",
+        "ensemble": "the mean of the probe and the student trained on the labels alone",
     }
     return f"{names[teaching.chosen]}: {teaching.why}"
 
@@ -75,10 +75,10 @@ def choose_teaching(targets: Targets, answers: Mapping[str, Logits]) -> Teaching
         error = drawn[name].auroc_error(drawn["ensemble"])
         if auroc[name] - auroc["ensemble"] > error:
             ahead[name] = (
-                f"ahead of the mean on val by {auroc[name] - auroc['ensemble']:.4f}, standard error {error:.4f}"
+                f"better than the mean on val by {auroc[name] - auroc['ensemble']:.4f}, standard error {error:.4f}"
             )
     if not ahead:
-        return Teaching("ensemble", "no other is ahead of it on val by more than one standard error", shown)
+        return Teaching("ensemble", "nothing else is better on val by more than one standard error", shown)
     best = max(ahead, key=lambda name: auroc[name])
     return Teaching(best, ahead[best], shown)
 

@@ -185,7 +185,7 @@ def _start(settings: StudentSettings) -> tuple[ModelSpec, StudentSettings]:
     settings = replace(settings, weights=choose_weights(settings.student, settings.weights)).settled()
     if settings.gentle and not settings.trained:
         raise StudentError(
-            "--recipe lp-ft freezes batch normalisation, and that of random weights knows no image; give "
+            "--recipe lp-ft freezes batch normalisation, which has no statistics yet with random weights; give "
             "--student-weights, or --recipe plain."
         )
     return describe_model(settings.student, settings.weights), settings

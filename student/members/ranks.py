@@ -78,8 +78,8 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> Any:
             whole = whole or ask()
             if whole.request["targets_sha256"] != order["targets_sha256"] or whole.image_size != order["image_size"]:
                 raise StudentError(
-                    f"Rank {ranks.rank} finds another cache or other images than rank 0 under the same names; give all "
-                    "ranks the same files."
+                    f"Rank {ranks.rank} finds a different cache or different images than rank 0 at the same paths; "
+                    "give all ranks the same files."
                 )
             # Images are decoded once for all that is trained, or for all that is trained without a domain.
             if part is None or part[0].request.get("held_out") != order["held_out"]:

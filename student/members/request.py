@@ -31,16 +31,16 @@ def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -
     few, leave = "--label-fraction", "--leave-one-domain-out"
     asked = {few: settings.label_fraction < 1, leave: settings.leave_one_domain_out, "--unlabelled": unlabelled}
     reasons = {
-        few: "only the first cache's probe is fitted on the share",
-        leave: "only the first cache's probe is fitted without the domain",
-        "--unlabelled": "the first cache's probe alone can answer for these images",
+        few: "only the first cache's probe is refitted on these labels",
+        leave: "only the first cache's probe is refitted without the domain",
+        "--unlabelled": "only the first cache's probe has answers for these images",
     }
     for option, reason in reasons.items():
         if also and asked[option]:
             raise StudentError(f"{option} and --also-cache exclude each other: {reason}.")
     if unlabelled and settings.leave_one_domain_out:
         raise StudentError(
-            f"{leave} and --unlabelled exclude each other: images of unknown origin may be of the domain held out."
+            f"{leave} and --unlabelled exclude each other: images of unknown origin may belong to the domain held out."
         )
     if settings.teach == "ensemble":
         against = {leave: settings.leave_one_domain_out, "--alpha auto": settings.alpha == "auto"}
@@ -52,8 +52,8 @@ def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -
             )
     if unlabelled and settings.alpha == 0:
         raise StudentError(
-            "--unlabelled images learn from the teacher alone, and with --no-distill (--alpha 0) nothing does; leave "
-            "one of the two out."
+            "--unlabelled images only have soft targets, which --no-distill (--alpha 0) does not use; leave one of "
+            "the two out."
         )
 
 

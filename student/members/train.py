@@ -156,9 +156,7 @@ def train_member(
         model.load_state_dict(load_file(start / WEIGHTS))
     state = begin(model, recipe, asked.targets.feature_dim, None if checkpoint.path.exists() else data)
     if not state.head_fitted:
-        report(
-            Alert(f"{asked.settings.student} does not end in one linear layer: its head begins as it is, not fitted")
-        )
+        report(Alert(f"{asked.settings.student} does not end in one linear layer: its head is not fitted first"))
     if checkpoint.load(state):
         report(f"resuming after epoch {len(state.history)} of {recipe.epochs}")
     done = len(state.history) * asked.rows["train"]

@@ -194,8 +194,8 @@ def load_images(
         if not str(error).startswith("DataLoader worker"):
             raise
         raise StudentError(
-            "A process that reads images was killed or broke down; whole epochs are kept. Was there too little memory? "
-            "Give the same command with fewer --workers, or with --workers 0."
+            "A process that reads images was killed or crashed, perhaps because memory ran out; finished epochs are "
+            "kept. Run the same command with fewer --workers, or with --workers 0."
         ) from error
 
 
@@ -271,8 +271,8 @@ def _try_semaphores(workers: int, start: Start) -> None:
         del made
     except OSError as error:
         raise StudentError(
-            f"Processes that read images cannot begin: {error.strerror or error}, probably of '/dev/shm', full, "
-            "missing or read-only here. Give --workers 0, or a container more of it: docker run --shm-size 1g."
+            f"Processes that read images cannot start: {error.strerror or error}. Probably '/dev/shm' is full, "
+            "missing or read-only. Give --workers 0, or give a container more: docker run --shm-size 1g."
         ) from error
 
 

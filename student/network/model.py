@@ -171,7 +171,7 @@ def _closest(name: str) -> str:
     bare = name.split(".", maxsplit=1)[0]
     if bare in known:
         tags = ", ".join(f"'{found}'" for found in timm.list_pretrained(f"{bare}.*")[:5])
-        return f" '{bare}' is one, with the tags {tags}." if tags else f" '{bare}' is one."
+        return f" '{bare}' exists, with the tags {tags}." if tags else f" '{bare}' is one."
     close = difflib.get_close_matches(bare.lower(), known, n=3, cutoff=0.5)
     return f" The closest are {', '.join(repr(found) for found in close)}." if close else ""
 
@@ -194,7 +194,9 @@ def _folder_config(name: str, place: Path) -> dict[str, Any]:
         config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
         architecture = config.get("architecture")
     except (ValueError, AttributeError) as error:
-        raise StudentError(f"'{place / CONFIG}' is not a timm model's JSON object: {first_line(error)}.") from error
+        raise StudentError(
+            f"'{place / CONFIG}' is not the config.json of a timm model: {first_line(error)}."
+        ) from error
     if architecture != name.split(".", maxsplit=1)[0]:
         raise StudentError(
             f"The weights in '{place}' are of '{architecture}', the student is '{name}'. Give --student {architecture}."
@@ -206,7 +208,9 @@ def _load(model: nn.Module, name: str, place: Path) -> None:
     """Load weights strictly, but for a classifier of another number of classes, which starts at zero."""
     file = place / WEIGHTS if place.is_dir() else place
     if file.suffix != ".safetensors":
-        raise StudentError(f"'{file}' is no .safetensors file; medal reads weights in no other form.")
+        raise StudentError(
+            f"'{file}' is not a .safetensors file, the only form of weights that medal reads; convert it."
+        )
     try:
         weights: dict[str, Tensor] = load_file(file)
     except (SafetensorError, OSError) as error:
@@ -221,8 +225,8 @@ def _load(model: nn.Module, name: str, place: Path) -> None:
     )
     if wrong:
         raise StudentError(
-            f"The weights '{file}' are not those of '{name}': {len(wrong)} of {len(own)} tensors are missing, "
-            f"unknown or of another shape, '{wrong[0]}' for one."
+            f"The weights '{file}' do not fit '{name}': {len(wrong)} of {len(own)} tensors are missing, unknown or of "
+            f"another shape, for example '{wrong[0]}'."
         )
     model.load_state_dict(weights)
     if replaced:

@@ -215,8 +215,8 @@ def join_ranks(device: str) -> Iterator[Ranks]:
             raise
         told = str(error).splitlines()[0][:200]
         raise StudentError(
-            f"Rank {ranks.rank} stops, as another one cannot be reached any more ({told}); see what that one said, and "
-            "give the same command again: whole epochs are kept."
+            f"Rank {ranks.rank} stops because another rank cannot be reached ({told}); see its message, and run the "
+            "same command again: finished epochs are kept."
         ) from error
     finally:
         if ranks.leads:

@@ -41,7 +41,7 @@ def _candidates(model: nn.Module, device: str, layout: Layout = "auto") -> list[
     if layout == "channels-last" and not takes:
         raise StudentError(
             "This student cannot be trained with --memory-layout channels-last on a CPU: the backward pass of its "
-            "strided 1 x 1 convolution writes past its memory there. Leave the option out, or give channels-first."
+            "strided 1 x 1 convolution corrupts memory there. Leave the option out, or give channels-first."
         )
     return [
         plan
@@ -177,7 +177,7 @@ def fastest_plan(rates: Mapping[str, float]) -> Plan:
     chosen, *others = (plan for plan in PLANS if str(plan) in rates)
     if not any(rates.values()):
         raise StudentError(
-            "Each way to compute a step of this student ends the process on this machine (a fault of its libraries); "
+            "This student crashes on this machine with every precision and memory layout (a fault in the libraries); "
             "give another --student, another --device, or another version of torch."
         )
     for plan in others:

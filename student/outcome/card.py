@@ -1,4 +1,4 @@
-"""The model card of a run: README.md as the Hugging Face hub reads it, so that a student never travels unexplained."""
+"""The model card of a run: README.md as the Hugging Face hub reads it, so that every student is documented."""
 
 from __future__ import annotations
 

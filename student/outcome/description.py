@@ -20,7 +20,7 @@ from ..training.loop import Recipe
 
 __all__ = ["describe_environment", "describe_run", "describe_whole", "name_run"]
 
-_LAST = "the last epoch, as val has too few labels to choose by"
+_LAST = "the last epoch, because val has too few labels to choose by"
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetensors")
 
 
@@ -38,7 +38,7 @@ def describe_run(
     return {
         **_describe(asked, recipe, work.parent if asked.is_part else work),
         "target": "none" if student.alpha == 0 else f"{asked.settings.targets} view",
-        # As they were settled, where the request leaves them to val or to the teacher's recall.
+        # The values in use, also where the request leaves the choice to val or to the teacher's recall.
         "alpha": student.alpha,
         "temperature": student.temperature,
         "loss": student.loss,

@@ -1,4 +1,4 @@
-"""What students are worth in domains that they have never seen: each domain held out, and the mean of all of them."""
+"""How good students are on domains they have not seen: each domain held out, and the mean of all of them."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
     """Put the domains beside each other, write metrics.json, and return the metrics.
 
     The mean gives every domain the same weight, however many images it has. Its intervals come from resamples of the
-    images of each domain, drawn independently: they say what other images of these very domains would give, and not
-    what another domain would, for which two or three domains are no sample.
+    images of each domain, drawn independently: they cover other images of the same domains, not another domain: two or
+    three domains are too few to say that.
 
     Parameters
     ----------
-    outcomes : domain → what came of the students that were trained without it
+    outcomes : domain → results of the students that were trained without it
     """
     scored = {arm: [one.scored[arm] for one in outcomes.values()] for arm in next(iter(outcomes.values())).scored}
     means = {arm: mean_over_domains(each) for arm, each in scored.items()}
@@ -86,10 +86,10 @@ def write_summary(asked: Asked, work: Path, outcomes: Mapping[str, Outcome], rep
 def mean_over_domains(scored: Sequence[Scored]) -> Scored:
     """Return the mean of an arm over domains, statistic by statistic, and of its resamples.
 
-    A domain whose labels leave a statistic undefined has no part in its mean, and is counted in ``domains_left_out``.
+    A domain where a statistic is undefined is left out of its mean, and counted in ``domains_left_out``.
     """
     figures: dict[str, Any] = {"n": sum(one.figures["n"] for one in scored)}
-    # Of the domain that has the fewest: its interval is the least to be trusted.
+    # The smallest domain counts: its interval is the least reliable.
     figures["rests_on"] = {
         name: min(one.figures["rests_on"][name] for one in scored) for name in scored[0].figures["rests_on"]
     }
@@ -106,7 +106,7 @@ def mean_over_domains(scored: Sequence[Scored]) -> Scored:
         name: count for name in names if (count := sum(one.figures[name] is None for one in scored))
     }
     seeds = range(len(scored[0].logits))
-    # Seed by seed all domains' images together, for what counts images.
+    # For figures that count images: all domains' images together, seed by seed.
     logits = [np.concatenate([one.logits[seed] for one in scored]) for seed in seeds]
     return Scored(logits, np.concatenate([one.label for one in scored]), figures, resamples)
 

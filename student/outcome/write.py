@@ -1,4 +1,4 @@
-"""What a run comes to, from the predictions that it recorded: metrics.json, the verdict, the gate and the plots."""
+"""Results of a run, computed from its recorded predictions: metrics.json, the verdict, the gate and the plots."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from ..targets.load import Targets
 __all__ = ["NOTHING_AHEAD", "Outcome", "conclude", "show_teacher", "write_outcome"]
 
 
-# On what ground --alpha auto takes the labels alone.
-NOTHING_AHEAD = "nothing was ahead of the labels alone by more than one standard error (alpha 0)"
+# Why --alpha auto chooses the labels alone.
+NOTHING_AHEAD = "nothing was better than the labels alone by more than one standard error (alpha 0)"
 
 
 class Outcome(NamedTuple):
-    """The metrics of a run, and what they come from: each arm on the split that is shown, test where there is one."""
+    """The metrics of a run, and each arm's scores on the split that is shown: test if there is one, else val."""
 
     metrics: dict[str, Any]
     scored: Mapping[str, Scored]
 
 
 def show_teacher(targets: Targets, report: Tell, *, ordinal: bool = False) -> None:
-    """Say what the cache's probe is worth on the rows at hand, before anything is trained on its word.
+    """Report the scores of the cache's probe on these rows, before anything is trained on its answers.
 
     Parameters
     ----------
@@ -63,8 +63,8 @@ def show_teacher(targets: Targets, report: Tell, *, ordinal: bool = False) -> No
     if low <= 0.5:
         report(
             Alert(
-                "on val the teacher's probe is not clearly better than chance; --baseline shows whether it is of "
-                "use, --alpha auto takes it only if it is"
+                "on val the teacher's probe is not clearly better than chance; --baseline shows whether it helps, "
+                "and --alpha auto uses it only if it does"
             )
         )
 
@@ -84,7 +84,7 @@ def write_outcome(
 
     Parameters
     ----------
-    students, baselines : where they lie when the run is finished, each with its predictions
+    students, baselines : with the folders that they have in the finished run, each with its predictions
     seed : of the resamples
     """
     targets = asked.targets
@@ -143,7 +143,7 @@ def write_outcome(
 
 
 def _by_patient(scored: Mapping[str, Scored], less: Compared | None) -> str:
-    """Return what a verdict that speaks of images says of patients, after a space, if they are known."""
+    """Return the verdict's sentence on patients, after a space, if patients are known."""
     said = say_patients(scored["student"].figures, less.patients if less else None)
     return f" {said}" if said else ""
 
@@ -178,7 +178,7 @@ def conclude(
     unhelpful: str = "",
     more: str = "",
 ) -> str:
-    """Return the verdict on the split that is shown, what makes it doubtful, and `more` between the two."""
+    """Return the verdict on the split that is shown, then `more`, then a caution if the intervals are unreliable."""
     pairs = zip(each["student"], each["baseline"], strict=False)
     verdict = write_verdict(
         shown,
@@ -194,16 +194,16 @@ def conclude(
 
 
 def unhelpful(choice: Choice | None, teaching: Teaching | None) -> str:
-    """Say on what ground val took the labels alone, if it did."""
+    """Say why val chose the labels alone, if it did."""
     if choice is not None and choice.alpha == 0:
         return NOTHING_AHEAD
     if teaching is not None and teaching.chosen == "none":
-        return "the labels alone were ahead of their mean with the probe by more than one standard error"
+        return "the labels alone were better than the mean with the probe by more than one standard error"
     return ""
 
 
 def _record_teacher(work: Path, targets: Targets) -> None:
-    """Write the teacher's answers beside the student's: who looks at a run later has the run alone."""
+    """Write the teacher's answers beside the student's: a later reader may have the run without the cache."""
     parts = {split: targets.splits[split] for split in ("val", "test") if split in targets.splits}
     answers = {split: Predictions(part.key, part.label, part.teacher, part.patients) for split, part in parts.items()}
     write_predictions(work / folder.TEACHER, answers, targets.classes)

@@ -155,9 +155,9 @@ def _names(places: Sequence[Path]) -> list[str]:
 
 def _collect_run(place: Path, name: str) -> Recorded | Unseen:
     if not (place / folder.RUN).is_file():
-        inside = " It lies inside a run: give that one." if (place.parent / folder.RUN).is_file() else ""
+        inside = " It is inside a run: give that run." if (place.parent / folder.RUN).is_file() else ""
         raise StudentError(
-            f"'{place}' is no finished run; expected the folder that `medal train-student` made with --out.{inside}"
+            f"'{place}' is not a finished run; expected a folder that `medal train-student --out` made.{inside}"
         )
     try:
         description, metrics = (_read_object(place / file) for file in (folder.RUN, folder.METRICS))
@@ -171,8 +171,8 @@ def _collect_run(place: Path, name: str) -> Recorded | Unseen:
         return _read_run(place, name, description, metrics)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise StudentError(
-            f"'{place}' cannot be reported on: its files are not those that medal writes ({error!r:.200}). Ask for a "
-            "whole copy of the run."
+            f"'{place}' cannot be reported on: its files are not as medal writes them ({error!r:.200}). Ask for a "
+            "complete copy of the run."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The report of runs as one HTML page, from what they recorded; no image is looked at unasked."""
+"""The report of runs as one HTML page, from their recorded results; images are read only on request."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Page:
-    """A page and what stands on it.
+    """A page and what it contains.
 
     Attributes
     ----------
-    thumbnails : pictures of patients' images in it
-    missing : images that should have had a picture, and are not in the dataset
+    thumbnails : number of patients' images on it
+    missing : images that should have been shown but are not in the dataset
     """
 
     html: str
@@ -53,11 +53,11 @@ def build_page(
 
     Parameters
     ----------
-    images : a dataset whose images are shown where student and teacher disagree; None = no image is shown
+    images : dataset whose images are shown where student and teacher disagree; None = show no images
     options : how it is to be read
     cache : that the runs were trained with, for a map of the images; None = no map
-    heat : gives for a run's folder what draws an image and what its student saw there; None = the image alone
-    figures : folder that every chart is saved to as well, as vector files for papers; None = none
+    heat : maps a run's folder to a function that draws an image with its heat map; None = the image alone
+    figures : folder where every chart is also saved as vector files; None = do not save
 
     Raises
     ------
@@ -91,7 +91,7 @@ def build_page(
         title=f"Report of {runs[0].name}" if len(runs) == 1 else f"Report of {len(runs)} runs",
         sections=sections,
         unseen=unseen,
-        # The domains of one run have no image in common.
+        # The domains of one run share no images.
         together=describe_together(alone) if len(runs) > 1 else None,
         pictures=pictures,
         contents=_contents,
@@ -112,18 +112,18 @@ def _save_confusion(run: Recorded, path: Path) -> None:
 
 @contextmanager
 def _whole(name: str) -> Iterator[None]:
-    """Say in a sentence that a run, which may come from anybody, has something else in its files than medal writes."""
+    """Turn errors from unexpected file contents into one sentence: a run may come from anybody."""
     try:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise StudentError(
-            f"'{name}' cannot be reported on: its files are not those that medal writes ({error!r:.200}). Ask for a "
-            "whole copy of the run."
+            f"'{name}' cannot be reported on: its files are not as medal writes them ({error!r:.200}). Ask for a "
+            "complete copy of the run."
         ) from error
 
 
 def _contents(section: Section) -> list[tuple[str, str]]:
-    """Return the parts of a section that have something to show: the end of the anchor, and words."""
+    """Return the parts of a section that have content: the end of the anchor, and the title."""
     parts = [
         ("arms", "Against each other", section.forest),
         ("curves", "Curves", True),

@@ -1,4 +1,4 @@
-"""What a report says of one run: sentences, tables of text, and charts."""
+"""The report's section on one run: sentences, tables and charts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Chart", "Section", "describe_run", "draw_forest"]
 
-MOST_CLASSES = 20  # of which curves are drawn; more cannot be told apart, and make a page that no mail takes
+MOST_CLASSES = 20  # whose curves are drawn; with more, curves look alike and the page is too large for mail
 MOST_IMAGES = 12
 ERRORS_OF_EACH = 3
 _FEWEST_BINS, _IMAGES_OF_A_BIN = 4, 15
@@ -44,7 +44,7 @@ _FEWEST_BINS, _IMAGES_OF_A_BIN = 4, 15
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and what it shows in words, which stands below it."""
+    """A drawing and its caption."""
 
     drawing: Markup
     caption: str
@@ -52,7 +52,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """All that a report says of one run; what it has no data for is empty."""
+    """The report's content on one run; parts without data are empty."""
 
     run: Recorded
     anchor: str
@@ -79,11 +79,11 @@ class Section:
 
 
 def describe_run(run: Recorded, anchor: str, cache: Cache | None = None) -> Section:
-    """Compute and draw what a report says of one run.
+    """Compute and draw the section on one run.
 
     Parameters
     ----------
-    anchor : unlike that of any other run of the page; a word
+    anchor : one word, unique on the page
     cache : that it was trained with, for a map of its images; None = no map
     """
     units = find_units(run.rows.key, run.rows.group)
@@ -136,17 +136,19 @@ def _about(run: Recorded) -> str:
 def _notes(run: Recorded) -> list[str]:
     found = []
     if run.split == "val":
-        found.append("There is no test split: the figures are those on val, which also chose the epoch, and flatter.")
+        found.append(
+            "There is no test split. The figures are on val, which also chose the epoch, so they are optimistic."
+        )
     if run.rows.group is None:
-        found.append("Patients are not known to this run: intervals count images as independent.")
+        found.append("This run does not know patients: intervals treat images as independent.")
     if run.teacher is None:
         found.append(
-            "The run has no teacher.csv, as it was trained with an older medal: the teacher's curves and the images on "
+            "The run has no teacher.csv because an older medal trained it. The teacher's curves and the images on "
             "which it disagrees are left out."
         )
     absent = run.metrics[run.split].get("absent") or []
     if absent:
-        found.append(f"Left out of the mean AUROC, as {run.split} cannot define it: {', '.join(absent)}.")
+        found.append(f"Left out of the mean AUROC, because it is undefined on {run.split}: {', '.join(absent)}.")
     return found
 
 
@@ -170,7 +172,7 @@ def draw_forest(rows: Mapping[str, Difference], what: str, *, name: str, title: 
 
     Parameters
     ----------
-    rows : what a line is called → its difference
+    rows : name of a line → its difference
     """
     return Chart(draw_differences(rows, what=name_figure(what), name=name, title=title, description=caption), caption)
 
@@ -211,13 +213,12 @@ def _calibration(run: Recorded, anchor: str) -> Chart | None:
     before, after = (reliability(top.logits, top.label, run.task, temperature=value) for value in (1.0, temperature))
     if not len(before.count):
         return None
-    # The figure is of fifteen bins, as everywhere; points of four images each would show nothing but noise.
+    # The figure uses fifteen bins, as everywhere; points of four images each would only show noise.
     bins = max(_FEWEST_BINS, min(15, int(before.count.sum()) // _IMAGES_OF_A_BIN))
     caption = (
         f"Reliability on {run.split}: the expected calibration error is {write_number(before.error)} as trained and "
-        f"{write_number(after.error)} after division by the temperature {temperature:g}, fitted on {images} images "
-        f"of val{_after(calibration)}. Points below the diagonal: more sure than right. Drawn in {bins} bins of equal "
-        "mass."
+        f"{write_number(after.error)} after division by the temperature {temperature:g}, fitted on {images} images of "
+        f"val{_after(calibration)}. Points below the diagonal: overconfident. Drawn in {bins} bins of equal mass."
     )
     found = [
         (name, reliability(top.logits, top.label, run.task, temperature=value, bins=bins))

@@ -58,7 +58,7 @@ def _tabulate(runs: Sequence[Recorded]) -> Table:
 
 def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Chart]]:
     if len({run.split for run in runs}) > 1:
-        return None, ["The runs are not compared image by image: some have no test split."], []
+        return None, ["The runs are not compared image by image, because some have no test split."], []
     told: list[str] = []
     try:
         found = compare_runs([run.place for run in runs], runs[0].split, told.append)
@@ -74,13 +74,13 @@ def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Ch
         [f"{name} − {first}", *(write_difference(one.get(what)) for what in FIGURES)]
         for name, one in zip(names, found.differences, strict=True)
     ]
-    caption = f"Paired differences to '{first}' on {found.split}: {found.images} images that all runs share."
+    caption = f"Paired differences from '{first}' on {found.split}, over the {found.images} images that all runs share."
     table = Table(caption, ["difference", *FIGURE_NAMES], rows)
     charts = []
     for what in FIGURES[:2]:
         drawn = {name: one[what] for name, one in zip(names, found.differences, strict=True) if what in one}
         if drawn:
-            words = f"Difference in {found.split} {name_figure(what)} to '{first}', with 95 % intervals."
+            words = f"Difference in {found.split} {name_figure(what)} from '{first}', with 95 % intervals."
             title = f"Differences to {first} in {name_figure(what)}"
             name = f"together-forest-{what}"
             charts.append(draw_forest(drawn, what, name=name, title=title, caption=words))

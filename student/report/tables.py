@@ -66,7 +66,7 @@ def tabulate_figures(run: Recorded) -> Table:
                     cells = [write_figure(by, what) for what in columns]
                     rows.append([split, f"{name}, by patient", *cells, write_number(by.get("calibration_error"))])
     header = ["split", "model", *map(name_figure, columns), "calibration error"]
-    return Table("Figures with 95 % intervals. Brier score and calibration error: less is better.", header, rows)
+    return Table("Figures with 95 % intervals. Lower is better for Brier score and calibration error.", header, rows)
 
 
 def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:
@@ -176,4 +176,4 @@ def tabulate_settings(run: Recorded) -> Table:
         **description["versions"],
     }
     rows = [[name, str(value)] for name, value in shown.items()]
-    return Table("What the run was made with; all of it is in its run.json.", ["setting", "value"], rows)
+    return Table("Main settings; run.json has all of them.", ["setting", "value"], rows)

@@ -1,4 +1,4 @@
-"""What a report says of a run that left each domain out in turn: the means, and the domains beside each other."""
+"""The report's section on a run that held each domain out in turn: the means, and all domains side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEAN = "mean of domains"
 
 @dataclass(frozen=True, kw_only=True)
 class UnseenSection:
-    """All that a report says of the domains together; each of them has a section of its own."""
+    """The report's content on all domains together; each domain also has its own section."""
 
     name: str
     anchor: str
@@ -32,11 +32,11 @@ class UnseenSection:
 
 
 def describe_unseen(run: Unseen, anchor: str) -> UnseenSection:
-    """Compute and draw what a report says of the domains of a run.
+    """Compute and draw the section on the domains of a run.
 
     Parameters
     ----------
-    anchor : unlike that of any other section of the page; a word
+    anchor : one word, unique on the page
     """
     each: dict[str, Mapping[str, Any]] = {domain: part.metrics for domain, part in run.parts.items()}
     each[_MEAN] = run.metrics
@@ -60,7 +60,7 @@ def _tabulate_figures(each: Mapping[str, Mapping[str, Any]]) -> Table:
         if (found := read_figures(metrics, arm, "test"))
     ]
     header = ["held out", "model", "images", *FIGURE_NAMES]
-    caption = "Each domain as seen by models that were trained without it, with 95 % intervals."
+    caption = "Figures on each domain, of models trained without it, with 95 % intervals."
     return Table(caption, header, rows)
 
 

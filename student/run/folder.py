@@ -108,10 +108,10 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
         something that is no run, which is never touched.
     """
     if found.holds == "other":
-        raise StudentError(f"'{found.run}' holds something that is no run of medal; give another --out.")
+        raise StudentError(f"'{found.run}' is not a run of medal; give another --out.")
     if found.stranger:
         raise StudentError(
-            f"'{work_folder(found.run)}', where the run would be made, holds something else; give another --out."
+            f"'{work_folder(found.run)}', the work folder of the new run, holds something else; give another --out."
         )
     if found.holds == "run" and not overwrite and found.finished and grows(request, found.finished):
         return "reuse"  # all that is asked for is there, and perhaps more seeds or a baseline
@@ -120,13 +120,13 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
         # Who adds to a run has to be told which of its settings they have not given again.
         other = differences(_without_growth(found.finished), _without_growth(request)) if found.finished else []
         raise StudentError(
-            f"'{found.run}' holds a finished run{' that differs in ' if other else ''}{', '.join(other)}. Give another "
-            "--out, or --overwrite to replace it once the new one is finished; with its own settings, --baseline or "
-            "more --seeds add to it."
+            f"'{found.run}' holds a finished run{' that differs in ' if other else ''}{', '.join(other)}. Give "
+            "another --out, or --overwrite to replace it when the new one is finished. With the same settings, "
+            "--baseline or more --seeds add to it."
         )
     if found.holds == "run" and not _is_part(found.run):
         raise StudentError(
-            f"'{found.run}' holds a finished run and files that are not medal's, which "
+            f"'{found.run}' holds a finished run and files that medal did not write, which "
             f"{'--overwrite' if overwrite else 'adding to it'} would lose; move them away, or give another --out."
         )
     if found.working_on is None:
@@ -136,8 +136,8 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
     different = differences(found.working_on, request)
     if not overwrite:
         raise StudentError(
-            f"'{work_folder(found.run)}' holds an unfinished run that differs in {', '.join(different)}. "
-            "Give its settings again to resume it, another --out, or --overwrite to begin anew."
+            f"'{work_folder(found.run)}' holds an unfinished run that differs in {', '.join(different)}. Repeat its "
+            "settings to resume it, give another --out, or --overwrite to start again."
         )
     return "create"
 

@@ -60,8 +60,8 @@ def find_domains(targets: Targets, cache: Cache) -> tuple[HeldOut, ...]:
     if len(codes) < 2:
         known = f"only the domain '{targets.domains[codes[0]]}'" if len(codes) else "no domains"
         raise CacheMismatch(
-            f"--leave-one-domain-out needs images of two domains or more, and cache '{cache.path}' knows {known}; "
-            "nothing was trained. Make it from a table that has each image's in a column 'domain' (--domain-column)."
+            f"--leave-one-domain-out needs images of two domains or more, and cache '{cache.path}' has {known}; "
+            "nothing was trained. Make the cache from a table with a column 'domain' (--domain-column)."
         )
     found: list[HeldOut] = []
     for code in codes.tolist():
@@ -108,9 +108,9 @@ def _check(left: Targets, name: str, cache: Cache) -> None:
     if not len(val) or not len(train):
         where = "val" if len(train) else "train"
         raise CacheMismatch(
-            f"Without the domain '{name}' {where} has no image left in cache '{cache.path}', and "
-            "--leave-one-domain-out trains and chooses on the other domains alone; nothing was trained. Give "
-            f"{where} images of another domain."
+            f"Without the domain '{name}', cache '{cache.path}' has no image left in {where}, and "
+            "--leave-one-domain-out trains and chooses on the other domains only; nothing was trained. Put images of "
+            f"another domain into {where}."
         )
     rare = [
         (one, count)
@@ -120,8 +120,8 @@ def _check(left: Targets, name: str, cache: Cache) -> None:
     if rare:
         listed = ", ".join(f"'{one}' ({count})" for one, count in rare)
         raise CacheMismatch(
-            f"Without the domain '{name}' train of cache '{cache.path}' has too few images of {listed}; expected "
-            f"{_FEWEST} or more, nothing was trained. Leave such classes out: medal reprobe {cache.path} OTHER "
+            f"Without the domain '{name}', train of cache '{cache.path}' has too few images of {listed}; expected "
+            f"{_FEWEST} or more. Nothing was trained. Leave these classes out: medal reprobe {cache.path} OTHER "
             f"{exclude_flags([one for one, _ in rare])}, then train with OTHER."
         )
 

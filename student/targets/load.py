@@ -188,16 +188,16 @@ def load_targets(
     if dataset.task != cache.manifest.task:
         raise CacheMismatch(
             f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {cache.manifest.task}; nothing was "
-            "trained. Give the dataset, and the label columns, that the cache was made from."
+            "trained. Give the dataset and the label columns that the cache was made from."
         )
     joined, skipped = _join(cache, dataset)
     if len(joined.missing) and (on_missing == "refuse" or not joined.matched):
         raise CacheMismatch(_missing(cache, dataset, joined, spec))
     if labels is None and len(joined.disagree):
         raise CacheMismatch(
-            f"{len(joined.disagree)} of {len(dataset)} images have another label in dataset '{spec}' than in "
-            f"cache '{cache.path}', {dataset.images.describe(int(joined.disagree[0]))} for one; nothing was trained. "
-            "Say whose labels count: --labels cache or --labels dataset."
+            f"{len(joined.disagree)} of {len(dataset)} images have different labels in dataset '{spec}' and in cache "
+            f"'{cache.path}', for example {dataset.images.describe(int(joined.disagree[0]))}; nothing was trained. "
+            "Choose the labels to use: --labels cache or --labels dataset."
         )
     if features:
         _require_features(cache)
@@ -276,6 +276,6 @@ def _missing(cache: Cache, dataset: Dataset, joined: Join, spec: str) -> str:
         remedy += ", or give --on-missing drop to leave those images out"
     return (
         f"Cache '{cache.path}' was made from other images than dataset '{spec}': {joined.matched} of {len(dataset)} "
-        f"match, {len(joined.missing)} are not in the cache{f' (made with --limit {limit})' if limit else ''}, "
-        f"{dataset.images.describe(int(joined.missing[0]))} for one; nothing was trained. {remedy}."
+        f"match, {len(joined.missing)} are not in the cache{f' (made with --limit {limit})' if limit else ''}, for "
+        f"example {dataset.images.describe(int(joined.missing[0]))}; nothing was trained. {remedy}."
     )

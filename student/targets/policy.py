@@ -32,8 +32,8 @@ def choose_policy(cache: Cache, settings: StudentSettings) -> str:
     allowed = _declared(cache)
     if allowed is not None and not allowed.allows(policy_named(asked)):
         raise StudentError(
-            f"--augment {asked} may do what the policy '{declared}' of cache '{cache.path}' does not allow without "
-            f"changing a label; leave --augment out, or make a cache with --augment {asked}."
+            f"--augment {asked} allows transforms that may change a label by the policy '{declared}' of cache "
+            f"'{cache.path}'; leave --augment out, or make a cache with --augment {asked}."
         )
     return asked
 
@@ -58,6 +58,6 @@ def _check_stored(cache: Cache, settings: StudentSettings) -> None:
         )
     if settings.augment not in (None, views.get("policy")):
         raise StudentError(
-            "With --targets stored the student sees the cache's views and no others; leave --augment out, or train "
-            "with --targets canonical."
+            "With --targets stored the student only sees the views in the cache; leave --augment out, or train with "
+            "--targets canonical."
         )

@@ -57,10 +57,10 @@ def check_replay(
             advance(len(batch))
     if wrong:
         raise CacheMismatch(
-            f"{len(wrong)} of {len(rows)} images replay their stored views otherwise than the teacher saw them, "
-            f"{images.describe(int(part.row[wrong[0]]))} for one (off by {worst * 255:.1f} of 255 in the mean of a "
-            "quarter). This medal transforms images in another way than the one that made the cache: make the cache "
-            "anew, or train with --targets canonical."
+            f"{len(wrong)} of {len(rows)} images have other views here than the teacher saw, for example "
+            f"{images.describe(int(part.row[wrong[0]]))} (off by {worst * 255:.1f} of 255 in the mean of a quarter). "
+            "This version of medal transforms images differently from the one that made the cache: make the cache "
+            "again, or train with --targets canonical."
         )
     return len(rows)
 

@@ -49,9 +49,9 @@ def average_teachers(targets: Targets, also: Sequence[tuple[Cache, float]], keye
 def _check_keys(cache: Cache, keyed: str | None) -> None:
     if cache.manifest.key_check != keyed:
         raise CacheMismatch(
-            f"--also-cache '{cache.path}' and the first cache have keys that cannot be compared: they are keyed with "
-            "different secrets, or one of them with none. Make one anew with the other's --key-secret; with --from "
-            "features are taken over."
+            f"--also-cache '{cache.path}' and the first cache have keys that cannot be compared: they were made with "
+            "different secrets, or one of them without a secret. Make one again with the other's --key-secret; "
+            "--from reuses its features."
         )
 
 
@@ -59,8 +59,9 @@ def _check_classes(cache: Cache, targets: Targets) -> None:
     manifest = cache.manifest
     if manifest.task != targets.task or set(manifest.classes) != set(targets.classes):
         raise CacheMismatch(
-            f"--also-cache '{cache.path}' is {manifest.task} of {', '.join(manifest.classes)}; expected {targets.task} "
-            f"of {', '.join(targets.classes)}, as the first cache. Give a cache of the same labels."
+            f"--also-cache '{cache.path}' is {manifest.task} of {', '.join(manifest.classes)}; expected "
+            f"{targets.task} of {', '.join(targets.classes)}, as in the first cache. Give a cache with the same "
+            "labels."
         )
 
 
@@ -69,8 +70,8 @@ def _find_rows(cache: Cache, name: str, targets: Targets) -> npt.NDArray[np.int6
     rows = find_keys(targets.splits[name].key, key)
     if (rows < 0).any():
         raise CacheMismatch(
-            f"--also-cache '{cache.path}' lacks {int((rows < 0).sum())} of the {len(rows)} images that stand in "
-            f"'{name}'; nothing was trained. Give a cache of the same images in the same splits."
+            f"--also-cache '{cache.path}' lacks {int((rows < 0).sum())} of the {len(rows)} images in '{name}'; "
+            "nothing was trained. Give a cache of the same images in the same splits."
         )
     return rows
 
@@ -82,7 +83,7 @@ def _logits_like(
     views = part.logits.shape[1]
     if views > 1 and not np.array_equal(cache.read(name, "view")[rows], part.view):
         raise CacheMismatch(
-            f"--also-cache '{cache.path}' has other stored views of the images than the first cache; give one with the "
+            f"--also-cache '{cache.path}' stores other views of the images than the first cache; give one with the "
             "same --views, --augment and --seed, or train with --targets canonical."
         )
     order = [cache.manifest.classes.index(name) for name in classes]

@@ -82,15 +82,15 @@ class SoftTargets(Dataset[Any]):
             key = key if secret is None else secret.keys(key)
         if len(key) != len(dataset):
             raise DataError(
-                f"The dataset has {len(dataset)} items and {len(key)} contents were given; expected one an item, in "
-                "the dataset's order."
+                f"The dataset has {len(dataset)} items and {len(key)} contents were given; expected one for each "
+                "item, in the dataset's order."
             )
         row = find_keys(key, opened.read(split, "key"))
         missing = int((row < 0).sum())
         if missing and (on_missing == "refuse" or missing == len(row)):
             raise CacheMismatch(
-                f"{missing} of {len(row)} images are not in '{split}' of cache '{opened.path}'; give the images "
-                "that it was made from, byte for byte, or on_missing='drop' to leave out those it lacks."
+                f"{missing} of {len(row)} images are not in '{split}' of cache '{opened.path}'; give exactly the "
+                "images that it was made from, or on_missing='drop' to leave out the missing ones."
             )
         self.dataset = dataset
         self._named = f"'{split}' of cache '{opened.path}'"
@@ -118,7 +118,7 @@ def _content(
 ) -> npt.NDArray[np.uint8]:
     """Return the content keys, (N, 16) uint8."""
     if sum(given is not None for given in (files, arrays, keys)) != 1:
-        raise DataError("Expected exactly one of files, arrays and keys, which say what each image is.")
+        raise DataError("Expected exactly one of files, arrays and keys, by which images are found.")
     if keys is not None:
         return np.ascontiguousarray(keys, np.uint8).reshape(-1, 16)
     if arrays is not None:

@@ -52,9 +52,8 @@ def open_sources(
     cache = open_cache(cache_path)
     if cache.manifest.task == "multiclass" and cache.manifest.classes == UNLABELLED:
         raise CacheMismatch(
-            f"Cache '{cache.path}' was made with --unlabelled and knows no labels, so nothing can be learned from it "
-            "alone; give it beside one that has: medal train-student CACHE DATASET --out RUN --unlabelled "
-            f"{cache.path} {spec}"
+            f"Cache '{cache.path}' was made with --unlabelled and has no labels, so it cannot be used alone; add it "
+            f"to a cache with labels: medal train-student CACHE DATASET --out RUN --unlabelled {cache.path} {spec}"
         )
     options = recorded_options(options, cache.manifest, spec)
     return Sources(

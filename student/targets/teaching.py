@@ -115,8 +115,8 @@ def _settle_teacher(settings: StudentSettings, targets: Targets) -> StudentSetti
     label = targets.splits["train"].label
     if settings.teach == "ensemble" and not lacks_labels(label, 1.0):
         raise StudentError(
-            "--teach ensemble averages the probe and the student of the labels alone for images without a label, and "
-            "all images of train have one; leave it out, or add images with --unlabelled."
+            "--teach ensemble is for images without a label, and all images of train have one; leave it out, or add "
+            "images with --unlabelled."
         )
     chosen = isinstance(settings.alpha, str) or not np.any(settings.soft_weight)
     if settings.teach == "auto" and (chosen or not lacks_labels(label, _FEW)):

@@ -159,13 +159,13 @@ def _check(other: Cache, cache: Cache, *, stored: bool) -> None:
     if different:
         raise CacheMismatch(
             f"--unlabelled '{other.path}' does not fit the first cache '{cache.path}': they differ in "
-            f"{', '.join(different)}; nothing was trained. Make it by the same teacher and settings: medal "
+            f"{', '.join(different)}; nothing was trained. Make it with the same teacher and settings: medal "
             "cache-teacher DATASET OUT --unlabelled."
         )
     if not theirs.size.features_kept:
         raise CacheMismatch(
-            f"--unlabelled '{other.path}' was made with --no-features, and the first cache's probe acts on features; "
-            "make it anew without that option."
+            f"--unlabelled '{other.path}' was made with --no-features, and the first cache's probe needs its "
+            "features; make it again without that option."
         )
 
 
@@ -186,10 +186,10 @@ def _find_rows(one: Beside, on_missing: str) -> npt.NDArray[np.int64]:
     rows = find_keys(one.cache.read("train", "key"), key)
     if missing.any() and (on_missing == "refuse" or not (rows >= 0).any()):
         raise CacheMismatch(
-            f"--unlabelled '{one.cache.path}' was made from other images than '{one.spec}': {int((~missing).sum())} of "
-            f"{len(key)} match, {one.dataset.images.describe(int(np.flatnonzero(missing)[0]))} for one is not in it; "
-            f"nothing was trained. Make a cache of them: medal cache-teacher {one.spec} OUT --unlabelled, or give "
-            "--on-missing drop to leave those images out."
+            f"--unlabelled '{one.cache.path}' was made from other images than '{one.spec}': {int((~missing).sum())} "
+            f"of {len(key)} match, and {one.dataset.images.describe(int(np.flatnonzero(missing)[0]))}, for example, "
+            f"is not in it; nothing was trained. Make a cache of them: medal cache-teacher {one.spec} OUT "
+            "--unlabelled, or give --on-missing drop to leave those images out."
         )
     return rows
 

@@ -30,8 +30,8 @@ def check_imbalance(settings: StudentSettings, task: Task) -> None:
     ):
         if asked:
             raise StudentError(
-                f"{option} is for classes that exclude each other, and the cache has several labels an image; give "
-                "--class-weight balanced, which weighs each label's 0 and 1."
+                f"{option} needs classes that exclude each other, and this cache has several labels per image; give "
+                "--class-weight balanced, which weights 0 and 1 of each label."
             )
 
 

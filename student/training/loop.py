@@ -171,8 +171,8 @@ def _train_epoch(
     mean = float(total) / len(part)
     if not math.isfinite(mean):
         raise StudentError(
-            f"The training loss became {mean} in epoch {epoch + 1}; nothing was kept of it. "
-            f"Give a smaller --lr than {settings.peak_rate:g}, or --precision fp32."
+            f"The training loss became {mean} in epoch {epoch + 1}; that epoch was not kept. Give a smaller --lr than "
+            f"{settings.peak_rate:g}, or --precision fp32."
         )
     return mean
 

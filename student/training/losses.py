@@ -114,8 +114,8 @@ def parse_terms(words: str) -> dict[str, float]:
             value = math.nan
         if not 0 < value < math.inf or name in terms:
             raise StudentError(
-                f"--loss '{words}' is no sum of losses; expected each name once, with a positive weight before it if "
-                "any, as in kd+0.5*feature."
+                f"--loss '{words}' is not a sum of losses; expected each name once, with a positive weight before it "
+                "or none, as in kd+0.5*feature."
             )
         terms[name] = value
     return terms
@@ -130,8 +130,8 @@ def check_terms(terms: Mapping[str, float], task: Task) -> None:
     """
     if task == "multilabel" and "dkd" in terms:
         raise StudentError(
-            "--loss dkd sets the right class apart from all others, and where labels are judged one by one there are "
-            "no others; give --loss kd, which is all of it there."
+            "--loss dkd separates the true class from the others, which does not exist with several labels per "
+            "image; give --loss kd."
         )
 
 

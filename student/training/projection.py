@@ -32,8 +32,8 @@ class Projection(nn.Module):
         found = [getattr(classifier, name) for kind, name in sizes.items() if isinstance(classifier, kind)]
         if not isinstance(classifier, nn.Module) or not found:
             raise StudentError(
-                f"--loss feature needs a student that ends in one linear classifier, and this one ends in "
-                f"{type(classifier).__name__}; give another --student, or --loss kd."
+                "--loss feature needs a student that ends in one linear layer; this one ends in "
+                f"{type(classifier).__name__}. Give another --student, or --loss kd."
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -56,7 +56,7 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], report: T
     # Trackers raise whatever their own layers do: no network, no login, a full disk.
     except Exception as error:
         raise StudentError(
-            f"The tracker '{name}' could not be started: {first_line(error)}. Mend that, or leave --track out: "
+            f"The tracker '{name}' could not be started: {first_line(error)}. Fix that, or leave --track out: "
             "history.csv is written in any case."
         ) from error
     failed = False
@@ -69,7 +69,7 @@ def tracking(name: str | None, run: Path, settings: Mapping[str, Any], report: T
             tracker.log({key: value for key, value in row.items() if key != "epoch"}, step=int(row["epoch"]))
         except Exception as error:  # noqa: BLE001 - as above
             failed = True
-            report(Alert(f"the tracker '{name}' failed and is given up: {first_line(error)}"))
+            report(Alert(f"the tracker '{name}' failed and is not used any more: {first_line(error)}"))
 
     try:
         yield track

@@ -70,8 +70,8 @@ def open_for(trained: Trained, spec: str, options: DatasetOptions) -> Dataset:
         raise DataError(str(error).replace("of the cache", "of the run")) from error
     if dataset.task != trained.task:
         raise DataError(
-            f"Dataset '{spec}' is {dataset.task} and the run '{trained.run}' is {trained.task}; name the label columns "
-            "that it was trained with."
+            f"Dataset '{spec}' is {dataset.task} and the run '{trained.run}' is {trained.task}; give the label "
+            "columns that it was trained with."
         )
     return dataset
 
@@ -211,15 +211,15 @@ def _warnings(
     found = []
     if chosen.seen:
         found.append(
-            f"{chosen.seen} of {len(chosen.rows)} images are in val of the run, which chose its epoch and temperature: "
-            "the figures flatter the student"
+            f"{chosen.seen} of {len(chosen.rows)} images are in val of the run, which chose its epoch and "
+            "temperature: the figures are optimistic"
         )
     trained_on: Mapping[str, Any] = trained.description.get("cache", {})
     if chosen.split in ("train", ALL) and trained_on.get("dataset") == dataset.name:
-        found.append(f"'{dataset.name}' is what the student was trained on: these figures say how well it remembers")
+        found.append(f"the student was trained on '{dataset.name}': these figures only show how well it remembers")
     labelled = int(known(label, trained.task).reshape(len(label), -1).any(1).sum())
     if labelled < len(label):
-        found.append(f"{len(label) - labelled} of {len(label)} images have no label and count for nothing")
+        found.append(f"{len(label) - labelled} of {len(label)} images have no label and are not counted")
     if trained.temperature.images and trained.temperature.warning:
         found.append(trained.temperature.warning)
     if said := caution(rests_on(label, trained.task, units)):

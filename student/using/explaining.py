@@ -88,7 +88,7 @@ def heat_layer(model: nn.Module, pixels: Tensor) -> nn.Module:
             handle.remove()
     if not seen:
         raise StudentError(
-            f"'{type(model).__name__}' has no maps that a heat map could be made of; expected a convolutional student."
+            f"'{type(model).__name__}' has no feature maps to make a heat map from; expected a convolutional student."
         )
     enough = min(_CELLS, max(cells for _, cells in seen))
     return [module for module, cells in seen if cells >= enough][-1]

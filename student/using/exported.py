@@ -191,8 +191,8 @@ def compare(model: Classifier, run: Run, pixels: Pixels, trained: Trained, form:
     difference = float(np.abs(found - expected).max())
     if not np.allclose(found, expected, rtol=_RTOL, atol=_ATOL):
         raise StudentError(
-            f"The {form} file of '{trained.run}' gives other logits than the student: up to {difference:.2g} on "
-            f"{len(pixels)} images, at most {_ATOL:g} expected; it was not kept. Try the other --format."
+            f"The {form} file of '{trained.run}' gives different logits from the student: up to {difference:.2g} "
+            f"apart on {len(pixels)} images, expected at most {_ATOL:g}; it was not kept. Try the other --format."
         )
     return difference
 

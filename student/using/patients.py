@@ -43,8 +43,8 @@ def name_patients(listing: Listing, pattern: str | None) -> dict[Place, str]:
         names = list(listing.names)
     else:
         raise DataError(
-            "It is not known which images are of one patient: they are no DICOM files with a PatientID, and none has "
-            r"several frames; give --group-pattern, for instance --group-pattern '([^/]+)/[^/]+$' for a folder each."
+            "It is not known which images belong to one patient: there is no DICOM PatientID, and no file with several "
+            r"frames; give --group-pattern, for instance --group-pattern '([^/]+)/[^/]+$' if each patient has a folder."
         )
     # An image of nobody stands for itself.
     each = [names[file] or listing.names[file] for file in listing.place.tolist()]

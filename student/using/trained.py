@@ -128,8 +128,8 @@ def open_run(run: Path, device: str = "auto") -> Trained:
         task, outputs = description["task"], config["num_classes"]
     except (KeyError, TypeError, IndexError, TeacherError) as error:
         raise StudentError(
-            f"'{run}' cannot be used: its {folder.RUN} and {CONFIG} are not those that medal writes ({error!r:.200}). "
-            "Train it again, or ask for a whole copy."
+            f"'{run}' cannot be used: its {folder.RUN} and {CONFIG} are not as medal writes them ({error!r:.200}). "
+            "Train it again, or ask for a complete copy."
         ) from error
     if task not in get_args(Task) or outputs != len(classes):
         raise StudentError(
@@ -176,8 +176,8 @@ def describe(run: Path) -> dict[str, Any]:
     if place.parent == run.absolute() and isinstance(parts, dict) and parts:
         one = next((str(part["folder"]) for part in parts.values() if isinstance(part, dict) and "folder" in part), "")
         raise StudentError(
-            f"'{run}' has no student of its own but one for each of {len(parts)} domains that were held out; give one "
-            f"of its folders, for instance '{run / one}'."
+            f"'{run}' has one student for each of {len(parts)} domains held out; give one of its folders, for "
+            f"instance '{run / one}'."
         )
     missing = [name for name in (CONFIG, WEIGHTS, folder.PREDICTIONS) if not (run / name).is_file()]
     if missing:
@@ -192,11 +192,8 @@ def describe(run: Path) -> dict[str, Any]:
 def _unfinished(run: Path) -> str:
     work = folder.work_folder(run)
     if work.is_dir():
-        return (
-            f"'{run}' is not finished yet, '{work}' holds what there is of it; go on with the same train-student "
-            "command first."
-        )
-    there = "is no finished run of medal" if run.exists() else "is not there"
+        return f"'{run}' is not finished yet (its work is in '{work}'); finish it with the same train-student command."
+    there = "is not a finished run of medal" if run.exists() else "is not there"
     return f"'{run}' {there}; expected the folder that train-student made with --out, or one of a member in it."
 
 
