@@ -56,7 +56,7 @@ def _find_command(name: str) -> click.Command:
 
 
 class Stopped(KeyboardInterrupt):
-    """A scheduler's or a closed terminal's way of pressing Ctrl-C; its text is the signal's name."""
+    """A signal of a scheduler or a closed terminal that stops a command like Ctrl-C; its text is the signal's name."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -96,9 +96,9 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            # Those commands that keep something say so themselves.
+            # Commands that keep finished work say so in their own message.
             how = str(error) or "Ctrl-C"
-            raise MedalError(f"Stopped by {how}; run the same command again to go on, or to begin anew.") from error
+            raise MedalError(f"Stopped by {how}; run the same command again to continue or to start again.") from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         with formatter.section("Commands"):
@@ -146,7 +146,7 @@ _STOPPING = ("SIGTERM", "SIGHUP", "SIGUSR1")
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
-    # Schedulers repeat themselves; the first time is enough, and what is finished has to be written down in peace.
+    # Schedulers repeat the signal. After the first, it is ignored, so that finished work can be written.
     for name in _STOPPING:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -154,10 +154,10 @@ def _stop(number: int, _frame: object) -> NoReturn:
 
 
 def _take_signals() -> None:
-    """Let what schedulers and closed terminals send stop a command as cleanly as Ctrl-C does."""
+    """Make signals of schedulers and closed terminals stop a command as cleanly as Ctrl-C."""
     for name in _STOPPING:
         number = getattr(signal, name, None)
-        # Whoever had it ignored (nohup) wants to go on.
+        # If the signal was ignored before (nohup), the command should go on.
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _stop)
 
@@ -190,8 +190,8 @@ def main() -> NoReturn:
             note(str(error), "error")
         sys.exit(_status(error))
     except OSError as error:
-        # A full disk or a folder that may not be written is the user's to mend; a stack trace would not help them.
+        # The user can fix a full disk or a folder without write permission; a stack trace would not help.
         place = f" '{error.filename}'" if error.filename else ""
-        note(f"{error.strerror or error}{place}; mend that and run the same command again.", "error")
+        note(f"{error.strerror or error}{place}; fix that and run the same command again.", "error")
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

@@ -13,7 +13,7 @@ from .reader import Cache, open_cache
 
 __all__ = ["convert"]
 
-_BUSY = "wait until that is done, or give another OUT"
+_BUSY = "wait until it is finished, or give another OUT"
 
 
 def convert(source: Cache, target: Path, *, overwrite: bool = False) -> Cache:

@@ -23,7 +23,11 @@ def describe(manifest: Manifest) -> dict[str, str]:
         f"{manifest.teacher.get('precision_used')}",
         "images": f"{manifest.preprocessing.get('image_size')} px, {manifest.preprocessing.get('resize')}",
         **({"left out": f"{skipped} images that cannot be used"} if (skipped := manifest.skipped.images) else {}),
-        **({"contrast": "hardly any: the images are nearly one grey"} if manifest.dataset.get("contrast") else {}),
+        **(
+            {"contrast": ("almost none: the images are nearly one shade of grey")}
+            if manifest.dataset.get("contrast")
+            else {}
+        ),
         **({"keys": "keyed with a lab's secret"} if manifest.key_check else {}),
         "features": "kept" if manifest.size.features_kept else "not kept",
         **{f"probe on {split}": _figures(probe[split]) for split in manifest.rows if split in probe},

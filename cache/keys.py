@@ -78,9 +78,9 @@ class KeySecret:
             raise DataError(f"The secret '{path}' cannot be read: {error.strerror or error}.") from error
         if not _LEAST_SECRET <= len(secret.strip()) <= len(secret) <= _MOST_SECRET:
             raise DataError(
-                f"'{path}' is no secret for --key-secret: expected {_LEAST_SECRET} to {_MOST_SECRET} bytes drawn at "
-                f"random, got {'more' if len(secret) > _MOST_SECRET else len(secret.strip())}; make one with: "
-                "openssl rand -hex 32 > FILE"
+                f"'{path}' is not a secret for --key-secret: expected {_LEAST_SECRET} to {_MOST_SECRET} random bytes, "
+                f"got {'more' if len(secret) > _MOST_SECRET else len(secret.strip())}; make one with: openssl rand "
+                "-hex 32 > FILE"
             )
         key = blake2b(secret.strip(), person=b"medal:key-secret").digest()
         return cls(blake2b(_CHECKED, key=key, digest_size=_CHECK_BYTES).hexdigest(), key)
@@ -111,12 +111,12 @@ def match_secret(secret: KeySecret | None, check: str | None, what: str) -> KeyS
         return None
     if secret is None:
         raise CacheMismatch(
-            f"The keys of {what} are keyed with a lab's secret, without which no image is found in it; name the file "
-            "that holds it: --key-secret FILE (or MEDAL_KEY_SECRET)."
+            f"The keys of {what} were made with a lab's secret, which is needed to find images in it; give the file "
+            "with the secret: --key-secret FILE (or MEDAL_KEY_SECRET)."
         )
     if secret.check != check:
         raise CacheMismatch(
-            f"The keys of {what} are keyed with another secret than that of --key-secret (check {secret.check[:8]}…, "
+            f"The keys of {what} were made with another secret than that of --key-secret (check {secret.check[:8]}…, "
             f"expected {check[:8]}…); give the file that it was made with."
         )
     return secret

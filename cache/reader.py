@@ -128,8 +128,8 @@ class Cache:
         array = rows[0 : rows.shape[0]]
         if array_sha256(array) != self.manifest.sha256[path]:
             raise CacheCorrupt(
-                f"Cache '{self.path}' is damaged: array '{path}' does not have its sealed SHA-256. "
-                "Get it again from whoever made it, or make it anew."
+                f"Cache '{self.path}' is damaged: array '{path}' does not have its sealed SHA-256. Get a new copy, or "
+                "make it again."
             )
         for problem in value_problems(self.manifest, path, array):
             raise CacheCorrupt(f"Cache '{self.path}': {problem}")
@@ -159,9 +159,9 @@ def open_cache(path: str | PathLike[str]) -> Cache:
         if not (work / _WORK_RECORD).is_file():
             raise
         raise CacheNotFound(
-            f"There is no cache at '{place}' yet: stage one has not finished it, what is done is kept in '{work}'. "
-            f"Go on with the command that began it: medal cache-teacher DATASET {shlex.quote(str(place))}, and the "
-            "options that it had."
+            f"There is no cache at '{place}' yet: stage one has not finished it. Finished work is in '{work}'. "
+            f"Continue with the same command: medal cache-teacher DATASET {shlex.quote(str(place))}, and the options "
+            "that it had."
         ) from error
     try:
         seal = parse_seal(seal_bytes)
@@ -177,17 +177,17 @@ def _refuse_other(place: Path) -> None:
         return
     if (place / _RUN_RECORD).is_file():
         raise CacheError(
-            f"'{place}' is a run of `medal train-student`, no cache; its figures are in '{place / 'metrics.json'}', "
-            f"and '{place / _RUN_RECORD}' says which cache it was trained on."
+            f"'{place}' is a run of `medal train-student`, not a cache; its figures are in "
+            f"'{place / 'metrics.json'}', and '{place / _RUN_RECORD}' says which cache it was trained on."
         )
     if place.suffix == _WORK and (place / _WORK_RECORD).is_file():
         raise CacheError(
-            f"'{place}' is unfinished work of stage one, no cache. Go on with the `medal cache-teacher` command whose "
-            f"OUT is '{place.with_suffix('')}'."
+            f"'{place}' is unfinished work of stage one, not a cache. Continue with the `medal cache-teacher` command "
+            f"whose OUT is '{place.with_suffix('')}'."
         )
     if place.suffix.lower() in (".hdf5", ".hdf", ".he5"):
         form_of(place)
     raise CacheError(
-        f"'{place}' is no cache: the name of a cache ends in {' or '.join(SUFFIXES)}. Where a command takes CACHE and "
+        f"'{place}' is not a cache: the name of a cache ends in {' or '.join(SUFFIXES)}. In commands with CACHE and "
         "DATASET, the cache comes first."
     )

@@ -111,7 +111,7 @@ def test_pairs_stand_side_by_side_where_somebody_asks_for_images(medal, shell, p
     assert len(set(found)) > 1
     refused = shell("audit", cache, dataset, "--with-images")
     assert refused.returncode == 2
-    assert "--with-images is about the page of --html" in refused.stderr
+    assert "--with-images needs --html FILE" in refused.stderr
 
 
 def test_files_that_are_there_are_not_replaced_unasked(medal, planted, tmp_path):

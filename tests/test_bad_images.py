@@ -89,7 +89,7 @@ def test_what_is_left_out_is_declared(scans, request_, medal, tmp_path, capsys):
     again = medal("cache-teacher", folder, out, *request_)
     assert (again["action"], again["computed"], again["skipped"]) == ("reuse", 0, BAD)
     assert again["cache_id"] == made["cache_id"]
-    assert f"{BAD} images that could not be read were left out" in capsys.readouterr().err
+    assert f"{BAD} images were left out because they could not be read" in capsys.readouterr().err
 
 
 def test_the_rows_that_are_left_are_those_of_a_set_without_the_bad_ones(scans, request_, medal, tmp_path):

@@ -198,7 +198,7 @@ def test_consolidated_metadata_that_says_something_else_is_reported(member, fiel
     raw["consolidated_metadata"]["metadata"][member][field] = value
     (path / "zarr.json").write_text(json.dumps(raw))
     (problem,) = verify_path(path)
-    assert f"'{member}' something else than stands there; consolidate it again" in problem
+    assert f"'{member}' differently from its own metadata; consolidate again" in problem
     raw["consolidated_metadata"]["metadata"] = {"../other": {}, "extra": {}}
     (path / "zarr.json").write_text(json.dumps(raw))
     assert len(verify_path(path)) == 2

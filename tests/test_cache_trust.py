@@ -92,8 +92,8 @@ def test_a_home_that_cannot_be_written_is_no_error(home):
     ("script", "kind", "sentence"),
     [
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", CacheCorrupt, r"libhdf5 crashed on it.*signal 11"),
-        ("while True: pass", CacheCorrupt, r"not done with it after 1 s"),
-        ("print('x' * 10_000_000)", CacheCorrupt, r"not done with it after 1 s"),
+        ("while True: pass", CacheCorrupt, r"did not finish reading it within 1 s"),
+        ("print('x' * 10_000_000)", CacheCorrupt, r"did not finish reading it within 1 s"),
         ("import sys; print('a' * 9000 + chr(27)); sys.exit(3)", CacheCorrupt, r"opened: a{4096}\."),
         ("import no_such_library", CacheError, r"the inspecting process ended with 1"),
     ],

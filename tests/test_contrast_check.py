@@ -86,7 +86,7 @@ def test_views_of_next_to_nothing_are_refused_before_the_teacher_runs(scans, tin
     made, told = ask(folder, tmp_path / "x.zarr", tiny, allow_low_contrast=True)
     recorded = made.cache.manifest.dataset["contrast"]
     assert (recorded["looked_at"], recorded["flat"]) == (62, 62)
-    assert any("nearly as one grey" in sentence for sentence in told)
+    assert any("nearly one shade of grey" in sentence for sentence in told)
     check_private(open_cache(tmp_path / "x.zarr").manifest)
 
 
@@ -127,7 +127,7 @@ def test_images_that_are_all_transparent_are_refused(tmp_path):
         Image.fromarray(np.dstack([grey, grey, grey, np.zeros_like(grey)])).save(place)
     asked = DatasetOptions()
     made = arrange(open_dataset(tmp_path), CacheSettings(), asked)
-    with pytest.raises(DataError, match=r"28 of the 28 images looked at are of one value throughout, .*transparent"):
+    with pytest.raises(DataError, match=r"28 of the 28 images looked at have one value everywhere, .*transparent"):
         check_views(made.dataset, made.rows, CacheSettings())
     assert check_views(made.dataset, made.rows, CacheSettings(allow_low_contrast=True)).contrast == {
         "looked_at": 28,

@@ -64,8 +64,11 @@ def test_the_demo_does_what_it_shows(places, tiny, shell):
     [
         ("[cache-teach]\n", "has the table 'cache-teach'; expected a table named as a command, perhaps"),
         ("store = 1\n", "has the value outside of a table 'store'; expected a table named as a command, one of"),
-        ("[show\n", "is no TOML file: "),
-        ("[cache-teacher]\nyes = true\n", "has 'yes' in the table of 'cache-teacher'; such a file cannot decide"),
+        ("[show\n", "is not a TOML file: "),
+        (
+            "[cache-teacher]\nyes = true\n",
+            ("has 'yes' in the table of 'cache-teacher'; this option is not allowed in a file"),
+        ),
         ("[cache-teacher]\nimage_size = 3\n", "has 'image_size' in the table of 'cache-teacher', which has no such"),
     ],
 )
@@ -84,9 +87,9 @@ def test_what_only_a_person_may_say(places, shell, monkeypatch):
     (project / "medal.toml").write_text("[clean]\nremove = true\n")
     refused = shell("clean", cwd=project, env=env)
     assert refused.returncode == 1
-    assert "has 'remove' in the table of 'clean'; such a file cannot decide" in refused.stderr
+    assert "has 'remove' in the table of 'clean'; this option is not allowed in a file" in refused.stderr
     (project / "medal.toml").write_text("[pull]\nsigners = 'theirs'\n")
-    assert "such a file cannot decide" in shell("pull", "x", "y", cwd=project, env=env).stderr
+    assert "this option is not allowed in a file" in shell("pull", "x", "y", cwd=project, env=env).stderr
     monkeypatch.setenv("MEDAL_PUSH_YES", "1")
     monkeypatch.setenv("MEDAL_VERSION", "0.3")
     parent = click.Context(group, info_name="medal")

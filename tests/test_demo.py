@@ -62,7 +62,7 @@ class TestPlan:
         recovered = tmp_path / "home/teachers" / RECOVERED_NAME
         guess = shell("demo", "--dry-run", cwd=tmp_path, env=no_network)
         assert f"--teacher {recovered}" in guess.stdout
-        assert "where that cannot be reached either" in guess.stderr
+        assert "if that fails too" in guess.stderr
         recovered.mkdir(parents=True)
         (recovered / WEIGHTS).touch()
         sure = shell("demo", "--dry-run", cwd=tmp_path, env=no_network)
@@ -174,7 +174,7 @@ class TestCommand:
             assert seen == [(name, bool(more)) for name in commands]
             assert ("trains it again" in done.output) == (not more)
         # What `cache-teacher --overwrite` does with an equal cache is to reuse it.
-        assert "one that fits is kept" in " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
+        assert "a cache with the same settings is kept" in " ".join(CliRunner().invoke(demo, ["--help"]).output.split())
 
     @pytest.mark.slow
     def test_a_real_teacher_teaches(self, medal, tmp_path, real_teacher):

@@ -65,10 +65,10 @@ def test_it_reads_images_as_stage_one_will(terminal, tiny, tmp_path, teacher):
     asked = terminal("doctor", tmp_path / "dark", *words)
     assert asked.returncode == 1
     assert "span fewer than 24 of 255 greys" in asked.stdout
-    assert "They have 8 bits, of which 0 is black and 255 white: use --intensity minmax" in asked.stdout
+    assert "They have 8 bits, with 0 as black and 255 as white: use --intensity minmax" in asked.stdout
     assert "class      benign" in asked.stdout
 
 
 def test_a_page_without_a_dataset_is_refused(terminal, tmp_path):
     asked = terminal("doctor", "--html", tmp_path / "page.html")
-    assert (asked.returncode, "--html is about a DATASET; name one." in asked.stderr) == (2, True)
+    assert (asked.returncode, "--html needs a DATASET." in asked.stderr) == (2, True)

@@ -106,7 +106,7 @@ def stop_and_go_on(disk, out, ballast, drawn, tiny, shell):
     assert "Traceback" not in stopped.stderr
     told = stopped.stderr.splitlines()[-1]
     assert "No space left on device" in told
-    assert f"of 630 images are done and kept in '{work_path(out)}'" in told
+    assert f"of 630 images are finished and kept in '{work_path(out)}'" in told
     assert f"Go on with: medal cache-teacher phantom {out}" in told
     assert not out.exists()
     ballast.unlink()
@@ -169,7 +169,7 @@ def test_training_on_a_full_disk_says_so_and_goes_on(disk, drawn, shell):
     stopped = shell(*words)
     assert stopped.returncode == 1
     assert "No space left on device" in stopped.stderr
-    assert stopped.stderr.endswith("; mend that and run the same command again.\n")
+    assert stopped.stderr.endswith("; fix that and run the same command again.\n")
     assert "Traceback" not in stopped.stderr
     assert not run.exists()
     ballast.unlink()

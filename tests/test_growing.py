@@ -58,7 +58,7 @@ def test_a_grown_dataset_costs_its_new_images(
     assert list(tmp_path.iterdir()) == [out]
     assert open_cache(out).manifest.raw["taken_over"][0]["content_digest"] == open_cache(before).content_digest
     assert medal("cache-teacher", small_npz, out, *small_request)["action"] == "reuse"
-    with pytest.raises(CacheMismatch, match="holds a cache of something else"):
+    with pytest.raises(CacheMismatch, match="holds a different cache"):
         medal("cache-teacher", part, out, *small_request)
 
 

@@ -59,5 +59,5 @@ def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(terminal, tmp_pa
 
 def test_the_machine_is_looked_at(terminal, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "lab")
-    assert "for a cluster, as Slurm is here" in terminal("init", cwd=tmp_path).stdout
+    assert "for a cluster, because Slurm is here" in terminal("init", cwd=tmp_path).stdout
     assert tomllib.loads((tmp_path / "medal.toml").read_text())["cache-teacher"]["on-bad-image"] == "skip"

@@ -13,8 +13,8 @@ from medal.cache.reader import open_cache
 from medal.pipeline.datasets.opening import open_dataset
 
 WRONG, MISSING = (
-    r"are keyed with another secret than that of --key-secret",
-    r"name the file that holds it: --key-secret",
+    r"were made with another secret than that of --key-secret",
+    r"give the file with the secret: --key-secret",
 )
 QUICK = ("--student", "test_resnet", "--epochs", 1, "--image-size", 32)
 
@@ -139,7 +139,7 @@ def test_only_its_owner_may_name_a_secret_in_a_file(lab, shell, small_npz, tmp_p
     # A folder from somebody else would key with what they know.
     (project / "medal.toml").write_text(f"[show]\nkey-secret = '{other}'\n")
     refused = shell("show", folder / "keyed.zarr", small_npz, cwd=project, env=env)
-    assert (refused.returncode, "such a file cannot decide" in refused.stderr) == (1, True)
+    assert (refused.returncode, "this option is not allowed in a file" in refused.stderr) == (1, True)
 
 
 def test_neither_the_secret_nor_its_path_is_written_anywhere(lab, medal, tmp_path):
@@ -177,7 +177,7 @@ def test_what_is_keyed_in_different_ways_is_not_mixed(lab, medal, small_npz, sma
     keyed, word = folder / "keyed.zarr", ("--key-secret", own)
     with pytest.raises(CacheMismatch, match="have keys that cannot be compared"):
         medal("train-student", keyed, small_npz, "--out", tmp_path / "run", *QUICK, *word, "--also-cache", small_cache)
-    with pytest.raises(CacheMismatch, match="holds a cache with keys keyed with a secret, and plain ones are asked"):
+    with pytest.raises(CacheMismatch, match="holds a cache with keys made with a secret, and plain ones are asked"):
         medal("cache-teacher", small_npz, keyed, *small_request)
     medal("train-student", small_cache, small_npz, "--out", tmp_path / "plain", *QUICK)
     with pytest.raises(StudentError, match="keyed with different secrets"):
@@ -200,7 +200,7 @@ def test_from_python(lab, small_npz):
 @pytest.mark.parametrize("content", [b"", b"lab2026\n", b" " * 40, b"x" * 31 + b"\n", b"x" * (1 << 17)])
 def test_what_can_be_guessed_is_no_secret(content, tmp_path):
     (tmp_path / "weak").write_bytes(content)
-    with pytest.raises(DataError, match=r"is no secret for --key-secret: expected 32 to 65536 bytes .* openssl rand"):
+    with pytest.raises(DataError, match=r"is not a secret for --key-secret: expected 32 to 65536 .* openssl rand"):
         KeySecret.read(tmp_path / "weak")
     with pytest.raises(DataError, match="cannot be read: No such file"):
         KeySecret.read(tmp_path / "nowhere")

@@ -74,7 +74,7 @@ def stranger(request, tmp_path):
 @pytest.mark.parametrize("wait", [True, False])
 def test_what_is_no_lock_of_medals_is_refused_and_stays(stranger, wait, tmp_path):
     before = stranger.lstat()
-    with pytest.raises(CacheError, match="is no lock of medal's; see whose it is and move it away") as refused:
+    with pytest.raises(CacheError, match="medal did not make it; find out whose it is and move it away") as refused:
         take(tmp_path / "x.zarr", wait=wait)
     assert not isinstance(refused.value, CacheBusy)
     assert str(stranger) in str(refused.value)
@@ -99,7 +99,7 @@ def test_what_is_written_in_time_is_no_stranger(tmp_path):
     path.touch()
     ahead = time.time() + 1000
     os.utime(path, (ahead, ahead))
-    with pytest.raises(CacheBusy, match="a process that has left no name yet"):
+    with pytest.raises(CacheBusy, match="a process that has not written its name yet"):
         take(tmp_path / "x.zarr", wait=False)
 
 
@@ -119,12 +119,12 @@ def test_a_holder_whose_lock_cannot_be_read_counts_as_living(mortal, tmp_path):
     path.chmod(0)
     said = run(READ, tmp_path / "x.zarr", begin=mortal)
     assert said.startswith("CacheBusy")
-    assert said.count("someone whose lock cannot be read (Permission denied)") == 2
+    assert said.count("a process whose lock cannot be read (Permission denied)") == 2
     old = time.time() - room.STALE_SECONDS - 5
     os.utime(path, (old, old))
     said = run(READ, tmp_path / "x.zarr", begin=mortal)
     assert said.startswith("CacheError")
-    assert "nobody has touched it for 60 s; have it removed" in said
+    assert "has not changed for 60 s; if its process has ended, remove it" in said
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -148,8 +148,8 @@ def test_unreadable_is_told_from_taken_over(mortal, tmp_path):
                     print(error)
     """
     unreadable, removed = run(code, tmp_path / "x.zarr", begin=mortal).splitlines()
-    assert "cannot be read any more (Permission denied); what is finished is kept" in unreadable
-    assert "is gone, removed by someone or with the disk it was on" in removed
+    assert "cannot be read any more (Permission denied); finished work is kept" in unreadable
+    assert "is gone: it was removed, or its disk was" in removed
     assert "taken over" not in unreadable + removed
 
 
@@ -221,4 +221,4 @@ def test_convert_names_no_option_that_it_has_not(tmp_path):
     shutil.copytree(Path(__file__).parent / "golden/format1.zarr", tmp_path / "x.zarr")
     with locked(tmp_path / "y.h5", wait=False, tell=print), pytest.raises(CacheBusy) as busy:
         convert_path(str(tmp_path / "x.zarr"), str(tmp_path / "y.h5"))
-    assert str(busy.value).endswith("; wait until that is done, or give another OUT.")
+    assert str(busy.value).endswith("; wait until it is finished, or give another OUT.")

@@ -76,7 +76,9 @@ def test_a_copy_is_the_nearest_neighbour(pictures, medal, terminal):
     assert said.count("\n") == 11
 
 
-@pytest.mark.parametrize(("image", "told"), [("nothing.png", "has none"), ("4.png", "3 images of 'set' are called so")])
+@pytest.mark.parametrize(
+    ("image", "told"), [("nothing.png", "has none"), ("4.png", ("3 images of 'set' have this name"))]
+)
 def test_an_image_that_is_not_one_is_refused(pictures, medal, image, told):
     with pytest.raises(DataError, match=told):
         medal("neighbours", pictures / "set.zarr", pictures / "set", image)

@@ -100,7 +100,7 @@ def test_what_cannot_be_cleared_away_is_a_warning(tmp_path):
     assert json.loads((target / "run.json").read_text()) == {"of": "run.unfinished"}
     assert len(said) == 1
     assert isinstance(said[0], Alert)
-    assert "is finished, but what stood there before could not be removed" in said[0]
+    assert "is finished, but its former content could not be removed" in said[0]
     move_into_place(_make(tmp_path / "again"), target, said.append)
     assert len(said) == 1
     assert not beside(target, "replaced").exists()

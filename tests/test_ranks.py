@@ -107,7 +107,7 @@ def test_a_misused_command_ends_all_ranks_with_one_sentence_each(small_npz, stea
     attempt = start(2, small_npz, tmp_path / "chest.txt", *steady_request)
     _, told = attempt.communicate(timeout=120)
     assert attempt.returncode != 0
-    assert told.count("does not say which form of cache") == 1
+    assert told.count("has no suffix that tells the form of the cache") == 1
 
 
 class Board:

@@ -276,7 +276,7 @@ def test_who_withdrew_is_named_nowhere(place, medal, tmp_path):
 def test_without_features_the_remedy_is_said(place, medal, tmp_path):
     folder, request = place
     medal("cache-teacher", folder / "all.csv", tmp_path / "lean.zarr", *request, "--no-features")
-    with pytest.raises(CacheMismatch, match=r"made with --no-features.*make it anew without"):
+    with pytest.raises(CacheMismatch, match=r"made with --no-features.*make it again without"):
         medal("reprobe", tmp_path / "lean.zarr", tmp_path / "out.zarr")
 
 

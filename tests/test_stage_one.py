@@ -154,9 +154,9 @@ def test_what_is_no_cache_says_what_it_is(small_npz, small_request, medal, tmp_p
     run, out = tmp_path / "first", tmp_path / "out.zarr"
     run.mkdir()
     (run / "run.json").write_text("{}")
-    with pytest.raises(CacheError, match=r"first' is a run of `medal train-student`, no cache; .*metrics.json"):
+    with pytest.raises(CacheError, match=r"first' is a run of `medal train-student`, not a cache; .*metrics.json"):
         medal("show", run)
-    with pytest.raises(CacheError, match=r"chest.npz' is no cache: .* takes CACHE and DATASET, the cache comes first"):
+    with pytest.raises(CacheError, match=r"chest.npz' is not a cache: .* the cache comes first"):
         medal("train-student", small_npz, out, "--out", tmp_path / "run")
     with pytest.raises(CacheError, match=r"for instance 'out.h5'\.$"):
         medal("cache-teacher", small_npz, tmp_path / "out.hdf5", *small_request)
@@ -310,7 +310,7 @@ def test_a_lost_image_folder_keeps_what_is_done(teacher, medal, tmp_path):
 
     FileImages.read = read
     try:
-        with pytest.raises(CacheIncomplete, match=r"Stopped by the file system .*images are done and kept"):
+        with pytest.raises(CacheIncomplete, match=r"Stopped by the file system .*images are finished and kept"):
             medal("cache-teacher", folder, out, *options)
     finally:
         FileImages.read = original

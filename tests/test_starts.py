@@ -31,7 +31,7 @@ def test_one_process_is_what_no_variable_contradicts(monkeypatch):
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'; expected the number of processes"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2'"),
-        ({"WORLD_SIZE": "4"}, "but RANK, MASTER_ADDR, MASTER_PORT says nothing: it is left over"),
+        ({"WORLD_SIZE": "4"}, "but RANK, MASTER_ADDR, MASTER_PORT is not set: WORLD_SIZE is left over"),
         ({"WORLD_SIZE": "4", "RANK": "1", "MASTER_PORT": "29500"}, "but MASTER_ADDR says nothing"),
         (
             {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
@@ -55,7 +55,7 @@ def test_what_is_left_over_of_another_command_is_named(variables, said, monkeypa
 def test_a_command_says_it_in_one_sentence(words, terminal, tmp_path):
     done = terminal(*words, cwd=tmp_path, env={"WORLD_SIZE": "4"})
     assert done.returncode == 1
-    assert "it is left over from another one" in done.stderr
+    assert "WORLD_SIZE is left over from another command" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

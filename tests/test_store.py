@@ -109,13 +109,13 @@ def test_near_names_are_named(store, tmp_path, medal):
 def test_a_name_of_several_caches_is_refused(store, tmp_path, medal):
     make_cache(tmp_path / "again.zarr", 1)
     medal("push", "--yes", tmp_path / "again.zarr", store)
-    with pytest.raises(CacheError, match=r"'chest' may be any of 2 caches .* Say which one by its id"):
+    with pytest.raises(CacheError, match=r"'chest' fits 2 caches .* Give the id of one"):
         medal("pull", "chest", store)
 
 
 def test_what_is_at_the_target_is_not_replaced_unasked(store, cache, tmp_path, medal):
     other = make_cache(tmp_path / "other.zarr", 1)
-    with pytest.raises(CacheMismatch, match=r"is there already and is another cache; .* --overwrite"):
+    with pytest.raises(CacheMismatch, match=r"is another cache; .* --overwrite"):
         medal("pull", "chest", store, other.path)
     whole(other.path)
     medal("pull", "chest", store, other.path, "--overwrite")
@@ -133,7 +133,7 @@ def test_a_damaged_cache_is_not_pushed(cache, tmp_path, medal):
 def test_a_folder_of_other_things_is_no_store(cache, tmp_path, medal):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep")
-    with pytest.raises(CacheError, match=r"holds other things \('notes.txt'\) and no store"):
+    with pytest.raises(CacheError, match=r"holds other files \('notes.txt'\) and is not a store"):
         medal("push", "--yes", cache.path, tmp_path / "mine")
     for words in (("list",), ("gc",), ("remove", "chest"), ("pull", "chest")):
         with pytest.raises(CacheNotFound, match=r"There is no store at .* medal push CACHE"):

@@ -177,7 +177,7 @@ def test_who_may_not_write_is_told_why_before_anything_is_done(lab, room, chest,
     assert seen["why_not"] is None
     (lab / "sets").chmod(0o2775)
     done = run(BEN, room, "remove", "more", lab, groups=())
-    assert "who is not of that group; ask to be added to it" in done.stderr
+    assert "who is not in that group; ask to be added to it" in done.stderr
     lab.chmod(0o2770)
     done = run(CLEO, room, "pull", "more", lab, groups=())
     assert done.returncode == 1

@@ -119,7 +119,7 @@ def test_a_cache_that_claims_the_id_of_another_request(store, pull):
     data = canonical_json(manifest)
     (folder / "manifest.json").write_bytes(data)
     rewrite(store, "chest", manifest_sha256=sha256_hex(data))
-    with pytest.raises(CacheCorrupt, match=r"was not made for what its id stands for"):
+    with pytest.raises(CacheCorrupt, match=r"has the wrong id"):
         pull(entry.cache_id)
 
 
@@ -132,7 +132,7 @@ def test_arrays_that_are_not_the_manifests(store, pull):
     listing = canonical_json({"medal_store": 1, "parts": [[sha256_hex(data), len(data)]]})
     (folder / "listing.json").write_bytes(listing)
     rewrite(store, "chest", listing_sha256=sha256_hex(listing))
-    with pytest.raises(CacheCorrupt, match=r"is not what its manifest says; nothing was taken over"):
+    with pytest.raises(CacheCorrupt, match=r"does not match its manifest; nothing was pulled"):
         pull()
 
 
@@ -194,7 +194,7 @@ def test_a_listing_of_more_than_the_arrays_have(store, pull):
     listing = canonical_json({"medal_store": 1, "parts": parts})
     (set_of(store, "chest") / "listing.json").write_bytes(listing)
     rewrite(store, "chest", listing_sha256=sha256_hex(listing), size=3000 * PART_BYTES)
-    with pytest.raises(CacheCorrupt, match=r"announces parts of 50331648000 bytes, and its arrays have .* nothing was"):
+    with pytest.raises(CacheCorrupt, match=r"lists parts of 50331648000 bytes, but its arrays have .* nothing was"):
         pull()
 
 

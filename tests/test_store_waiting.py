@@ -56,7 +56,7 @@ def test_the_second_waits(dies, small_npz, tmp_path):
         os.kill(first.pid, signal.SIGKILL)
         first.communicate()
         made, err = finish(second)
-        assert "nobody computes it any more; going on alone" in err
+        assert "no other process computes it any more; computing it here" in err
         assert (made["action"], made["computed"], made["pushed"]) == ("create", 300, "pushed")
     else:
         first.send_signal(signal.SIGCONT)
@@ -85,7 +85,7 @@ def test_who_falls_silent_elsewhere_is_waited_for_no_longer(store, monkeypatch):
     assert wait_for(store, "a" * 32, told.append) is None
     assert told == [
         "this cache is being computed by Cy, since None, 1 of 2 images done; waiting for it",
-        "nobody computes it any more; going on alone",
+        "no other process computes it any more; computing it here",
     ]
 
 

@@ -93,7 +93,7 @@ def test_logits_of_every_view_are_out_of_fold(viewed):
 
 
 def test_views_without_a_policy_are_refused(small_npz, small_request, medal, tmp_path):
-    with pytest.raises(DataError, match=r"4 views without a policy would all be the same; say with --augment"):
+    with pytest.raises(DataError, match=r"4 views without a policy would all be the same; choose with --augment"):
         medal("cache-teacher", small_npz, tmp_path / "x.zarr", *small_request, "--views", 4)
 
 
@@ -123,7 +123,7 @@ def test_train_images_are_not_taken_over_from_where_they_have_one_view(
 ):
     made = medal("cache-teacher", small_npz, tmp_path / "x.zarr", *small_request, "--augment", "xray")
     assert made["action"] == "create"
-    with pytest.raises(CacheMismatch, match=r"of another kind: it differs in views"):
+    with pytest.raises(CacheMismatch, match=r"do not fit: it differs in views"):
         medal("cache-teacher", small_npz, tmp_path / "y.zarr", *small_request, *ASKED, "--from", small_cache)
 
 

@@ -124,7 +124,7 @@ def test_a_model_without_a_classifier_is_refused():
 
 @pytest.mark.parametrize("options", [("--loss", "feature"), ("--label-fraction", 0.5)])
 def test_without_features_the_remedy_is_said(options, place, medal, tmp_path):
-    with pytest.raises(CacheMismatch, match=r"lean.h5' was made with --no-features.*make it anew without that option"):
+    with pytest.raises(CacheMismatch, match=r"lean.h5' was made with --no-features.*make it again without that option"):
         train(medal, place, tmp_path / "run", *options, cache="lean.h5")
     assert list(tmp_path.iterdir()) == []
 

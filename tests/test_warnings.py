@@ -28,7 +28,7 @@ def test_the_real_repeats_of_busi_are_said(shared):
     dataset = open_dataset(str(shared / "data/busi_256/labels.csv"))
     keys = dataset.keys()
     (told,) = repeat_warnings(arrange_rows(dataset, keys, draw_splits(dataset, keys, 0)))
-    assert told == "1 image stands in the dataset several times with different labels"
+    assert told == "1 image is in the dataset several times with different labels"
 
 
 def test_repeats_across_splits_are_said_before_anything_is_computed(terminal, tiny, tmp_path):
@@ -39,8 +39,8 @@ def test_repeats_across_splits_are_said_before_anything_is_computed(terminal, ti
     draw(tmp_path / "scans/train/b/contrary.png", 6)  # in train/a as well
     asked = terminal("cache-teacher", tmp_path / "scans", "--teacher", tiny, "--image-size", 28, "--dry-run")
     assert asked.returncode == 0, asked.stderr
-    assert "warning: 2 images stand in more than one split" in asked.stderr
-    assert "warning: 1 image stands in the dataset several times with different labels" in asked.stderr
+    assert "warning: 2 images are in more than one split" in asked.stderr
+    assert "warning: 1 image is in the dataset several times with different labels" in asked.stderr
     assert "drawn" not in asked.stderr
 
 

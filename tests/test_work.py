@@ -49,9 +49,7 @@ def test_unfinished_work_of_something_else_is_not_thrown_away_unasked(work, tmp_
     make_chunks(work, 2)
     found = find_at(tmp_path / "x.zarr")
     assert decide(found, "a", {"seed": 0}) == "resume"
-    with pytest.raises(
-        CacheMismatch, match=r"unfinished cache of something else: it differs in seed \(0, asked for: 1"
-    ):
+    with pytest.raises(CacheMismatch, match=r"different unfinished cache: it differs in seed \(0, asked for: 1"):
         decide(found, "b", {"seed": 1})
     assert decide(found, "b", {"seed": 1}, overwrite=True) == "create"
     assert len(work.chunks()) == 2
@@ -63,7 +61,7 @@ def test_what_is_not_medals_is_never_touched(tmp_path):
     (place / "notes.txt").write_text("mine")
     found = find_at(tmp_path / "x.zarr")
     for overwrite in (False, True):
-        with pytest.raises(CacheMismatch, match="is not medal's; move it away"):
+        with pytest.raises(CacheMismatch, match="medal did not make it; move it away"):
             decide(found, "a", {}, overwrite=overwrite)
     assert (place / "notes.txt").read_text() == "mine"
 

@@ -13,7 +13,7 @@ __all__ = ["convert"]
 @click.command(cls=Command, short_help="Convert a cache between Zarr and HDF5.")
 @click.argument("cache")
 @click.argument("out")
-@click.option("--overwrite", is_flag=True, help="Replace OUT, once the new one is sealed.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT when the new one is sealed.")
 @json_option
 def convert(cache: str, out: str, overwrite: bool, as_json: bool) -> None:
     """Write CACHE in the form that OUT's suffix names (.zarr or .h5): same content, same digest.

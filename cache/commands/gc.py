@@ -21,12 +21,12 @@ _DAYS = 14.0
     type=click.FloatRange(min=0),
     default=_DAYS,
     metavar="DAYS",
-    help="Only delete what no cache of the store has needed for that many days.",
+    help="Only delete data that no cache in the store has needed for this many days.",
 )
 @click.option(
     "--now",
     is_flag=True,
-    help="Delete whatever its age, e.g. after a withdrawn consent; whoever is reading it loses it.",
+    help="Delete data of any age, e.g. after a withdrawn consent; anyone still reading it gets an error.",
 )
 @json_option
 def gc(store: str, older_than: float, now: bool, as_json: bool) -> None:
@@ -49,4 +49,4 @@ def gc(store: str, older_than: float, now: bool, as_json: bool) -> None:
         return
     click.echo(plain(f"Removed {len(done.sets)} sets of data from '{store}', {done.freed / 1e6:.1f} MB."))
     if done.waiting:
-        note(f"note: {len(done.waiting)} more are no {days:g} days old; they stay (--now removes them)")
+        note(f"note: {len(done.waiting)} more are less than {days:g} days old and are kept (--now removes them)")

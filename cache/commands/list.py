@@ -53,7 +53,9 @@ def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
         key, equal, value = text.partition("=")
         if not equal or (rows and key not in rows[0]):
             known = ", ".join(rows[0]) if rows else "dataset, task, teacher, by"
-            raise click.BadParameter(f"'{text}' is no KEY=VALUE with one of: {known}", param_hint="--filter")
+            raise click.BadParameter(
+                (f"'{text}' is not KEY=VALUE; expected one of these keys: {known}"), param_hint="--filter"
+            )
         kept = [row for row in rows if _matches(row[key], value)]
         if rows and not kept:
             note(Alert(_name_near(key, value, {str(row[key]) for row in rows})))
@@ -134,7 +136,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         for line in lines:
             click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
     if any(not row["served"] for row in rows):
-        note("* the same request with other content; the first published is served")
+        note("* the same request with different content: 'pull' gives the one published first")
 
 
 def _total(rows: Any) -> int:

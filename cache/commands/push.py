@@ -67,8 +67,8 @@ def push(cache: str, store: str, by: str | None, key: Path | None, yes: bool, as
     click.echo(plain(f"{what}; others get it by: medal pull {pushed.entry.cache_id} {store}"))
     if not pushed.served:
         note(
-            "note: other content was published for the same request before (another chip rounds otherwise); that is "
-            "served, and `medal list` shows both"
+            "note: the store already has different content for the same request (another CPU rounds differently); "
+            "'pull' gives that one, and `medal list` shows both"
         )
 
 
@@ -90,8 +90,8 @@ def confirm_names(found: Mapping[str, Sequence[str]], yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise CacheError(
-            "Nothing was pushed: somebody has to see the names above. If they may be published, run the same command "
-            "with --yes."
+            "Nothing was pushed: a person has to check the names above. If they may be published, run the same "
+            "command with --yes."
         )
     if not click.confirm("May they?", err=True):
-        raise CacheError("Nothing was pushed. Rename them where the dataset is, and make the cache anew.")
+        raise CacheError("Nothing was pushed. Rename them in the dataset, and make the cache again.")

@@ -14,7 +14,7 @@ __all__ = ["remove"]
 @click.command(cls=Command, short_help="Remove a cache from a store.")
 @click.argument("name")
 @click.argument("store")
-@click.option("--now", is_flag=True, help="Delete its data at once, too; whoever is reading it loses it.")
+@click.option("--now", is_flag=True, help="Also delete its data now; anyone still reading it gets an error.")
 @json_option
 def remove(name: str, store: str, now: bool, as_json: bool) -> None:
     """Remove a cache from STORE, by its dataset's name or the beginning of its id: nobody finds it from now on.
@@ -43,4 +43,7 @@ def remove(name: str, store: str, now: bool, as_json: bool) -> None:
     freed = f", {done.freed / 1e6:.1f} MB" if now else ""
     click.echo(plain(f"Removed cache '{result['cache_id']}' from '{store}'{freed}."))
     if done.waiting:
-        note(f"note: its data stays two weeks for those who are reading it; to remove it now: medal gc {store} --now")
+        note(
+            f"note: its data is kept for two weeks, for anyone still reading it; to delete it now: medal gc {store} "
+            "--now"
+        )

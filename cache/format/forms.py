@@ -60,8 +60,8 @@ def form_of(path: Path) -> Form:
         hdf5 = path.suffix.lower() in (".hdf5", ".hdf", ".he5")
         example = path.with_suffix(".h5").name if hdf5 else f"{path.name or 'cache'}.zarr"
         raise CacheError(
-            f"'{path}' does not say which form of cache it is; end the name in {' or '.join(SUFFIXES)}, "
-            f"for instance '{example}'."
+            f"'{path}' has no suffix that tells the form of the cache; end the name in {' or '.join(SUFFIXES)}, for "
+            f"instance '{example}'."
         )
     return cast(Form, import_module(module))
 
@@ -96,7 +96,7 @@ def reading(path: Path) -> Iterator[None]:
                 f"There is no cache at '{path}'; check the path, or make it: medal cache-teacher DATASET {path}"
             ) from error
         raise CacheCorrupt(
-            f"Cache '{path}' lacks a part: {_sentence(error)}. Get it again from whoever made it, or make it anew."
+            f"Cache '{path}' lacks a part: {_sentence(error)}. Get a new copy, or make it again."
         ) from error
     except PermissionError as error:
         raise CacheError(f"Cache '{path}' may not be read: {_sentence(error)}. Ask its owner for access.") from error
@@ -107,11 +107,11 @@ def reading(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DEVICE_ERRORS:
             raise CacheError(
-                f"Cache '{path}' could not be read to its end: {_sentence(error)}. The disk or file server failed; "
-                "try again once it is back."
+                f"Cache '{path}' could not be read completely: {_sentence(error)}. The disk or file server failed; "
+                "try again when it works."
             ) from error
         raise CacheCorrupt(
-            f"Cache '{path}' cannot be read: {_sentence(error)}. Get it again from whoever made it, or make it anew."
+            f"Cache '{path}' cannot be read: {_sentence(error)}. Get a new copy, or make it again."
         ) from error
 
 

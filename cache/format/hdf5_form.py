@@ -40,8 +40,8 @@ _checked: set[tuple[int, ...]] = set()
 _MANIFEST = "manifest"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NO_SEAL = (
-    "Cache '{path}' has no seal: stage one has not finished it, or it is no cache of medal's. "
-    "Run the same `medal cache-teacher` again, or get a whole copy."
+    "Cache '{path}' has no seal: stage one has not finished it, or it is not a medal cache. Run the same `medal "
+    "cache-teacher` again, or get a complete copy."
 )
 
 
@@ -124,13 +124,12 @@ def _check_body(path: Path) -> dict[str, Any]:
     status = path.stat()
     # Opening a pipe would wait for ever.
     if not stat.S_ISREG(status.st_mode):
-        raise CacheCorrupt(f"Cache '{path}' should be a file, as its name ends in .h5; it is none.")
+        raise CacheCorrupt(f"Cache '{path}' should be a file, because its name ends in .h5, but it is not.")
     block = _parse_user_block(path)
     body = _body_sha256(path)
     if body != parse_hex(block["body_sha256"], "body_sha256", 64):
         raise CacheCorrupt(
-            f"Cache '{path}' is damaged: its bytes do not have the sealed SHA-256. "
-            "Get it again from whoever made it, or make it anew."
+            f"Cache '{path}' is damaged: its bytes do not have the sealed SHA-256. Get a new copy, or make it again."
         )
     ensure_trusted(path, body)
     if len(_checked) >= _CHECKED_KEPT:
@@ -152,7 +151,7 @@ def _parse_user_block(path: Path) -> dict[str, Any]:
     text, newline, padding = block.partition(b"\n")
     if not newline or len(block) < USER_BLOCK or padding.strip(b"\0"):
         raise CacheCorrupt(
-            f"Cache '{path}' is damaged or no cache of medal's: its user block is not one JSON line followed by zeros."
+            f"Cache '{path}' is damaged or not a medal cache: its user block is not one JSON line followed by zeros."
         )
     try:
         raw = parse_json(text, "user block")
@@ -163,9 +162,9 @@ def _parse_user_block(path: Path) -> dict[str, Any]:
     except CacheMismatch as error:
         raise CacheMismatch(f"Cache '{path}': {error}") from error
     except CacheCorrupt as error:
-        raise CacheCorrupt(f"Cache '{path}' is damaged or no cache of medal's: {error}") from error
+        raise CacheCorrupt(f"Cache '{path}' is damaged or not a medal cache: {error}") from error
     if set(raw) != {"medal_cache", "body_sha256"} or not isinstance(seal, dict):
-        raise CacheCorrupt(f"Cache '{path}': its user block should hold medal_cache and body_sha256, and nothing else.")
+        raise CacheCorrupt(f"Cache '{path}': its user block should only hold medal_cache and body_sha256.")
     return raw
 
 
@@ -174,7 +173,7 @@ def survey(path: Path, specs: Mapping[str, ArraySpec]) -> Survey:
     with _open(path) as file:
         found = {f"{group}/{name}": file[group][name] for group in file if group != _MANIFEST for name in file[group]}
         problems = [f"Array '{name}' is missing." for name in sorted(set(specs) - set(found))]
-        problems += [f"Array '{name}' is no part of this cache." for name in sorted(set(found) - set(specs))]
+        problems += [f"Array '{name}' does not belong to this cache." for name in sorted(set(found) - set(specs))]
         sound = []
         for name in sorted(set(specs) & set(found)):
             spec, dataset = specs[name], found[name]

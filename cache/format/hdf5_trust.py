@@ -101,16 +101,16 @@ def inspect_in_child(path: Path, *, script: Path = _SCRIPT, seconds: float = _SE
                 child.kill()
             answer = os.read(child.stdout.fileno(), _ANSWER_BYTES) if child.stdout else b""
     except subprocess.TimeoutExpired as error:
-        raise CacheCorrupt(_refusal(path, f"libhdf5 was not done with it after {seconds:g} s")) from error
+        raise CacheCorrupt(_refusal(path, f"libhdf5 did not finish reading it within {seconds:g} s")) from error
     except OSError as error:
-        raise CacheError(f"Cache '{path}' could not be inspected before it is opened: {error}.") from error
+        raise CacheError(f"Cache '{path}' could not be inspected before opening: {error}.") from error
     if status == inspect_hdf5.REFUSED:
         raise CacheCorrupt(_refusal(path, _printable(answer)))
     if status < 0:
         raise CacheCorrupt(_refusal(path, f"libhdf5 crashed on it, or took too much time or memory (signal {-status})"))
     if status:
         raise CacheError(
-            f"Cache '{path}' could not be inspected before it is opened: the inspecting process ended with {status}. "
+            f"Cache '{path}' could not be inspected before opening: the inspecting process ended with {status}. "
             "Reinstall medal and its libraries."
         )
 

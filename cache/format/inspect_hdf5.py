@@ -75,7 +75,7 @@ def _walk(group: Any, where: bytes, allowed: tuple[bytes, ...]) -> Iterator[tupl
     for name in group:
         path = where + b"/" + name if where else name
         if name not in allowed:
-            raise Refused(f"'{_text(path)}' is no part of a cache")
+            raise Refused(f"'{_text(path)}' does not belong to a cache")
         link = group.links.get_info(name).type
         if link != h5l.TYPE_HARD:
             raise Refused(f"'{_text(path)}' is {_LINKS.get(link, 'a link of an unknown kind')}; format 1 has none")

@@ -134,7 +134,7 @@ def _problem_of(status: os.stat_result, kind: Kind | None, name: str) -> str | N
     if name in (".zarray", ".zgroup", ".zattrs", ".zmetadata"):
         return "belongs to version 2 of Zarr; a cache of format 1 is version 3"
     if kind is None:
-        return "is no part of a cache; remove it if you know how it came there"
+        return "does not belong to a cache; remove it if you know where it came from"
     if kind == "folder" and not stat.S_ISDIR(mode):
         return "is a file where a folder should be"
     if kind == "file" and not stat.S_ISREG(mode):

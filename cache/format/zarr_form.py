@@ -77,13 +77,13 @@ def read_seal(path: Path) -> tuple[bytes, bytes]:
         )
     with reading(path):
         if not path.is_dir():
-            raise CacheCorrupt(f"Cache '{path}' should be a folder, as its name ends in .zarr; it is none.")
+            raise CacheCorrupt(f"Cache '{path}' should be a folder, because its name ends in .zarr, but it is not.")
         try:
             seal = read_plain(path / SEAL, _SEAL_BYTES, "seal")
         except FileNotFoundError as error:
             raise CacheIncomplete(
-                f"Cache '{path}' has no seal: stage one has not finished it, or it was only copied in part. "
-                "Run the same `medal cache-teacher` again, or get a whole copy."
+                f"Cache '{path}' has no seal: stage one has not finished it, or it was only partly copied. Run the "
+                "same `medal cache-teacher` again, or get a complete copy."
             ) from error
         except CacheCorrupt as error:
             raise CacheCorrupt(f"Cache '{path}': {error}") from error

@@ -83,7 +83,7 @@ def _check_group(scan: Scan, where: str, members: set[str]) -> None:
             _bare(copy), _bare(scan.read_json(f"{where}{member}/{_METADATA}", _METADATA_BYTES))
         ):
             scan.report(
-                f"'{name}' says of {_short(member)} something else than stands there; consolidate it again: "
+                f"'{name}' describes {_short(member)} differently from its own metadata; consolidate again: "
                 "zarr.consolidate_metadata(CACHE)."
             )
 

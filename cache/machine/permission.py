@@ -121,7 +121,7 @@ def why_denied(error: BaseException) -> str:
         return f": {error.strerror}, '{owner}'; ask them, or take another place"
     says = f": '{path}' belongs to '{owner}' and group '{group}' with mode {stat.filemode(status.st_mode)}, and you are"
     if status.st_gid not in (os.getegid(), *os.getgroups()):
-        return f"{says} '{_user_name(os.geteuid())}', who is not of that group; ask to be added to it"
+        return f"{says} '{_user_name(os.geteuid())}', who is not in that group; ask to be added to it"
     remedy = f"chmod g+rwxs {quoted}" if path.is_dir() else f"chmod g+rw {quoted}"
     return f"{says} '{_user_name(os.geteuid())}'; ask '{owner}' to run: {remedy}"
 

@@ -27,7 +27,7 @@ def count_ranks() -> int:
     said = os.environ.get("WORLD_SIZE", "").strip()
     if not said:
         return 1
-    remedy = "Say `unset WORLD_SIZE`, or start the command with torchrun or srun."
+    remedy = "Run `unset WORLD_SIZE`, or start the command with torchrun or srun."
     if not said.isdecimal() or int(said) == 0:
         raise MedalError(
             f"The variable WORLD_SIZE is '{said}'; expected the number of processes that share this command. {remedy}"
@@ -36,8 +36,8 @@ def count_ranks() -> int:
     missing = [name for name in _MEETING if not os.environ.get(name, "").strip()]
     if size > 1 and missing:
         raise MedalError(
-            f"WORLD_SIZE={size} says that {size} processes share this command, but {', '.join(missing)} says nothing: "
-            f"it is left over from another one. {remedy}"
+            f"WORLD_SIZE={size} says that {size} processes share this command, but {', '.join(missing)} is not set: "
+            f"WORLD_SIZE is left over from another command. {remedy}"
         )
     rank = os.environ.get("RANK", "0").strip()
     if size > 1 and not (rank.isdecimal() and int(rank) < size):
@@ -74,6 +74,6 @@ def refuse_worker(what: str) -> None:
     """
     if getattr(current_process(), "_inheriting", False):
         raise MedalError(
-            f"medal.{what} was called again by a process that reads images, as the script calls it outside of "
+            f"medal.{what} was called again by a process that reads images, because the script calls it outside of "
             '`if __name__ == "__main__":`; put the call under that line, or give workers=0.'
         )

@@ -52,8 +52,8 @@ class Found:
 
     def __str__(self) -> str:
         if self.state == "unreadable":
-            return f"someone whose lock cannot be read ({self.why})"
-        return str(self.holder or "a process that has left no name yet")
+            return f"a process whose lock cannot be read ({self.why})"
+        return str(self.holder or "a process that has not written its name yet")
 
 
 def read_lock(path: Path) -> Found:
@@ -75,7 +75,7 @@ def _parse(data: bytes) -> Holder:
     words = (found.host, found.machine, found.started, found.since, found.token)
     plain = all(isinstance(word, str) for word in words) and type(found.process) is int and found.process > 0
     if not plain or not _TOKEN.fullmatch(found.token):
-        raise CacheCorrupt("The lock names nobody.")
+        raise CacheCorrupt("The lock names no process.")
     return found
 
 

@@ -68,11 +68,11 @@ def refuse_others(target: Path) -> CacheMismatch:
     """Return the refusal to replace a target that holds what is not medal's."""
     if target.is_dir():
         return CacheMismatch(
-            f"'{target}' holds files that are not medal's, which --overwrite would lose; move them away, or give "
-            "another OUT."
+            f"'{target}' holds files that medal did not write, and --overwrite would delete them; move them away, or "
+            "give another OUT."
         )
     return CacheMismatch(
-        f"'{target}' is no cache of medal's, and --overwrite would lose it; move it away, or give another OUT."
+        f"'{target}' is not a medal cache, and --overwrite would delete it; move it away, or give another OUT."
     )
 
 
@@ -101,31 +101,31 @@ def decide(
         return "reuse"
     if found.stranger:
         raise CacheMismatch(
-            f"'{work_path(found.target)}' stands where the work would go and is not medal's; move it away, or give "
-            "another OUT."
+            f"'{work_path(found.target)}' is in the place of the work folder, and medal did not make it; move it "
+            "away, or give another OUT."
         )
     if not overwrite and not grown and found.cache is not None:
         different = ", ".join(differences(found.cache.manifest.raw.get("request", {}), request)) or "its request"
         raise CacheMismatch(
-            f"'{found.target}' holds a cache of something else: it differs in {different}. "
-            "Give another OUT, or --overwrite to replace it once the new one is sealed."
+            f"'{found.target}' holds a different cache: it differs in {different}. Give another OUT, or --overwrite "
+            "to replace it when the new one is sealed."
         )
     if found.mixed and overwrite:
         raise refuse_others(found.target)
     if not overwrite and found.other is not None:
-        remedy = "Give another OUT, or --overwrite to replace it once the new one is sealed."
+        remedy = "Give another OUT, or --overwrite to replace it when the new one is sealed."
         if found.mixed:
             remedy = "Give another OUT."
         if isinstance(found.other, CacheIncomplete):
-            raise CacheMismatch(f"'{found.target}' is there and is no sealed cache. {remedy}") from found.other
+            raise CacheMismatch(f"'{found.target}' exists and is not a sealed cache. {remedy}") from found.other
         raise type(found.other)(f"{found.other} {remedy}") from found.other
     if found.working_on is None or found.working_on.get("cache_id") == cache_id:
         return "resume" if found.working_on is not None else "extend" if known else "create"
     if not overwrite:
         different = ", ".join(differences(_request(found.working_on), request)) or "its request"
         raise CacheMismatch(
-            f"'{work_path(found.target)}' holds an unfinished cache of something else: it differs in {different}. "
-            "Repeat its command to finish it, give another OUT, or --overwrite to throw it away."
+            f"'{work_path(found.target)}' holds a different unfinished cache: it differs in {different}. Repeat its "
+            "command to finish it, give another OUT, or --overwrite to delete it."
         )
     return "extend" if known else "create"
 

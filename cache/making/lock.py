@@ -74,12 +74,12 @@ class Lock:
         if found.holder == self.holder:
             return
         happened = {
-            "absent": "is gone, removed by someone or with the disk it was on",
+            "absent": "is gone: it was removed, or its disk was",
             "unreadable": f"cannot be read any more ({found.why})",
-        }.get(found.state, f"was taken over by {found.holder or 'someone else'} while this process was not heard of")
+        }.get(found.state, f"was taken over by {found.holder or 'another process'} while this process was paused")
         raise CacheError(
-            f"The lock '{self.path}' {happened}; what is finished is kept. Run the same command again to go on or to "
-            "reuse."
+            f"The lock '{self.path}' {happened}; finished work is kept. Run the same command again to continue, or to "
+            "reuse the result."
         )
 
     def release(self) -> None:
@@ -122,8 +122,8 @@ def locked(
         found = read_lock(path)
         if _is_dead(found, path):
             if _remove(path, found.holder):
-                who = found.holder or "a process that left no name"
-                tell(f"'{target}' was held by {who}, which is dead; taking over")
+                who = found.holder or "an unnamed process"
+                tell(f"'{target}' was held by {who}, which has ended; taking over")
             else:
                 time.sleep(_POLL_SECONDS / 10)
         elif found.state == "absent" or (found.state == "nameless" and time.monotonic() < begun + _NAMING_SECONDS):
@@ -151,12 +151,12 @@ def holder_of(target: Path) -> str | None:
     path = lock_path(target)
     found = read_lock(path)
     if found.state == "strange":
-        return f"whoever made '{path}', which is no lock of medal's"
+        return f"the owner of '{path}', which is not a medal lock"
     try:
         if found.state == "absent" or (found.state != "unreadable" and _is_dead(found, path)):
             return None
     except OSError as error:
-        return f"{found}, of whom it cannot be told whether they live ({error.strerror or error})"
+        return f"{found}, which may or may not be running ({error.strerror or error})"
     return str(found)
 
 
@@ -269,8 +269,8 @@ def _is_dead(found: Found, path: Path) -> bool:
     """
     if found.state == "strange":
         raise CacheError(
-            f"'{path}' stands where medal's lock would go and is no lock of medal's; see whose it is and move it away, "
-            "then run the same command again."
+            f"'{path}' is in the place of medal's lock, and medal did not make it; find out whose it is and move it "
+            "away, then run the same command again."
         )
     if found.state == "absent":
         return False
@@ -278,8 +278,8 @@ def _is_dead(found: Found, path: Path) -> bool:
         return not is_running(found.holder)
     if found.state == "unreadable" and _is_stale(path):
         raise CacheError(
-            f"The lock '{path}' cannot be read ({found.why}), and nobody has touched it for {STALE_SECONDS:.0f} s; "
-            "have it removed if whoever made it is no longer at work, then run the same command again."
+            f"The lock '{path}' cannot be read ({found.why}) and has not changed for {STALE_SECONDS:.0f} s; if its "
+            "process has ended, remove it, then run the same command again."
         )
     return found.state != "unreadable" and _is_stale(path)
 

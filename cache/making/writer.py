@@ -89,8 +89,8 @@ def move_into_place(draft: Path, target: Path, tell: Tell = lambda _: None) -> N
         except OSError as error:
             tell(
                 Alert(
-                    f"'{target}' is finished, but what stood there before could not be removed "
-                    f"({error.strerror or error}) and is left as '{old}': remove it, or ask its owner to"
+                    f"'{target}' is finished, but its former content could not be removed ({error.strerror or error}) "
+                    f"and is now '{old}': remove it, or ask its owner to"
                 )
             )
     else:

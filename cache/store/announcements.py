@@ -123,7 +123,7 @@ def wait_for(store: Store, cache_id: str, tell: Tell) -> Entry | None:
                 alive.append(one)
         if not alive:
             if computing or heard:
-                tell("nobody computes it any more; going on alone")
+                tell("no other process computes it any more; computing it here")
             return None
         if told != alive[0].name:
             tell(f"this cache is being computed by {alive[0]}; waiting for it")

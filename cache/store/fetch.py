@@ -107,8 +107,8 @@ def pull(
                 return Pulled(cache=there, action="reuse")
             if not overwrite:
                 raise CacheMismatch(
-                    f"'{target}' is there already and is another cache; give another OUT, or --overwrite to replace it "
-                    "once the new one is whole."
+                    f"'{target}' is another cache; give another OUT, or --overwrite to replace it when the new one is "
+                    "complete."
                 )
             if holds_others(target):
                 raise refuse_others(target)
@@ -140,15 +140,14 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: T
     except CacheNotFound:
         if store.can_list and entry.name in {other.name for other in read_entries(store)[0]}:
             raise CacheCorrupt(
-                f"Store '{store.url}' lacks parts of cache '{entry.cache_id}', which it lists; nothing was taken over. "
-                "Tell whoever keeps the store, or push it again from a copy."
+                f"Store '{store.url}' lacks parts of cache '{entry.cache_id}', which it lists; nothing was pulled. "
+                "Tell whoever maintains the store, or push it again from a copy."
             ) from None
     again = next((other for other in read_entries(store)[0] if other.content == entry.content and other != entry), None)
     if again is None:
         remove(_folder(target))
         raise CacheNotFound(
-            f"Cache '{entry.cache_id}' was withdrawn from store '{store.url}' while it was pulled; nothing was "
-            "taken over."
+            f"Cache '{entry.cache_id}' was removed from store '{store.url}' during the pull; nothing was pulled."
         )
     return _fetch(store, again, target, progress, trust)
 
@@ -167,8 +166,7 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: 
         cache = write_cache(target, PartFiles(files, sizes, wanted.manifest.arrays).arrays(), wanted.raw)
     except CacheCorrupt as error:
         raise CacheCorrupt(
-            f"Cache '{entry.cache_id}' of store '{store.url}' is not what its manifest says; nothing was taken over: "
-            f"{error}"
+            f"Cache '{entry.cache_id}' of store '{store.url}' does not match its manifest; nothing was pulled: {error}"
         ) from error
     finally:
         remove(folder)
@@ -274,18 +272,18 @@ def _describe(store: Store, entry: Entry) -> _Wanted:
     if (manifest.cache_id, manifest.content_digest) != (entry.cache_id, entry.content_digest):
         raise CacheCorrupt(
             f"{where} was redirected: its entry leads to cache '{manifest.cache_id}' with content "
-            f"'{manifest.content_digest[:12]}…'. Nothing was taken over; tell whoever keeps the store."
+            f"'{manifest.content_digest[:12]}…'. Nothing was pulled; tell whoever maintains the store."
         )
     request = raw.get("request")
     if not isinstance(request, dict) or cache_id(request) != entry.cache_id:
-        raise CacheCorrupt(f"{where} was not made for what its id stands for: its request gives another one.")
+        raise CacheCorrupt(f"{where} has the wrong id: its request gives another one. Nothing was pulled.")
     if canonical_json(raw) != data:
-        raise CacheCorrupt(f"{where} has a manifest that is no canonical JSON; it cannot be taken over.")
+        raise CacheCorrupt(f"{where} has a manifest that is not canonical JSON; it cannot be pulled.")
     expected = sum(map(array_bytes, manifest.arrays.values()))
     short = [size for _, size in listing.parts[:-1] if size != PART_BYTES]
     if listing.size != expected or short or entry.size != expected:
         raise CacheCorrupt(
-            f"{where} announces parts of {listing.size} bytes, and its arrays have {expected}; nothing was fetched."
+            f"{where} lists parts of {listing.size} bytes, but its arrays have {expected}; nothing was pulled."
         )
     return _Wanted(entry, manifest, raw, listing)
 

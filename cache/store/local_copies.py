@@ -38,7 +38,7 @@ def parse_size(text: str) -> int:
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise CacheError(f"'{text}' is no size; expected a number with k, M, G or T, for instance 20GB.")
+        raise CacheError(f"'{text}' is not a size; expected a number with k, M, G or T, for instance 20GB.")
     return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 

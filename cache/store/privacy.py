@@ -94,8 +94,8 @@ def check_private(manifest: Manifest) -> None:
 def _check(field: str, value: Any, allowed: str | None, names: set[str]) -> None:
     if allowed is None:
         raise CacheMismatch(
-            f"The manifest's field '{field[:60]}' is none that medal writes and may say anything; the cache was not "
-            "pushed. Make it anew, or leave that field out."
+            f"The manifest's field '{field[:60]}' is not written by medal and could contain anything; the cache was "
+            "not pushed. Make it again, or leave that field out."
         )
     for place, text in texts_of(field, value):
         check_text(place, text)
@@ -111,8 +111,8 @@ def check_text(place: str, text: str) -> None:
     for pattern, what in _TRACES:
         if pattern.search(text):
             raise CacheMismatch(
-                f"The field '{place[:60]}' holds {what} ('{text[:40]}'), which may lead to a person or a place; "
-                "nothing was pushed. Rename it where the dataset or the teacher is, and make the cache anew."
+                f"The field '{place[:60]}' holds {what} ('{text[:40]}'), which may identify a person or a place; "
+                "nothing was pushed. Rename it in the dataset or the teacher, and make the cache again."
             )
 
 

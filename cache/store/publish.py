@@ -123,7 +123,7 @@ def push(
         except _Removed:
             continue
     raise CacheError(
-        f"Store '{store.url}' removed what was pushed while it was pushed, {_TRIES} times; run the same command again."
+        f"Store '{store.url}' removed the data during the push, {_TRIES} times; run the same command again."
     )
 
 
@@ -134,13 +134,13 @@ def _check(cache: Cache) -> None:
     request = cache.manifest.raw.get("request")
     if not isinstance(request, dict) or cache_id(request) != cache.cache_id:
         raise CacheMismatch(
-            f"Cache '{cache.path}' has a cache id that its request does not give; it was made by something else than "
-            "medal and cannot be found by others. It was not pushed."
+            f"Cache '{cache.path}' has a cache id that does not fit its request; medal did not make it, and others "
+            "could not find it. It was not pushed."
         )
     if sha256_hex(canonical_json(cache.manifest.raw)) != cache.seal.manifest_sha256:
         raise CacheMismatch(
-            f"The manifest of cache '{cache.path}' is no canonical JSON, so that nobody could make it again; it was "
-            "not pushed. Convert it first: medal convert CACHE OUT"
+            f"The manifest of cache '{cache.path}' is not canonical JSON, so nobody could reproduce it; it was not "
+            "pushed. Convert it first: medal convert CACHE OUT"
         )
 
 

@@ -32,7 +32,7 @@ def sign(seal: bytes, key: Path) -> bytes:
     """
     done = _run(["-Y", "sign", "-q", "-f", str(key), "-n", _NAMESPACE], seal)
     if done.returncode or not done.stdout.startswith(b"-----BEGIN SSH SIGNATURE-----"):
-        raise CacheError(f"Key '{key}' did not sign ({_said(done)}); give the file of an SSH private key with --sign.")
+        raise CacheError(f"Key '{key}' cannot sign ({_said(done)}); give the file of an SSH private key with --sign.")
     return done.stdout
 
 
@@ -46,7 +46,9 @@ def signer_of(seal: bytes, signature: bytes, signers: Path, revoked: Path | None
     """
     for file in (signers, revoked):
         if file is not None and not file.is_file():
-            raise CacheError(f"There is no file of signers '{file}'; it has a line for each: NAME KEY-TYPE KEY.")
+            raise CacheError(
+                f"There is no file of signers '{file}'; expected a file with one line per signer: NAME KEY-TYPE KEY."
+            )
     with tempfile.TemporaryDirectory(prefix="medal-") as folder:
         place = Path(folder) / "sig"
         place.write_bytes(signature)
@@ -78,12 +80,12 @@ def check_signature(
             return principal, signature
     if not found:
         raise CacheMismatch(
-            f"{what} is not signed, and '{signers}' says who must have signed; nothing was taken over. Ask whoever "
-            "made it: medal push CACHE STORE --sign KEY"
+            f"{what} is not signed, and '{signers}' requires a signature; it was not accepted. Ask its maker to sign "
+            "it: medal push CACHE STORE --sign KEY"
         )
     raise CacheMismatch(
-        f"{what} is signed by nobody whom '{signers}' names (or by a key that was revoked, or the signature is of "
-        "something else); nothing was taken over."
+        f"{what} has no valid signature of anyone in '{signers}' (the key may be unknown or revoked, or the signature "
+        "belongs to other content); it was not accepted."
     )
 
 

@@ -124,8 +124,8 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
         if name in TYPED or (name in _OWN and found.origin[name] != _user_file()):
             where = "on the command line" if name in TYPED else f"there, or in '{_user_file()}'"
             raise MedalError(
-                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; such a file cannot decide that "
-                f"for you: take it out, and give --{name} {where}."
+                f"'{found.origin[name]}' has '{name}' in the table of '{command.name}'; this option is not allowed in "
+                f"a file: remove it, and give --{name} {where}."
             )
         if name not in names:
             raise MedalError(
@@ -203,9 +203,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise MedalError(f"'{file}' cannot be read ({error.strerror}); mend that, or move it away.") from error
+        raise MedalError(f"'{file}' cannot be read ({error.strerror}); fix that, or move it away.") from error
     except ValueError as error:  # not TOML, or not UTF-8
-        raise MedalError(f"'{file}' is no TOML file: {error}. Mend it, or move it away.") from error
+        raise MedalError(f"'{file}' is not a TOML file: {error}. Fix it, or move it away.") from error
 
 
 def _meant(name: str, known: Sequence[str]) -> str:

@@ -83,7 +83,7 @@ def find_doubtful(subject: Subject) -> Finding:
         return Finding(
             check=check,
             severity="left out",
-            sentence="the logits are in-sample (--folds 0): the probe has memorised the labels it would be asked about",
+            sentence="the logits are in-sample (--folds 0): the probe has memorised the labels that it would check",
         )
     probability = probabilities(subject.logits[rows], subject.task, subject.temperature)
     if subject.task == "multiclass":
@@ -94,7 +94,7 @@ def find_doubtful(subject: Subject) -> Finding:
     labelled = int(known(subject.label[rows], subject.task).reshape(len(rows), -1).any(1).sum())
     train = ""
     if in_sample.any():
-        train = "; train is left out, as its logits are in-sample (--folds 0)"
+        train = "; train is left out because its logits are in-sample (--folds 0)"
     return Finding(
         check=check,
         severity="look" if advice else "fine",

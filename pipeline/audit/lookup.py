@@ -38,7 +38,7 @@ def find_row(subject: Subject, image: str) -> int:
     started = [row for row, key in enumerate(keys) if key.startswith(image.lower())]
     found = exact or ending or started
     if len(found) != 1 and len({subject.key[row].tobytes() for row in found}) != 1:
-        many = f"{len(found)} images of '{subject.name}' are called so" if found else f"'{subject.name}' has none"
+        many = f"{len(found)} images of '{subject.name}' have this name" if found else f"'{subject.name}' has none"
         raise DataError(
             f"Image '{image}' cannot be found: {many}; expected a name such as '{names[0]}', or the start of a key."
         )
@@ -69,7 +69,7 @@ def find_neighbours(subject: Subject, row: int, count: int) -> list[Neighbour]:
     """
     if subject.feature is None:
         raise DataError(
-            f"The cache of '{subject.name}' keeps no features, so that no neighbours are known; make it without "
+            f"The cache of '{subject.name}' has no features, which neighbours are found by; make it without "
             "--no-features."
         )
     whitened = fit_whitening(subject.feature).apply(subject.feature)

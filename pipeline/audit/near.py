@@ -135,7 +135,7 @@ def find_near_duplicates(subject: Subject, threshold: float | None, progress: Pr
     """Find near-duplicates across splits (serious) and inside one (to look at)."""
     found = near_pairs(subject, threshold, progress)
     if found is None:
-        why = "the cache keeps no features (--no-features)" if subject.feature is None else "there are too few images"
+        why = "the cache has no features (--no-features)" if subject.feature is None else "there are too few images"
         across, within = (Finding(check=check, severity="left out", sentence=why) for check in _CHECKS)
         return across, within
     pairs, calibration = found

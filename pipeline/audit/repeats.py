@@ -72,7 +72,7 @@ def find_repeats_across(subject: Subject) -> Finding:
     return Finding(
         check="repeats across splits",
         severity=severity,
-        sentence=found if sets else "no image stands in more than one split",
+        sentence=found if sets else "no image is in more than one split",
         figures={"images": len(sets), "rows": int(sum(map(len, sets))), "between": counts},
         advice=tuple(advice),
     )
@@ -110,7 +110,10 @@ def find_contrary(subject: Subject) -> Finding:
         said = " / ".join(sorted({subject.label_name(row) for row in rows.tolist()}))
         advice += [
             Advice(
-                row=row, say=f"the same image is labelled {said}; settle which", score=1.0, related=_others(rows, row)
+                row=row,
+                say=(f"the same image is labelled {said}; choose one label"),
+                score=1.0,
+                related=_others(rows, row),
             )
             for row in rows.tolist()
         ]
@@ -132,7 +135,7 @@ def find_torn_groups(subject: Subject) -> Finding:
         return Finding(
             check="groups across splits",
             severity="left out",
-            sentence="the cache knows no groups (patients); a table has them in a column `group`",
+            sentence="the cache has no groups (patients); a table gives them in a column `group`",
         )
     sets = [rows for rows in members(subject.group, grouped) if len(np.unique(subject.split[rows])) > 1]
     counts = between(subject, sets)

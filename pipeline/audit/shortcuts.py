@@ -85,9 +85,9 @@ def separate(values: npt.NDArray[Any], side: npt.NDArray[Any], unit: Rows, *, tr
 
 
 def find_split_gap(subject: Subject) -> Finding:
-    """Ask whether val and test can be told from train by features, within the classes.
+    """Check whether features distinguish val and test from train, within the classes.
 
-    As many rows of a class are drawn from either split, so that another mixture of classes is not what is found.
+    As many rows of a class are drawn from either split, so that a different mixture of classes is not reported.
     """
     check = "splits told apart"
     if subject.feature is None:
@@ -97,15 +97,15 @@ def find_split_gap(subject: Subject) -> Finding:
         if "train" in subject.splits and name in subject.splits:
             sides = (subject.split == 0, subject.split == SPLITS.index(name))
             found[f"train-{name}"] = _by_features(subject, *sides)
-    return _gap(check, found, "is told from", "the splits differ in more than chance explains: another source or time?")
+    return _gap(check, found, "is told from", "the splits differ more than by chance: another source or time?")
 
 
 def find_domain_gap(subject: Subject) -> Finding:
-    """Ask whether each domain can be told from the others by features, within the classes."""
+    """Check whether features distinguish each domain from the others, within the classes."""
     check = "domains told apart"
     names = [name for index, name in enumerate(subject.domains) if (subject.domain == index).any()]
     if len(names) < 2:
-        return Finding(check=check, severity="left out", sentence="the cache knows fewer than two domains")
+        return Finding(check=check, severity="left out", sentence="the cache has fewer than two domains")
     if subject.feature is None:
         return _without_features(check)
     found = {}
@@ -113,7 +113,7 @@ def find_domain_gap(subject: Subject) -> Finding:
         here = subject.domain == subject.domains.index(name)
         found[name] = _by_features(subject, here, (subject.domain >= 0) & ~here)
     return _gap(
-        check, found, "is told from", "a student can learn the source in place of the disease where they go together"
+        check, found, "is told from", "where source and disease go together, a student can learn the source instead"
     )
 
 
@@ -149,10 +149,10 @@ def _judge_shortcut(
     severity: Severity = "serious" if known[worst].low > _SHORTCUT else "look" if known[worst].low > 0.5 else "fine"
     words = ", ".join(varying)
     if severity == "fine":
-        said = f"{words} do not give a class away: AUROC {known[worst]} at most ({worst})"
+        said = f"{words} do not predict a class: AUROC {known[worst]} at most ({worst})"
     else:
-        meaning = "a student can learn that in place of the disease"
-        said = f"{worst} can be told from {words} alone: AUROC {known[worst]}; {meaning}"
+        meaning = "a student can learn that instead of the disease"
+        said = f"{words} alone predict {worst}: AUROC {known[worst]}; {meaning}"
     return Finding(check=check, severity=severity, sentence=said, figures=figures)
 
 
@@ -212,7 +212,7 @@ def _label_sides(subject: Subject, rows: Rows) -> list[tuple[str, Rows]]:
 
 
 def _without_features(check: str) -> Finding:
-    return Finding(check=check, severity="left out", sentence="the cache keeps no features (--no-features)")
+    return Finding(check=check, severity="left out", sentence="the cache has no features (--no-features)")
 
 
 def _model(trees: bool) -> Any:

@@ -101,8 +101,8 @@ def load_subject(cache: Cache, spec: str, options: DatasetOptions) -> Subject:
     dataset = open_dataset(spec, recorded_options(options, manifest, spec), manifest.classes)
     if dataset.task != manifest.task:
         raise CacheMismatch(
-            f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {manifest.task}; give the dataset, and "
-            "the label columns, that the cache was made from."
+            f"Dataset '{spec}' is {dataset.task} and cache '{cache.path}' is {manifest.task}; give the dataset and "
+            "the label columns that the cache was made from."
         )
     key, unreadable = dataset.find_keys()
     joined = join(cache, key, dataset.label, dataset.split)
@@ -161,6 +161,6 @@ def _notes(spec: str, missing: int, extra: int, disagree: int, unreadable: int) 
         f"of the images of '{spec}' {missing} are not in the cache and are not audited": missing,
         f"of the images of '{spec}' {unreadable} cannot be read": unreadable,
         f"{extra} images of the cache are not in '{spec}'; they are named by their keys": extra,
-        f"{disagree} images have another label in '{spec}' than in the cache, whose labels are audited": disagree,
+        f"{disagree} images have different labels in '{spec}' and in the cache; the cache's are audited": disagree,
     }
     return tuple(sentence for sentence, count in told.items() if count)

@@ -128,7 +128,9 @@ def read_keys(path: Path) -> npt.NDArray[np.uint8]:
             f"The list of keys '{path}' cannot be read: {error.strerror}; give the path of a text file."
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"The list of keys '{path}' is no text; expected a key in hexadecimal on each line.") from error
+        raise DataError(
+            f"The list of keys '{path}' is not a text file; expected a key in hexadecimal on each line."
+        ) from error
     named = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     return _parse_keys([text for _, text in named], [number for number, _ in named], f"'{path}'", "line")
 
@@ -147,7 +149,7 @@ def _parse_keys(texts: Sequence[str], numbers: Sequence[int | str], what: str, p
             )
         keys.append(key)
     if not keys:
-        raise DataError(f"{what} names no key; expected one or more, or leave the option out.")
+        raise DataError(f"{what} has no key; expected one or more, or leave the option out.")
     return np.frombuffer(b"".join(keys), np.uint8).reshape(-1, KEY_BYTES)
 
 

@@ -74,8 +74,7 @@ def assemble_arrays(
     for split, part in asked.rows.items():
         if not np.array_equal(fields["key"][split][:], part.key):
             raise CacheCorrupt(
-                f"'{work_path(asked.target)}' holds other images than were asked for; remove it and run the same "
-                "command again."
+                f"'{work_path(asked.target)}' holds different images; remove it and run the same command again."
             )
     content = Content(
         dataset=asked.dataset,

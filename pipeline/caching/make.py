@@ -234,8 +234,8 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
         raise
     except (OSError, KeyboardInterrupt) as error:
         raise CacheIncomplete(
-            f"Stopped {_cause(error)}: {_count_kept(asked)} of {asked.images} images are done and kept in "
-            f"'{work.path}'. Go on with: {again}"
+            f"Stopped {_cause(error)}: {_count_kept(asked)} of {asked.images} images are finished and kept in "
+            f"'{work.path}'. Continue with: {again}"
         ) from error
     return Made(
         cache=cache,
@@ -249,7 +249,7 @@ def _make(asked: Plan, lock: Lock, team: Team, progress: Progress, tell: Tell, a
 
 def _low_contrast(contrast: Mapping[str, Any]) -> Alert:
     told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in contrast.items())
-    return Alert(f"the images come out nearly as one grey ({told}); the cache says so")
+    return Alert(f"the images are nearly one shade of grey ({told}); the cache records this")
 
 
 def _cause(error: BaseException) -> str:

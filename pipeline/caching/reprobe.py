@@ -123,7 +123,13 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
     warnings = (*amended.warnings, *check_rare(amended.dataset, split))
     rows = arrange_rows(amended.dataset, key[amended.rows], split)
     if "val" in cache.splits and "val" not in rows:
-        warnings = (*warnings, "no image of val is left: the probe is chosen within train, and students need a val")
+        warnings = (
+            *warnings,
+            (
+                "no image of val is left: the probe's settings are chosen within train, and students cannot be trained "
+                "without val"
+            ),
+        )
     request = {
         **cache.manifest.raw["request"],
         "classes": len(amended.dataset.classes),
@@ -193,7 +199,7 @@ def reprobe(asked: Reprobing, *, wait: bool = True, tell: Tell = lambda _: None)
         except (OSError, KeyboardInterrupt) as error:
             how = "by Ctrl-C" if isinstance(error, KeyboardInterrupt) else f"by the file system ({error})"
             raise CacheIncomplete(
-                f"Stopped {how}: '{asked.target}' is as it was before. Run the same command again."
+                f"Stopped {how}: '{asked.target}' is unchanged. Run the same command again."
             ) from error
         finally:
             work.remove()
@@ -234,14 +240,14 @@ def _recorded_probe(cache: Cache) -> ProbeSettings:
     """Return the settings of a cache's probe; what reprobing needs beside them is checked here as well."""
     if not cache.manifest.size.features_kept:
         raise CacheMismatch(
-            f"Cache '{cache.path}' was made with --no-features, so there is nothing to fit another probe on; make it "
-            "anew without that option: medal cache-teacher DATASET OUT"
+            f"Cache '{cache.path}' was made with --no-features, so no other probe can be fitted; make it again "
+            "without that option: medal cache-teacher DATASET OUT"
         )
     try:
         return ProbeSettings.from_dict(cache.manifest.raw.get("request", {}).get("probe"))
     except DataError as error:
         raise CacheMismatch(
-            f"Cache '{cache.path}' does not record its probe as this medal fits one: {error} Make it anew: "
+            f"Cache '{cache.path}' records its probe differently from this version of medal: {error} Make it again: "
             "medal cache-teacher DATASET OUT"
         ) from error
 

@@ -97,7 +97,7 @@ class StageOneStore:
             return choose_signed(self.store, entries, self.trust)
         except CacheMismatch as error:
             raise CacheMismatch(
-                f"{error} Or leave --store out to compute it, or --signers to take it on your own judgement."
+                f"{error} Leave --store out to compute it here, or --signers out to accept it unsigned."
             ) from error
 
     def entries(self, tell: Tell) -> list[Entry]:
@@ -123,7 +123,7 @@ class StageOneStore:
         if self.wait:
             return wait_for(self.store, cache_id, tell)
         for one in who_computes(self.store, cache_id)[:1]:
-            tell(f"this cache is being computed by {one}; going on all the same (--wait waits for it)")
+            tell(f"this cache is being computed by {one}; computing it here too (--wait waits for it)")
         return None
 
     def obtain(self, asked: Plan, tell: Tell) -> Cache | None:
@@ -144,7 +144,7 @@ class StageOneStore:
         try:
             for entry in self._useful(asked, tell):
                 sources.append(local_copy(self.store, entry, self.progress, most=self.most, trust=self.trust))
-                tell(f"features are taken over from cache '{entry.cache_id}' of store '{self.store.url}'")
+                tell(f"features are reused from cache '{entry.cache_id}' of store '{self.store.url}'")
         except CacheCorrupt:
             raise
         except CacheError as error:
@@ -173,7 +173,7 @@ class StageOneStore:
             try:
                 choose_signed(self.store, [entry], self.trust)
             except CacheMismatch as error:
-                tell(Alert(f"features are not taken over: {error}"))
+                tell(Alert(f"features are not reused: {error}"))
                 continue
             there = read_keys(self.store, entry)
             if secret is not None and entry.summary.get("key_check") is None:

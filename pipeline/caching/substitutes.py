@@ -38,8 +38,8 @@ def name_substitutes(store: StageOneStore, teacher: str, spec: str, out: str | N
     url, offers = store.store.url, ", or ".join(_offer(store, entry, out) for entry in found[:_MOST])
     rest = f" ({len(found) - _MOST} more: {shlex.join(['medal', 'list', url])})" if len(found) > _MOST else ""
     return (
-        f"Store '{url}' has what needs no teacher any more: {offers}{rest}. Whether it fits your images: "
-        f"medal show CACHE {shlex.quote(spec)}"
+        f"Store '{url}' has caches that need no teacher: {offers}{rest}. To see if one fits your images: medal show "
+        f"CACHE {shlex.quote(spec)}"
     )
 
 

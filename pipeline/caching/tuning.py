@@ -64,7 +64,7 @@ def settle(asked: Plan, progress: Progress | None, tell: Tell) -> Plan:
     tuned = _remember(asked)
     if tuned is None:
         if progress is None:
-            tell("sizes and recipes would be tried first; what follows is for those that were asked for")
+            tell("sizes and recipes would be tried first; the following is for the given ones")
             return asked
         tuned = _tune(asked, progress, tell)
     return replace(asked.with_teacher(**tuned["chosen"]), tuned=tuned)

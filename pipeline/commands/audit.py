@@ -34,15 +34,15 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--with-images",
     is_flag=True,
-    help="Put the images to look at, and what they are compared with, on the page of --html: they are patients'.",
+    help="Show the images to check, and their counterparts, on the page of --html; these are patients' images.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="COSINE",
-    help="Call images near-duplicates from this cosine of whitened features on (default: compare pixels).",
+    help="Count images as near-duplicates from this cosine of whitened features (default: compare pixels).",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the files of --csv and --html, if they are there.")
+@click.option("--overwrite", is_flag=True, help="Replace the files of --csv and --html if they exist.")
 @click.option("--strict", is_flag=True, help="Exit with status 1 if something serious is found.")
 @json_option
 @dataset_options
@@ -70,7 +70,7 @@ def audit(
     """
     options = take_dataset_options(chosen)
     if with_images and page is None:
-        raise click.UsageError("--with-images is about the page of --html; name one.")
+        raise click.UsageError("--with-images needs --html FILE.")
     for place in (table, page):
         if place is not None and place.exists() and not overwrite:
             raise MedalError(f"'{place}' is there already; give another name, or --overwrite to replace it.")

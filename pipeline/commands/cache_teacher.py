@@ -106,7 +106,7 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--folds",
     default=_DEFAULT.folds,
-    help="Number of out-of-fold probes for train; 0 = one probe that has seen all of train.",
+    help="Number of out-of-fold probes for train; 0 = one probe, fitted on all of train.",
 )
 @click.option(
     "--no-features", is_flag=True, help="Do not store features: the cache is smaller, but cannot be reprobed."
@@ -165,21 +165,23 @@ _SIZE_OR_AUTO = _SizeOrAuto()
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace another cache at OUT, once the new one is sealed; one that fits is reused.",
+    help="Replace another cache at OUT when the new one is sealed; a cache with the same settings is reused.",
 )
 @click.option(
     "--store",
     envvar="MEDAL_STORE",
     show_envvar=True,
-    help="Use the cache from this store if somebody has computed it: a folder, s3://, sftp://, https:// …",
+    help="Use the cache from this store if it has one: a folder, s3://, sftp://, https:// …",
 )
-@click.option("--push", is_flag=True, help="Publish what is computed in --store.")
+@click.option("--push", is_flag=True, help="Publish the computed cache in --store.")
 @click.option("--yes", is_flag=True, help="With --push, publish the names in the cache without asking.")
-@click.option("--wait", "wait", is_flag=True, help="If somebody is computing it for --store now, wait for it.")
+@click.option("--wait", "wait", is_flag=True, help="If another process is computing it for --store now, wait for it.")
 @click.option("--as", "by", envvar="MEDAL_NAME", metavar="NAME", help="Your name in --store (default: none).")
 @store_options
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@click.option(
+    "--dry-run", is_flag=True, help=("Show what would be done, how long it would take and how much disk it needs.")
+)
 @json_option
 @dataset_options
 def cache_teacher(
@@ -207,7 +209,7 @@ def cache_teacher(
     medal cache-teacher labels.csv scans.h5 --label-columns edema,effusion --group-column patient
     """
     if push and not store:
-        raise click.UsageError("--push goes with --store URL (or MEDAL_STORE)")
+        raise click.UsageError("--push needs --store URL (or MEDAL_STORE)")
     options = take_dataset_options(chosen)
     sharing = {name: chosen.pop(name) for name in ("wait", "by", "max_cache_size", "signers", "revoked")}
     settings = CacheSettings(features_kept=not chosen.pop("no_features"), **chosen)
@@ -266,7 +268,7 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
     manifest = made.cache.manifest
     metrics = manifest.probe.get("metrics", {})  # another writer's cache need not have them
     if made.action == "reuse" and manifest.skipped.images:
-        note(Alert(f"{manifest.skipped.images} images that could not be read were left out of it"))
+        note(Alert(f"{manifest.skipped.images} images were left out because they could not be read"))
     if as_json:
         print_json(
             {

@@ -72,7 +72,10 @@ def plan_demo(out: Path, teacher: str, *, quick: bool, overwrite: bool = False) 
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Train a finished student again, and replace a cache with other settings; one that fits is kept.",
+    help=(
+        "Train a finished student again, and replace a cache with other settings; a cache with the same settings is "
+        "kept."
+    ),
 )
 @click.option("--dry-run", is_flag=True, help="Only print the two command lines.")
 @json_option
@@ -137,8 +140,8 @@ def _foresee_teacher() -> str:
     if find_spec("onnx") is None:
         return str(tiny)
     note(
-        f"the Hugging Face hub has no {HUB_TEACHER} to give now, so the teacher is to be recovered from the package "
-        f"index; where that cannot be reached either, '{tiny}' stands in, and the names below are other ones"
+        f"{HUB_TEACHER} cannot be downloaded from the Hugging Face hub now, so the teacher will come from the package "
+        f"index; if that fails too, '{tiny}' is used, and the names below differ"
     )
     return str(recovered)
 

@@ -45,9 +45,9 @@ _DEFAULT = CacheSettings()
 @click.option(
     "--with-images",
     is_flag=True,
-    help="Put a few images of each class on the page of --html: these are patients' images.",
+    help="Show a few images of each class on the page of --html; these are patients' images.",
 )
-@click.option("--config", is_flag=True, help="Show which defaults are set, to what, and where.")
+@click.option("--config", is_flag=True, help="Show which defaults are set, their values, and where they come from.")
 @json_option
 @dataset_options
 def doctor(
@@ -90,7 +90,7 @@ def doctor(
 
     settings = CacheSettings(image_size=image_size, device=device)
     if page is not None and dataset is None:
-        raise click.UsageError("--html is about a DATASET; name one.")
+        raise click.UsageError("--html needs a DATASET.")
     found = examine(dataset, take_dataset_options(chosen), settings, teacher, store, note)
     if page is not None and found.understood is not None and found.opened is not None:
         from ...cache.machine.drafts import write_file
@@ -115,7 +115,9 @@ def _print_settings(in_effect: list[Setting], files: list[Path], as_json: bool) 
         for one in in_effect
         if one.origin is not None
     ]
-    lines.append("All else is built in: medal COMMAND --help. What you type counts most.")
+    lines.append(
+        "All other defaults are built in: medal COMMAND --help. Options on the command line override all of these."
+    )
     click.echo("\n".join(map(plain, lines)))
 
 

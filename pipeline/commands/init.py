@@ -26,20 +26,20 @@ _PRESETS = ("laptop", "gpu", "cluster")
 # Option → value and why, by preset: what a machine of that kind is better served with than by what is built in.
 _Lines = dict[str, tuple[Any, str]]
 _TEACHER: dict[str, _Lines] = {
-    "laptop": {"teacher": ("facebook/dinov2-small", "a quarter of the time of dinov2-base, features half as wide")},
-    "gpu": {"teacher": ("facebook/dinov2-base", "a GPU has the time for it")},
+    "laptop": {"teacher": ("facebook/dinov2-small", "four times as fast as dinov2-base, features half as wide")},
+    "gpu": {"teacher": ("facebook/dinov2-base", "fast enough on a GPU")},
     "cluster": {
-        "teacher": ("facebook/dinov2-base", "a GPU has the time for it; give its folder where nodes have no internet"),
-        "on-bad-image": ("skip", "a job at night should not end at one broken file; the cache lists what was left out"),
+        "teacher": ("facebook/dinov2-base", "fast enough on a GPU; give its folder if nodes have no internet"),
+        "on-bad-image": ("skip", "one broken file should not stop a long job; the cache lists what was left out"),
     },
 }
 _STUDENT: dict[str, _Lines] = {
     "laptop": {"student": ("resnet18", "any timm model; mobilenetv3_small_100 is faster to run, not to train")},
-    "gpu": {"student": ("resnet18", "any timm model"), "seeds": (3, "one seed says little of a method")},
+    "gpu": {"student": ("resnet18", "any timm model"), "seeds": (3, "one seed says little about a method")},
     "cluster": {
         "student": ("resnet18", "any timm model"),
-        "seeds": (3, "one seed says little of a method"),
-        "workers": (4, "processes that decode images where they do not fit into memory"),
+        "seeds": (3, "one seed says little about a method"),
+        "workers": (4, "processes that decode images if they do not fit into memory"),
     },
 }
 _BASELINE: _Lines = {"baseline": (True, "the same students on the labels alone: did distilling help?")}
@@ -66,7 +66,7 @@ _ASIDE = {
     default=Path(_NAME),
     help="File to write; commands read the one in their folder or above it.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file, if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 @json_option
 @dataset_options
 def init(dataset: str | None, *, preset: str | None, out: Path, overwrite: bool, as_json: bool, **chosen: Any) -> None:
@@ -110,7 +110,7 @@ def _describe(dataset: str, options: Any) -> list[str]:
 
 def _find_kind() -> tuple[str, str]:
     if os.environ.get("SLURM_CLUSTER_NAME") or shutil.which("sbatch"):
-        return "cluster", "as Slurm is here"
+        return "cluster", "because Slurm is here"
     import torch
 
     if torch.cuda.is_available():

@@ -48,9 +48,11 @@ _FILE = click.Path(path_type=Path)
     metavar="TABLE",
     help="Correct labels: a .csv with the columns key and label, or key and a 0/1 column for each label to correct.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT, once the new one is sealed.")
+@click.option("--overwrite", is_flag=True, help="Replace another cache at OUT when the new one is sealed.")
 @click.option("--no-wait", is_flag=True, help="Refuse, instead of waiting, if another process is making OUT.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, how long it would take and how many bytes.")
+@click.option(
+    "--dry-run", is_flag=True, help=("Show what would be done, how long it would take and how much disk it needs.")
+)
 @json_option
 def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Fit another probe on the features of CACHE and seal the new soft targets in OUT; no teacher, no images.

@@ -81,11 +81,14 @@ def verify(
     if as_json:
         print_json({"ok": not problems, "problems": problems, "sample": checked})
     else:
-        sound = f"'{cache}' is sound: every byte is what was sealed."
+        sound = f"'{cache}' is intact: every byte is as it was sealed."
         if checked and not problems:
             # Rounded down, as it is a bound.
             worst = math.floor(checked["min_cosine"] * 1e5) / 1e5
-            sound += f" {checked['images']} images gave the teacher's features again, cosine at least {worst:.5f}."
+            sound += (
+                f" {checked['images']} images were sent through the teacher again: the features agree, cosine at "
+                f"least {worst:.5f}."
+            )
         click.echo("\n".join(map(plain, problems)) or sound)
     if problems:
         sys.exit(1)

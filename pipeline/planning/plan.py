@@ -106,14 +106,14 @@ def prepare(
         The target holds something else, or a source cannot be opened or has features of another kind.
     """
     if options.unlabelled and settings.tune:
-        raise DataError("--tune chooses on val by its labels, and --unlabelled has none; leave one of the two out.")
+        raise DataError("--tune needs labels of val, and --unlabelled has none; leave one of the two out.")
     reading = replace(options, keep_missing=settings.on_bad_image == "skip")
     dataset = open_dataset(spec, reading) if opened is None else opened
     files = locate_teacher(settings.teacher, settings.revision)
     if not files.name.isprintable():
         raise TeacherError(
-            f"Teacher '{plain(files.name)}' has a name that a cache cannot hold; expected printable characters: rename "
-            "its folder."
+            f"Teacher '{plain(files.name)}' has a name that a cache cannot store; expected printable characters: "
+            "rename its folder."
         )
     if settings.feature == "auto":
         settings = replace(settings, feature=cast(Feature, fitting_features(files.config)[-1]))
@@ -276,8 +276,8 @@ def _check_keys(there: Cache, asked: Plan) -> None:
     """Refuse a target whose keys are of another kind, in words that say more than that rows differ."""
     check = None if asked.dataset.secret is None else asked.dataset.secret.check
     if there.manifest.key_check != check:
-        held = "plain keys" if there.manifest.key_check is None else "keys keyed with a secret"
-        wanted = "plain ones" if check is None else "keys of the secret of --key-secret"
+        held = "plain keys" if there.manifest.key_check is None else "keys made with a secret"
+        wanted = "plain ones" if check is None else "keys made with the secret of --key-secret"
         raise CacheMismatch(
             f"'{there.path}' holds a cache with {held}, and {wanted} are asked for; give another OUT (with "
             f"--from '{there.path}' nothing is computed again, if its keys are plain), or --overwrite to replace it "

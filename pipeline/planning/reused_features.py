@@ -45,13 +45,15 @@ def check_source(cache: Cache, request: Mapping[str, Any], secret: KeySecret | N
     CacheMismatch
     """
     if not cache.manifest.size.features_kept:
-        raise CacheMismatch(f"Cache '{cache.path}' was made with --no-features; there is nothing to take over.")
+        raise CacheMismatch(
+            f"Cache '{cache.path}' was made with --no-features, so it has no features to reuse; leave it out of --from."
+        )
     match_secret(secret, cache.manifest.key_check, f"cache '{cache.path}'")
     unlike = _unlike(cache, request)
     if unlike:
         raise CacheMismatch(
-            f"The features of cache '{cache.path}' are of another kind: it differs in {', '.join(unlike)}. "
-            "Leave it out of --from, or ask for the same."
+            f"The features of cache '{cache.path}' do not fit: it differs in {', '.join(unlike)}. Leave it out of "
+            "--from, or use the same settings."
         )
 
 
@@ -221,6 +223,6 @@ def _copy(
     for name, path in paths.items():
         if digests[name].hexdigest() != cache.manifest.sha256[path]:
             raise CacheCorrupt(
-                f"Cache '{cache.path}' is damaged: array '{path}' does not have its sealed SHA-256. Nothing was taken "
-                "over; leave it out, or get it again from whoever made it."
+                f"Cache '{cache.path}' is damaged: array '{path}' does not have its sealed SHA-256. Nothing was "
+                "reused; leave it out, or get a new copy."
             )

@@ -115,9 +115,7 @@ def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
     several, contrary = (_count_mixed(column.reshape(-1)[order], starts) for column in (split, code))
     found = []
     if several:
-        found.append(
-            f"{_images(several)} in more than one split, where val and test are to be new to probe and student"
-        )
+        found.append(f"{_images(several)} in more than one split, but val and test should be new to probe and student")
     if contrary:
         found.append(f"{_images(contrary)} in the dataset several times with different labels")
     group = np.concatenate([part.group for part in rows.values()])
@@ -126,14 +124,14 @@ def repeat_warnings(rows: Mapping[str, SplitRows]) -> list[str]:
     torn = _count_mixed(split[known], np.flatnonzero(np.diff(group[known], prepend=-1))) if len(known) else 0
     if torn:
         found.append(
-            f"{torn} {plural(torn, 'patient has', 'patients have')} images in more than one split, where val and test "
-            "are to be new to probe and student: give other splits, or none, to have them drawn by patient"
+            f"{torn} {plural(torn, 'patient has', 'patients have')} images in more than one split, but val and test "
+            "should be new to probe and student: give other splits, or none, to have them drawn by patient"
         )
     return found
 
 
 def _images(count: int) -> str:
-    return f"{count} {plural(count, 'image stands', 'images stand')}"
+    return f"{count} {plural(count, 'image is', 'images are')}"
 
 
 def _count_mixed(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> int:

@@ -53,8 +53,8 @@ def refuse_bad(bad: Mapping[tuple[str, int], DataError], images: int, kept: int,
     listed = "\n  ".join(sorted(map(str, bad.values())))
     return DataError(
         f"{len(bad)} of {images} images cannot be used. The {kept} others are computed and kept in '{work}': the same "
-        f"command with --on-bad-image skip leaves the bad ones out and goes on from there; or mend them, and begin "
-        f"anew with --overwrite:\n  {listed}"
+        "command with --on-bad-image skip continues without the bad ones. Or fix them, and start again with "
+        f"--overwrite:\n  {listed}"
     )
 
 
@@ -68,7 +68,7 @@ def check_skippable(bad: Collection[DataError]) -> None:
     if len(bad) > _MOST_SKIPPED:
         raise DataError(
             f"{len(bad)} images cannot be used, more than the {_MOST_SKIPPED} that --on-bad-image skip leaves out; "
-            f"{next(iter(bad))} for one. Look for what they have in common."
+            f"{next(iter(bad))} for example. Look for what they have in common."
         )
 
 

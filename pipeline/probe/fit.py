@@ -208,11 +208,11 @@ def _check_learnable(problem: Problem) -> None:
     labels = problem.train.labels
     given = known(labels, problem.task)
     if not given.any():
-        raise DataError("No image of train has a known label, so there is nothing to fit a probe to; label some.")
+        raise DataError("No image of train has a known label, so no probe can be fitted; label some images.")
     if problem.task == "multiclass" and len(np.unique(labels[given])) < 2:
         raise DataError(
-            f"All {int(given.sum())} labelled images of train are of class number {int(labels[given][0])}; "
-            "a probe needs two classes, so add images of another or check the label column."
+            f"All {int(given.sum())} labelled images of train are of class number {int(labels[given][0])}; a probe "
+            "needs two classes: add images of another class, or check the label column."
         )
 
 

@@ -74,7 +74,7 @@ def settle(
     if count > settings.few * len(labels):
         return "grid", f"{share}, more than a share of {settings.few:g}"
     if count > settings.graph_rows // 2:
-        return "grid", f"{share}, more than half of what a graph may hold"
+        return "grid", f"{share}, more than half of the limit of a graph"
     return "mean", f"{share}, a share of {settings.few:g} or less"
 
 

@@ -64,8 +64,8 @@ def _measure(blocks: Callable[[], Iterator[npt.NDArray[Any]]], count: int, width
     mean = sum((block.sum(0, dtype=np.float64) for block in blocks()), zero) / n_rows
     if not np.isfinite(mean).all():
         raise TeacherError(
-            f"{int((~np.isfinite(mean)).sum())} of {len(mean)} features hold values that are not finite; "
-            "compute them with --precision fp32, and check the teacher's weights."
+            f"{int((~np.isfinite(mean)).sum())} of {len(mean)} features have values that are not finite; compute them "
+            "with --precision fp32, and check the teacher's weights."
         )
     # Two passes: the difference of squares would lose every digit of a feature that hardly varies.
     variance = sum((np.square(block - mean).sum(0) for block in blocks()), zero) / n_rows

@@ -83,11 +83,14 @@ def _initialise(ray: Any, address: str, options: Mapping[str, Any]) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **options)
     except Exception as error:
         if options:
-            said = f"A local Ray instance cannot be started ({sentence(error)}); see that there is memory and room"
+            said = (
+                f"A local Ray instance cannot be started ({sentence(error)}); check that there is enough memory and "
+                "disk"
+            )
             raise MedalError(f"{said} in the temporary folder '{tempfile.gettempdir()}'.") from error
         raise MedalError(
             f"Ray at '{address}' cannot be used from here ({sentence(error)}); run medal on a machine of the cluster, "
-            "one on which ray start was called."
+            "where ray start was run."
         ) from error
     finally:
         if main:
@@ -99,15 +102,15 @@ def _knock(address: str) -> None:
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal() or int(port) > 65535:
         raise MedalError(
-            f"--address '{address}' is not the address of a Ray cluster; expected HOST:PORT as ray start says it, or "
-            "auto for the one that runs on this machine."
+            f"--address '{address}' is not the address of a Ray cluster; expected HOST:PORT as ray start prints it, "
+            "or auto for the cluster on this machine."
         )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
     except OSError as error:
         raise MedalError(
-            f"No Ray cluster answers at '{address}' ({error.strerror or error}); start one there with "
-            f"ray start --head --port {port}, or leave --address out for one on this machine alone."
+            f"No Ray cluster answers at '{address}' ({error.strerror or error}); start one there with ray start "
+            f"--head --port {port}, or leave --address out to use only this machine."
         ) from error
 
 

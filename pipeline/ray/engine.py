@@ -109,7 +109,7 @@ class RayEngine:
         self._queue: deque[ChunkPlan] = deque()
         self._tries: Counter[ChunkPlan] = Counter()
         self._failed_starts: Counter[str] = Counter()
-        self._why = "none of its machines has a CPU to spare"
+        self._why = "none of its machines has a free CPU"
         self._looked = -_LOOK
         self._begun = self._manned = time.monotonic()
         self._slow_told = False
@@ -194,7 +194,9 @@ class RayEngine:
             raise ConnectionError(f"the Ray cluster has no worker left ({self._why})")
         if not self._slow_told and now - self._begun > _SLOW and not any(worker.ready for worker in self._workers):
             self._slow_told = True
-            self._tell(f"no worker of the Ray cluster is ready after {_SLOW:.0f} s; it may be busy; still waiting")
+            self._tell(
+                f"no worker of the Ray cluster is ready after {_SLOW:.0f} s; the cluster may be busy; still waiting"
+            )
 
     def _room(self, resources: Mapping[str, float]) -> int:
         """Return how many actors a machine has room for: at least one if it can compute at all."""
@@ -263,7 +265,7 @@ class RayEngine:
             self._failed_starts[worker.node] += 1
             return
         plans = list(worker.plans.values())
-        self._tell(f"a worker of the Ray cluster was lost; {len(plans)} chunks that it had go to others")
+        self._tell(f"a worker of the Ray cluster was lost; {len(plans)} of its chunks go to other workers")
         self._queue.extendleft(reversed(plans))
         # The first was being computed, the others only waited.
         for plan in plans[:1]:

@@ -86,8 +86,8 @@ def _settle_in(asked: Plan, place: Place) -> Plan:
     """Make this process like the one that asks, and return the plan with the teacher where this machine has it."""
     if version("medalmighty") != place.medal:
         raise MedalError(
-            f"Here is medal {version('medalmighty')}, expected {place.medal} as in the process that asks; install the "
-            f"same: pip install medalmighty=={place.medal}"
+            f"This machine has medal {version('medalmighty')}, expected {place.medal} as on the machine that runs the "
+            f"command; install it: pip install medalmighty=={place.medal}"
         )
     with suppress(OSError):  # who names files by absolute paths needs no such folder
         os.chdir(place.folder)
@@ -103,7 +103,7 @@ def _find_teacher(files: TeacherFiles) -> TeacherFiles:
     if found != files.weights_sha256:
         raise TeacherError(
             f"Teacher '{files.name}' in '{files.folder}' has weights with the SHA-256 {found[:12]}…, expected "
-            f"{files.weights_sha256[:12]}… as in the process that asks; copy the folder from there."
+            f"{files.weights_sha256[:12]}… as on the machine that runs the command; copy the folder from there."
         )
     return files
 
@@ -114,8 +114,8 @@ def _check_images(dataset: Dataset, part: SplitRows, plan: ChunkPlan) -> None:
     with suppress(DataError):  # which is told with the chunk
         if dataset.key(row) != part.key[plan.start].tobytes():
             raise CacheMismatch(
-                f"This machine has another {dataset.images.describe(row)} than the process that asks; give all "
-                "machines the same files."
+                f"{dataset.images.describe(row)} differs between this machine and the one that runs the command; give "
+                "all machines the same files."
             )
 
 

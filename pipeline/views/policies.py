@@ -65,7 +65,7 @@ _TILT = 10 / 360
 POLICIES: Mapping[str, Policy] = {
     "none": Policy(reason="nothing is changed"),
     "small": Policy(
-        reason="for any modality: what another positioning and exposure would do; nothing is mirrored",
+        reason="for any modality: small changes of position and exposure; nothing is mirrored",
         shift=0.05,
         zoom=0.1,
         rotation=_TILT,
@@ -176,7 +176,7 @@ class Views:
         if policy_named(self.policy) == POLICIES["none"] and self.count > 1:
             known = ", ".join(name for name in POLICIES if name != "none")
             raise DataError(
-                f"{self.count} views without a policy would all be the same; say with --augment what may change "
+                f"{self.count} views without a policy would all be the same; choose with --augment what may change "
                 f"without changing the label: {known}."
             )
 

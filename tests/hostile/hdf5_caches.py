@@ -212,10 +212,10 @@ HDF5 = {
     "attribute of an array": (attribute("train/key", np.zeros(8000)), REFUSED + "'train/key' has attributes"),
     "strange array": (
         made(lambda f, _: f.create_dataset("x\x1b", data=[1]), manifest=None),
-        REFUSED + r"'x\\x1b' is no part of a cache",
+        REFUSED + r"'x\\x1b' does not belong to a cache",
     ),
     "one group more": (made(lambda f, _: f.create_group("more")), REFUSED + "'/' holds 6 objects; expected at most 5"),
-    "strange group": (made(lambda f, _: f.create_group("pixels"), manifest=None), REFUSED + "'pixels' is no part"),
+    "strange group": (made(lambda f, _: f.create_group("pixels"), manifest=None), REFUSED + "'pixels' does not belong"),
     "thousands of objects": (made(many_objects), REFUSED + "'val' holds 30[0-9]+ objects; expected at most 9"),
     "group for an array": (
         instead_of_label(lambda f, _: f.create_group("val/label")),
@@ -250,7 +250,7 @@ HDF5 = {
     "second file in front": (made(padding=bytes(16) + b"\x89HDF\r\n\x1a\n"), "not one JSON line followed by zeros"),
     "user block of pickle": (made(block=b"\x80\x04cos\nsystem\n."), "(JSON|zeros)"),
     "deep user block": (made(block=b"[" * 1000 + b"\n"), "The user block is nested deeper than 32"),
-    "more in the user block": (made(block=BLOCK + b',"x":1}\n'), "should hold medal_cache and body_sha256"),
+    "more in the user block": (made(block=BLOCK + b',"x":1}\n'), "should only hold medal_cache and body_sha256"),
     "newer user block": (
         made(block=BLOCK.replace(b'"format":1', b'"format":9,"medal":"8.0"') + b',"x":1}\n'),
         "format 9; this medal reads format 1. Read it with medal 8.0",
@@ -260,7 +260,7 @@ HDF5 = {
     "superblock of tomorrow": (made(after=superblock(8, b"\xff")), REFUSED + "libhdf5 cannot read it .*superblock"),
     "end behind the end": (made(after=superblock(40, b"\xff" * 6)), REFUSED + "libhdf5 cannot read it"),
     "root nowhere": (made(after=superblock(64, b"\xff\xff\xff\xff\0\0\0\0")), REFUSED + "libhdf5 cannot read it"),
-    "pipe": (pipe, "should be a file, as its name ends in .h5"),
-    "folder": (folder, "should be a file, as its name ends in .h5"),
+    "pipe": (pipe, "should be a file, because its name ends in .h5"),
+    "folder": (folder, "should be a file, because its name ends in .h5"),
     "link to a secret": (link_to_secret, "(is damaged|has no seal)"),
 }

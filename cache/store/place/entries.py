@@ -74,8 +74,8 @@ def check_entry(entry: Entry, name: str) -> Entry:
     """Refuse an entry that stands under another one's name."""
     if entry.name != name:
         raise CacheCorrupt(
-            f"Entry '{name}' was redirected: it says that it is '{entry.name}'. It was not used; tell whoever keeps "
-            "the store."
+            f"Entry '{name}' was redirected: it says that it is '{entry.name}'. It was not used; tell whoever "
+            "maintains the store."
         )
     return entry
 
@@ -147,7 +147,6 @@ def find_entries(store: Store, asked: str) -> list[Entry]:
     ids: Mapping[str, Entry] = {entry.cache_id: entry for entry in reversed(found)}
     if len(ids) > 1:
         raise CacheError(
-            f"'{asked}' may be any of {len(ids)} caches of store '{store.url}': {', '.join(list(ids)[:6])}. Say which "
-            "one by its id."
+            f"'{asked}' fits {len(ids)} caches of store '{store.url}': {', '.join(list(ids)[:6])}. Give the id of one."
         )
     return found

@@ -71,8 +71,8 @@ class Store:
             data = self._files.read(name, limit)
         if len(data) > limit:
             raise CacheCorrupt(
-                f"Object '{name}' of store '{self.url}' is longer than the {limit} bytes it may have; nothing of it "
-                "was used. Tell whoever keeps the store."
+                f"Object '{name}' of store '{self.url}' is longer than its limit of {limit} bytes; it was not used. "
+                "Tell whoever maintains the store."
             )
         return data
 
@@ -88,7 +88,7 @@ class Store:
         if sha256(data).hexdigest() != digest:
             raise CacheCorrupt(
                 f"Object '{name}' of store '{self.url}' does not have the SHA-256 that was published: it was damaged "
-                "or exchanged. Nothing of it was used; tell whoever keeps the store."
+                "or exchanged. It was not used; tell whoever maintains the store."
             )
         return data
 
@@ -106,7 +106,7 @@ class Store:
             It may not be written, and why.
         """
         if self.read_only:
-            raise StoreUnusable(f"Store '{self.url}' is read only; give the address at which it can be written.")
+            raise StoreUnusable(f"Store '{self.url}' is read only; give an address that can be written to.")
         with self._speaking(""):
             self._files.require_writable((ENTRIES, SETS, UNLISTED, COMPUTING))
 
@@ -159,7 +159,8 @@ class Store:
                 self.check()
             elif others:
                 raise CacheError(
-                    f"'{self.url}' holds other things ('{others[0][:60]}') and no store; give an empty or new folder."
+                    f"'{self.url}' holds other files ('{others[0][:60]}') and is not a store; give an empty or new "
+                    "folder."
                 ) from None
             else:
                 self.write(MARKER, marker_bytes())
@@ -178,7 +179,7 @@ class Store:
         except Exception as error:
             if is_denied(error):
                 raise StoreUnusable(
-                    f"Store '{self.url}' does not let you at '{name or 'its folder'}'{why_denied(error)}."
+                    f"Store '{self.url}' denies access to '{name or 'its folder'}'{why_denied(error)}."
                 ) from error
             raise _unreachable(self.url, error) from error
 
@@ -190,7 +191,7 @@ def _sentence(error: BaseException) -> str:
 
 def _unreachable(url: str, error: BaseException) -> StoreUnusable:
     return StoreUnusable(
-        f"Store '{url}' could not be used ({_sentence(error)}); nothing half done is left visible. Check address, "
+        f"Store '{url}' could not be used ({_sentence(error)}); nothing incomplete is visible in it. Check address, "
         "network and credentials, then run the same command again."
     )
 
