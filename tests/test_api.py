@@ -167,7 +167,7 @@ def test_soft_targets_refuse_what_cannot_be_paired(small_cache, train):
     images, labels = train
     with pytest.raises(DataError, match="exactly one"):
         library.SoftTargets(small_cache, "train", labels)
-    with pytest.raises(DataError, match="one an item"):
+    with pytest.raises(DataError, match="one for each item"):
         library.SoftTargets(small_cache, "train", labels, arrays=images[:10])
     with pytest.raises(CacheMismatch, match="no split 'holdout'"):
         library.SoftTargets(small_cache, "holdout", labels, arrays=images)

@@ -101,7 +101,7 @@ def test_other_test_images_are_refused_in_one_sentence(runs, medal, tmp_path):
 
 def test_what_is_no_run_is_refused(runs, medal, tmp_path):
     folder, _ = runs
-    with pytest.raises(StudentError, match="is no finished run"):
+    with pytest.raises(StudentError, match="is not a finished run"):
         medal("compare", folder / "one", tmp_path)
     with pytest.raises(StudentError, match=r"must end in .*\.svg"):
         medal("compare", folder / "one", folder / "two", "--out", tmp_path / "x.gif")

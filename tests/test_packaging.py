@@ -118,6 +118,7 @@ def test_licence_is_apache_2():
 def test_one_version_everywhere():
     version = PROJECT["project"]["version"]
     assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_every_dependency_has_a_lower_bound_and_no_upper_one():

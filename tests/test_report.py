@@ -223,7 +223,7 @@ def test_a_run_of_an_older_medal_has_a_report_too(made, medal, tmp_path):
 
 
 def test_what_cannot_be_reported_on_is_said_in_a_sentence(made, medal, tmp_path):
-    with pytest.raises(StudentError, match="is no finished run"):
+    with pytest.raises(StudentError, match="is not a finished run"):
         medal("report", tmp_path, "--out", tmp_path / "x.html")
     with pytest.raises(StudentError, match="It is inside a run: give that run"):
         medal("report", made / "whole/baseline", "--out", tmp_path / "x.html")

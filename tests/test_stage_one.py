@@ -26,6 +26,8 @@ from medal.cache.making.work import WorkDirectory, work_path
 from medal.cache.making.writer import write_cache
 from medal.cache.reader import open_cache
 from medal.cache.verify import verify
+from medal.pipeline.caching import assembly
+from medal.pipeline.features import compute
 from medal.pipeline.teacher.demo import tiny_teacher
 
 
@@ -63,6 +65,21 @@ def test_both_forms_hold_the_same(small_cache, small_npz, small_request, medal, 
     assert made["computed"] == 300
     assert made["content_digest"] == open_cache(small_cache).content_digest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chest.h5"]
+
+
+def test_the_version_of_medal_changes_neither_id_nor_content(
+    small_cache, small_npz, small_request, medal, tmp_path, monkeypatch
+):
+    """A cache says which version made it; what it is found by, and what it holds, is the same for all of them."""
+    for module in (assembly, compute):
+        monkeypatch.setattr(module, "version", lambda _: "0.0.1")
+    out = tmp_path / "chest.h5"
+    medal("cache-teacher", small_npz, out, *small_request)
+    monkeypatch.undo()
+    old, now = open_cache(out), open_cache(small_cache)
+    assert old.manifest.raw["medal"] == "0.0.1" != now.manifest.raw["medal"]
+    assert (old.cache_id, old.content_digest) == (now.cache_id, now.content_digest)
+    assert medal("cache-teacher", small_npz, out, *small_request)["action"] == "reuse"
 
 
 def test_asking_again_reuses_without_torch(small_cache, small_npz, small_request):

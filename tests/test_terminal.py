@@ -12,14 +12,14 @@ import termios
 import pytest
 from store_cases import make_cache
 
-from medal.cache.terminal.console import _clock, stack
+from medal.cache.terminal.console import _clock, stack, wrap
 from medal.student.figures.tables import Table
 
 pyte = pytest.importorskip("pyte", reason="the emulator of a terminal is for the tests alone")
 COLUMNS, LINES = 80, 200
 
 
-def show(words, tmp_path, columns=COLUMNS):
+def show(words, tmp_path, columns=COLUMNS, status=0):
     """Run a command on a terminal; return its lines when it is over, and what was on the screen on the way."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
@@ -48,7 +48,7 @@ def show(words, tmp_path, columns=COLUMNS):
         stream.feed(part)
         seen.update(line.rstrip() for line in screen.display)
     os.close(ours)
-    assert running.wait(60) == 0, "\n".join(screen.display)
+    assert running.wait(60) == status, "\n".join(screen.display)
     return [line.rstrip() for line in screen.display if line.strip()], seen
 
 
@@ -101,3 +101,46 @@ def test_a_table_is_stacked_where_it_is_too_wide_and_never_where_width_is_no_mat
     ]
     assert stack(["name", "x"], [["a", "1"]]) == ["a", "  x  1"]
     assert [_clock(seconds) for seconds in (0.4, 59.6, 3600, 36061)] == ["0:00", "1:00", "1:00:00", "10:01:01"]
+
+
+def words_of(lines):
+    return " ".join(lines).split()
+
+
+def test_an_error_is_wrapped_between_words_and_its_command_is_whole(tmp_path):
+    """The same words as without a terminal: where the terminal breaks a line, half a word stands on either side."""
+    words = ["show", tmp_path / ("a_folder_of_a_long_name_" * 4) / "soft.zarr"]
+    piped = subprocess.run(
+        [sys.executable, "-m", "medal", *map(str, words)], capture_output=True, text=True, check=False
+    ).stderr
+    assert len(piped.strip()) > 2 * COLUMNS
+    wide, _ = show(words, tmp_path, columns=400, status=1)
+    lines, _ = show(words, tmp_path, columns=COLUMNS, status=1)
+    assert words_of(wide) == piped.split()
+    # Only the name and the command, which stay whole, are longer than a line.
+    name, command = re.search(r"'.*?'", piped)[0], piped[piped.index("medal cache-teacher") :].strip()
+    assert "".join(lines).count(name) == 1
+    assert any(line.startswith("medal cache-teacher DATASET ") for line in lines)
+    assert "".join(lines).endswith(command)
+
+
+def test_a_verdict_is_wrapped_between_words(squares, tmp_path):
+    words = ["compare", squares / "run", squares / "run"]
+    lines, _ = show(words, tmp_path)
+    wide, _ = show(words, tmp_path, 400)
+    (sentence,) = [line for line in wide if "McNemar" in line]
+    assert len(sentence) > 2 * COLUMNS
+    start = next(number for number, line in enumerate(lines) if line.startswith(sentence[:20]))
+    assert words_of(lines[start:])[: len(sentence.split())] == sentence.split()
+
+
+def test_what_is_wrapped_and_what_is_not():
+    assert wrap("x" * 90, 80) == "x" * 90
+    assert wrap("one two three", None) == wrap("one two three", 13) == "one two three"
+    assert wrap("one two three", 8) == "one two\nthree"
+    assert wrap("  one two 'a name' three", 10) == "  one two\n  'a name'\n  three"
+    assert wrap("key   one two three", 11, hang=6) == "key   one\n      two\n      three"
+    assert wrap("Continue with: medal show a b c d e f", 20) == "Continue with: \nmedal show a b c d e f".replace(
+        ": ", ":"
+    )
+    assert wrap("a b\nc d", 3) == "a b\nc d"

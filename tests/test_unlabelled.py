@@ -110,7 +110,7 @@ def test_labels_are_not_forgotten_by_mistake(place, medal, tmp_path):
             cache(medal, place, place / "all.csv", tmp_path / "x.h5", "--unlabelled", option, value)
     with pytest.raises(DataError, match="--tune needs labels of val"):
         cache(medal, place, place / "all.csv", tmp_path / "x.h5", "--unlabelled", "--tune")
-    with pytest.raises(CacheMismatch, match=r"knows no labels.*--unlabelled .*loose.h5"):
+    with pytest.raises(CacheMismatch, match=r"has no labels.*--unlabelled .*loose.h5"):
         medal("train-student", place / "loose.h5", place / "loose", "--out", tmp_path / "run", *QUICK)
 
 

@@ -270,7 +270,7 @@ def test_a_set_from_elsewhere_is_measured_whole_and_by_domain(squares, table, me
     assert {name: figures["n"] for name, figures in told["domains"].items()} == {"scanner A": 12, "scanner B": 12}
     assert told["student"]["rests_on"]["units"] == 12
     (warning,) = told["warnings"]
-    assert "they rest on 12 patients" in warning
+    assert "they are based on 12 patients" in warning
 
 
 def test_other_classes_are_refused_and_absent_ones_named(squares, table, medal):
@@ -319,5 +319,5 @@ def test_a_student_of_several_labels_is_used_alike(medal, pictures, tmp_path):
     metrics = json.loads((run / "metrics.json").read_text())["test"]
     assert measured["auroc"] == pytest.approx(metrics["auroc"], abs=1e-6)
     card = (run / "README.md").read_text()
-    assert "several an image" in card
+    assert "several per image" in card
     assert "sigmoid()" in card

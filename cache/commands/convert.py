@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..terminal.command import Command
-from ..terminal.console import json_option, print_json
+from ..terminal.console import json_option, print_json, say
 
 __all__ = ["convert"]
 
@@ -27,4 +27,4 @@ def convert(cache: str, out: str, overwrite: bool, as_json: bool) -> None:
     if as_json:
         print_json({"cache": out, "cache_id": made.cache_id, "content_digest": made.content_digest})
     else:
-        click.echo(f"Wrote '{out}', content digest {made.content_digest}.")
+        say(f"Wrote '{out}', content digest {made.content_digest}.")

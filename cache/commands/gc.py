@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..terminal.command import Command
-from ..terminal.console import json_option, note, print_json
+from ..terminal.console import json_option, note, print_json, say
 from ..text import plain
 
 __all__ = ["gc"]
@@ -47,6 +47,6 @@ def gc(store: str, older_than: float, now: bool, as_json: bool) -> None:
     if as_json:
         print_json({"store": store, "removed": len(done.sets), "freed": done.freed, "waiting": len(done.waiting)})
         return
-    click.echo(plain(f"Removed {len(done.sets)} sets of data from '{store}', {done.freed / 1e6:.1f} MB."))
+    say(plain(f"Removed {len(done.sets)} sets of data from '{store}', {done.freed / 1e6:.1f} MB."))
     if done.waiting:
         note(f"note: {len(done.waiting)} more are less than {days:g} days old and are kept (--now removes them)")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..terminal.command import Command
-from ..terminal.console import json_option, note, print_json
+from ..terminal.console import json_option, note, print_json, say
 from ..text import plain
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def pull(
         )
         return
     what = "Pulled" if pulled.action == "pulled" else "Nothing to do: found"
-    click.echo(plain(f"{what} '{cache.path}', every byte verified; content digest {cache.content_digest}."))
+    say(plain(f"{what} '{cache.path}', every byte verified; content digest {cache.content_digest}."))
 
 
 def default_target(entry: Entry) -> Path:

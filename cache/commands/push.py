@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..terminal.command import Command
-from ..terminal.console import json_option, note, print_json, progress
+from ..terminal.console import json_option, note, print_json, progress, say
 from ..text import plain
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def push(cache: str, store: str, by: str | None, key: Path | None, yes: bool, as
         )
         return
     what = "Nothing to do: it is there already" if pushed.action == "there" else f"Pushed {pushed.sent / 1e6:.1f} MB"
-    click.echo(plain(f"{what}; others get it by: medal pull {pushed.entry.cache_id} {store}"))
+    say(plain(f"{what}; others get it by: medal pull {pushed.entry.cache_id} {store}"))
     if not pushed.served:
         note(
             "note: the store already has different content for the same request (another CPU rounds differently); "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..terminal.command import Command
-from ..terminal.console import json_option, note, print_json
+from ..terminal.console import json_option, note, print_json, say
 from ..text import plain
 
 __all__ = ["remove"]
@@ -41,7 +41,7 @@ def remove(name: str, store: str, now: bool, as_json: bool) -> None:
         print_json(result)
         return
     freed = f", {done.freed / 1e6:.1f} MB" if now else ""
-    click.echo(plain(f"Removed cache '{result['cache_id']}' from '{store}'{freed}."))
+    say(plain(f"Removed cache '{result['cache_id']}' from '{store}'{freed}."))
     if done.waiting:
         note(
             f"note: its data is kept for two weeks, for anyone still reading it; to delete it now: medal gc {store} "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ import click
 from ..progress import Advance, Alert
 from ..text import plain
 
-__all__ = ["columns", "json_option", "log_json", "logs_json", "note", "print_json", "progress", "stack"]
+__all__ = ["columns", "json_option", "log_json", "logs_json", "note", "print_json", "progress", "say", "stack", "wrap"]
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -34,6 +35,9 @@ _SECONDS_BETWEEN_LINES = 5.0
 _VARIABLE = "MEDAL_LOG_JSON"
 # What stands before a sentence that people read, by its level.
 _BEFORE = {"info": "", "warning": "warning: ", "error": "medal: "}
+# What stays whole when a line is wrapped: a quoted name, or a word. A command stays whole to the end of its line.
+_WORD = re.compile(r"'[^']*'\S*|\S+")
+_COMMAND = re.compile(r"(?<=: )(?:medal|pip|openssl|docker) .*")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line of stdout.")
 
@@ -51,10 +55,52 @@ def note(text: str, level: Literal["info", "error"] = "info", **figures: Any) ->
         _log(shown, text.strip(), **figures)
         return
     lines = "\n".join(map(plain, f"{_BEFORE[shown]}{text}".split("\n")))
+    lines = wrap(lines, get_terminal_size().columns if sys.stderr.isatty() else None)
     if _live is None:
         click.echo(lines, err=True)
     else:  # else the line would be written into the bar
         _live.console.print(lines, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(text: str, hang: int = 0) -> None:
+    """Print sentences of the result on stdout, wrapped to the terminal.
+
+    Parameters
+    ----------
+    hang : columns by which the further lines of a wrapped line are indented
+    """
+    click.echo(wrap(text, columns(), hang))
+
+
+def wrap(text: str, width: int | None, hang: int = 0) -> str:
+    """Break lines between words, so that the terminal does not break them inside of words.
+
+    A command to copy, such as "Continue with: medal …", gets a line of its own and is not broken.
+
+    Parameters
+    ----------
+    width : columns of the terminal; None = leave the text as it is
+    """
+    if width is None:
+        return text
+    return "\n".join(part for line in text.split("\n") for part in _wrap_line(line, width, hang))
+
+
+def _wrap_line(line: str, width: int, hang: int) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    command = _COMMAND.search(line)
+    prose = line[: command.start()] if command else line
+    indent = " " * (len(line) - len(line.lstrip()) + hang)
+    lines, end = [], 0
+    for word in _WORD.finditer(prose):
+        between = prose[end : word.start()]
+        if lines and len(lines[-1]) + len(between) + len(word[0]) <= width:
+            lines[-1] += between + word[0]
+        else:
+            lines.append((indent if lines else between) + word[0])
+        end = word.end()
+    return [*lines, f"{indent}{command[0]}"] if command else lines
 
 
 def columns() -> int | None:

@@ -11,7 +11,7 @@ import click
 from ...cache.errors import MedalError
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import json_option, note, print_json, progress, say
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
@@ -90,7 +90,7 @@ def audit(
     else:
         _print_table(found)
         if table is not None:
-            click.echo(plain(f"'{table}' lists {written} rows with advice."))
+            say(plain(f"'{table}' lists {written} rows with advice."))
     if strict and found.serious:
         sys.exit(1)
 

@@ -12,7 +12,7 @@ import click
 from ...cache.progress import Alert
 from ...cache.store.options import store_options
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import json_option, note, print_json, progress, say
 from ...cache.text import say_scores
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..features.ranks import join_team, started_together
@@ -258,7 +258,7 @@ def _print_foreseen(asked: Plan, size: int, seconds: float, *, as_json: bool) ->
             }
         )
     else:
-        click.echo(
+        say(
             f"Would {asked.action} '{asked.target}': {asked.images} images, about {size / 1e6:.1f} MB and "
             f"{seconds:.0f} s of teacher."
         )
@@ -296,12 +296,12 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
         "pulled": "Pulled",
     }[made.action]
     target = made.cache.path
-    click.echo(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
+    say(f"{verb} '{target}': {made.computed} images computed, {made.kept} kept, {made.seconds:.0f} s.")
     if made.pushed is not None:
-        click.echo(f"  others get it by: medal pull {made.cache.cache_id} STORE")
+        say(f"  others get it by: medal pull {made.cache.cache_id} STORE")
     for split in ("val", "test"):
         if split in metrics:
-            click.echo(f"  teacher's probe on {split}: {say_scores(metrics[split])}")
+            say(f"  teacher's probe on {split}: {say_scores(metrics[split])}")
     # Classes and their columns stage two takes from the cache; of the others it reads the usual ones unless told.
     # What is a path no cache records.
     columns = {
@@ -317,4 +317,4 @@ def _print_made(made: Made, dataset: str, options: DatasetOptions, *, limited: b
     if options.unlabelled:
         # Beside a set that has labels.
         following = ["medal", "train-student", "CACHE", "DATASET", "--out", "RUN", "--unlabelled", str(target), dataset]
-    click.echo(f"Next: {shlex.join(following)}")
+    say(f"Next: {shlex.join(following)}")

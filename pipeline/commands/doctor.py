@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.terminal.defaults import Setting, find_files, settings_in_effect
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
@@ -100,7 +100,7 @@ def doctor(
     if as_json:
         print_json(found.to_dict())
     else:
-        click.echo("\n".join(map(plain, _lines(found))))
+        say("\n".join(map(plain, _lines(found))), hang=11)
     if found.problems:
         sys.exit(1)
 
@@ -118,7 +118,7 @@ def _print_settings(in_effect: list[Setting], files: list[Path], as_json: bool) 
     lines.append(
         "All other defaults are built in: medal COMMAND --help. Options on the command line override all of these."
     )
-    click.echo("\n".join(map(plain, lines)))
+    say("\n".join(map(plain, lines)))
 
 
 def _lines(found: Report) -> list[str]:

@@ -15,7 +15,7 @@ from ...cache.errors import MedalError
 from ...cache.machine.drafts import write_file
 from ...cache.machine.processors import usable_processors
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, print_json
+from ...cache.terminal.console import json_option, print_json, say
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
@@ -92,7 +92,7 @@ def init(dataset: str | None, *, preset: str | None, out: Path, overwrite: bool,
         print_json({"out": str(out), "preset": kind, "dataset": dataset})
         return
     asked = "DATASET" if dataset is None else dataset
-    click.echo(plain(f"Wrote '{out}' for a {kind}, {why}. Next: medal cache-teacher {asked}"))
+    say(plain(f"Wrote '{out}' for a {kind}, {why}. Next: medal cache-teacher {asked}"))
 
 
 def _describe(dataset: str, options: Any) -> list[str]:

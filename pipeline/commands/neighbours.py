@@ -8,7 +8,7 @@ import click
 
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
@@ -56,7 +56,7 @@ def neighbours(cache: str, dataset: str, image: str, *, count: int, as_json: boo
     if as_json:
         print_json({"cache": cache, "image": rows[0], "neighbours": rows[1:]})
         return
-    click.echo(plain(f"{rows[0]['image']} ({rows[0]['split']}, {rows[0]['label']}) is most like:"))
+    say(plain(f"{rows[0]['image']} ({rows[0]['split']}, {rows[0]['label']}) is most like:"))
     for one in rows[1:]:
         same = ", same patient" if one["patient"] == rows[0]["patient"] >= 0 else ""
-        click.echo(plain(f"  {one['cosine']:6.3f}  {one['image']}  ({one['split']}, {one['label']}{same})"))
+        say(plain(f"  {one['cosine']:6.3f}  {one['image']}  ({one['split']}, {one['label']}{same})"))

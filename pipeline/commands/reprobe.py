@@ -9,7 +9,7 @@ import click
 
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.text import plain, say_scores
 from ..probe.settings import Recipe
 
@@ -88,9 +88,7 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
         if as_json:
             print_json(foreseen)
         else:
-            click.echo(
-                plain(f"Would {asked.action} '{out}': {_words(asked)}, about {size / 1e6:.1f} MB and {seconds:.0f} s.")
-            )
+            say(plain(f"Would {asked.action} '{out}': {_words(asked)}, about {size / 1e6:.1f} MB and {seconds:.0f} s."))
         return
     made = make(asked, wait=not no_wait, tell=note)
     before, after = (one.manifest.probe.get("metrics", {}) for one in (asked.source, made.cache))
@@ -110,10 +108,10 @@ def reprobe(cache: str, out: str, overwrite: bool, no_wait: bool, dry_run: bool,
         )
         return
     verb = "Made" if made.action == "create" else "Nothing to do: found"
-    click.echo(plain(f"{verb} '{out}': {_words(asked)}, {made.seconds:.0f} s."))
+    say(plain(f"{verb} '{out}': {_words(asked)}, {made.seconds:.0f} s."))
     for split in ("val", "test"):
         if split in after:
-            click.echo(f"  probe on {split}: {say_scores(after[split])}, before: {say_scores(before.get(split, {}))}")
+            say(f"  probe on {split}: {say_scores(after[split])}, before: {say_scores(before.get(split, {}))}")
 
 
 def _changes(asked: Reprobing) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import click
 
 from ...cache.store.options import resolve_cache, store_options
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, print_json
+from ...cache.terminal.console import json_option, print_json, say
 from ...cache.text import plain
 from ..datasets.fit import fit, remedies
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
@@ -70,13 +70,13 @@ def show(
     for command in remedies(found, cache, dataset):
         click.echo(plain(f"  {command}"))
     if found.is_perfect:
-        click.echo(plain(f"'{dataset}' fits '{cache}'."))
+        say(plain(f"'{dataset}' fits '{cache}'."))
 
 
 def _print(lines: Mapping[str, str]) -> None:
     width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name:<{width}}  {plain(value)}")
+        say(f"{name:<{width}}  {plain(value)}", hang=width + 2)
 
 
 def _counts(found: Mapping[str, int]) -> str:

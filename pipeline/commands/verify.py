@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import json_option, note, print_json, progress, say
 from ...cache.text import plain
 from ..datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ..planning.request import CacheSettings
@@ -89,7 +89,7 @@ def verify(
                 f" {checked['images']} images were sent through the teacher again: the features agree, cosine at "
                 f"least {worst:.5f}."
             )
-        click.echo("\n".join(map(plain, problems)) or sound)
+        say("\n".join(map(plain, problems)) or sound)
     if problems:
         sys.exit(1)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.text import plain, plural
 
 if TYPE_CHECKING:
@@ -80,18 +80,18 @@ def clean(folders: tuple[Path, ...], remove: bool, older_than: float, as_json: b
         print_json({"found": listed, "removed": removed, "put_back": put_back, "freed": outcome.freed})
     else:
         for one in found:
-            click.echo(plain(_done(one, outcome) + _describe(one) if remove else _describe(one)))
+            say(plain(_done(one, outcome) + _describe(one) if remove else _describe(one)))
         where = ", ".join(f"'{place}'" for place in places)
         if not found:
             age = f"Nothing older than {older_than:g} days" if older_than else "Nothing"
-            click.echo(plain(f"{age} was left behind in {where}."))
+            say(plain(f"{age} was left behind in {where}."))
         elif remove:
             back = f"put back {len(outcome.put_back)}, " if outcome.put_back else ""
             click.echo(f"Removed {len(outcome.removed)}, {back}freed {_size(outcome.freed)}.")
         elif any(action_for(one) != "leave" for one in found):
             limit = ["--older-than", f"{older_than:g}"] if older_than else []
             again = shlex.join(["medal", "clean", "--remove", *limit, *map(str, places)])
-            click.echo(plain(f"To remove it: {again}"))
+            say(plain(f"To remove it: {again}"))
     if outcome.failed:
         sys.exit(1)
 

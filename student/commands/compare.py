@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import columns, json_option, note, print_json
+from ...cache.terminal.console import columns, json_option, note, print_json, say
 from ...cache.text import plain
 
 if TYPE_CHECKING:
@@ -66,6 +66,6 @@ def compare(
 
     click.echo(_plain_lines(show_comparison(result, columns())))
     for sentence in result.sentences():
-        click.echo(plain(sentence))
+        say(plain(sentence))
     if out is not None:
-        click.echo(plain(f"Drawn: '{out}'"))
+        say(plain(f"Drawn: '{out}'"))

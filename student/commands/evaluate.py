@@ -9,7 +9,7 @@ import click
 
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.text import plain
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
@@ -101,26 +101,26 @@ def evaluate(
         print_json({"run": str(run), "dataset": opened.name, "out": None if out is None else str(out), **result})
         return
     where = "" if result["split"] == "all" else f" of '{result['split']}'"
-    click.echo(plain(f"'{run}' on {_images(result['images'])}{where} in '{opened.name}':"))
-    click.echo(f"  student: {_say_scores(result['student'])}")
+    say(plain(f"'{run}' on {_images(result['images'])}{where} in '{opened.name}':"))
+    say(f"  student: {_say_scores(result['student'])}")
     if patients := result["student"].get("patients"):
         mixed = f", {patients['mixed']} with images of several classes left out" if patients["mixed"] else ""
         counted = f"{patients['n']} labelled, {patients['aggregate']} of probabilities{mixed}"
-        click.echo(f"  by patient ({counted}): {_say_scores(patients)}")
+        say(f"  by patient ({counted}): {_say_scores(patients)}")
     for name, figures in result["domains"].items():
-        click.echo(plain(f"  in '{name}' ({figures['n']} labelled): {_say_scores(figures)}"))
+        say(plain(f"  in '{name}' ({figures['n']} labelled): {_say_scores(figures)}"))
     if result["student"]["absent"]:
-        click.echo(plain(f"  left out of the mean AUROC, as it is undefined: {', '.join(result['student']['absent'])}"))
+        say(plain(f"  left out of the mean AUROC, as it is undefined: {', '.join(result['student']['absent'])}"))
     errors = [result["student"][name] for name in ("calibration_error", "calibration_error_calibrated")]
     if None not in errors:
-        click.echo(
+        say(
             f"  calibration error {errors[0]:.3f}, with the run's temperature {result['temperature']['value']:g} "
             f"{errors[1]:.3f}"
         )
     if _has_no_width(result["student"], *result["domains"].values()):
-        click.echo(f"  {NO_WIDTH}")
+        say(f"  {NO_WIDTH}")
     if out is not None:
-        click.echo(f"Wrote '{out}'.")
+        say(f"Wrote '{out}'.")
 
 
 _SAID = ("auroc", "accuracy")

@@ -8,7 +8,7 @@ import click
 
 from ...cache.errors import DataError, StudentError
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json, progress
+from ...cache.terminal.console import json_option, note, print_json, progress, say
 from ...cache.text import plain, plural
 from .options import device_option, run_argument
 
@@ -59,7 +59,7 @@ def explain(run: Path, images: tuple[Path, ...], *, out: Path, name: str | None,
         print_json({"run": str(run), "out": str(out), "pictures": list(found.rows), "bad": list(found.bad)})
     else:
         page = out / "index.html"
-        click.echo(plain(f"Wrote {len(found.rows)} {plural(len(found.rows), 'picture')} and '{page}'."))
+        say(plain(f"Wrote {len(found.rows)} {plural(len(found.rows), 'picture')} and '{page}'."))
     if found.bad:
         listed = "\n  ".join(found.bad)
         raise DataError(f"{len(found.bad)} of {len(frames)} images cannot be used; fix them:\n  {listed}")

@@ -9,7 +9,7 @@ import click
 
 from ...cache.errors import StudentError
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, print_json
+from ...cache.terminal.console import json_option, print_json, say
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def export(
     if as_json:
         print_json(result)
         return
-    click.echo(
+    say(
         f"Wrote '{out}': {result['format']}, {result['bytes'] / 1e6:.2f} MB; logits differ by at most "
         f"{result['difference']:.1g} from the student's on {result['checked']} {result['checked_on']} images."
     )
@@ -98,5 +98,5 @@ def export(
             for name in ("accuracy", "auroc")
         ]
         same = f"{100 * cost['same_decision']:.1f} % of decisions on {_images(cost['images'])} the same"
-        click.echo(f"  int8 on {split}: {', '.join(told)}, {same}")
+        say(f"  int8 on {split}: {', '.join(told)}, {same}")
     click.echo("Research software, not a medical device.")

@@ -11,7 +11,7 @@ import click
 from ...cache.errors import DataError
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import columns, json_option, note, print_json, progress, stack
+from ...cache.terminal.console import columns, json_option, note, print_json, progress, say, stack
 from ...cache.text import plain, plural
 from .options import (
     aggregate_option,
@@ -148,13 +148,13 @@ def _tell(trained: Trained, answers: Answers, patients: PatientAnswers | None, o
 
     if out is not None:
         of = "" if patients is None else f" of {len(patients.names)} {plural(len(patients.names), 'patient')}"
-        click.echo(f"Wrote '{out}': {_images(len(answers.places))}{of}.")
+        say(f"Wrote '{out}': {_images(len(answers.places))}{of}.")
     elif patients is not None:
         named = [f"{name} ({_images(count)})" for name, count in zip(patients.names, patients.images, strict=True)]
         _show("patient", named, patients.decisions, patients.classes, patients.probability)
     else:
         _show("image", _names(answers), answers.decisions, answers.classes, answers.probability, answers.distance)
-    click.echo(f"{say_temperature(trained.temperature)} Research software, not a medical device.")
+    say(f"{say_temperature(trained.temperature)} Research software, not a medical device.")
 
 
 def _refuse_bad(answers: Answers, out: Path | None) -> None:
@@ -183,7 +183,7 @@ def _foresee(
         print_json({**told, "bytes": size, "seconds": round(seconds, 3)})
         return
     wrote = "" if out is None else f", into '{out}', about {size / 1e6:.2f} MB"
-    click.echo(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s plus the time to read the images."))
+    say(plain(f"Would {what} '{trained.run}'{wrote}; about {seconds:.1f} s plus the time to read the images."))
 
 
 def _images(count: int) -> str:

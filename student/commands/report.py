@@ -11,7 +11,7 @@ import click
 from ...cache.errors import StudentError
 from ...cache.progress import Alert
 from ...cache.terminal.command import Command
-from ...cache.terminal.console import json_option, note, print_json
+from ...cache.terminal.console import json_option, note, print_json, say
 from ...cache.text import plain, plural
 from ...pipeline.datasets.options import dataset_options, take_dataset_options
 from .options import overwrite_option, require_place
@@ -103,7 +103,7 @@ def report(
             print_json(told)
         else:
             listed = ", ".join(map(str, runs))
-            click.echo(plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {listed}."))
+            say(plain(f"Would write '{out}' on {len(found)} {plural(len(found), 'run')}: {listed}."))
         return
     if figures is not None:
         figures.mkdir(parents=True, exist_ok=True)
@@ -124,9 +124,9 @@ def report(
         print_json(told | {"bytes": len(content), "thumbnails": page.thumbnails})
         return
     for one in found:
-        click.echo(plain(f"{one.name}: {one.metrics['verdict']}"))
+        say(plain(f"{one.name}: {one.metrics['verdict']}"))
     shown = f", with {page.thumbnails} {plural(page.thumbnails, 'image')} of patients" if page.thumbnails else ""
-    click.echo(plain(f"Wrote '{out}': {len(content) / 1e6:.2f} MB{shown}."))
+    say(plain(f"Wrote '{out}': {len(content) / 1e6:.2f} MB{shown}."))
 
 
 def _heat() -> Callable[[Path], Draw]:

@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from ...cache.errors import StudentError
 from ...cache.store.options import resolve_cache, store_options
 from ...cache.terminal.command import Command, options_of
-from ...cache.terminal.console import columns, json_option, note, print_json, progress
+from ...cache.terminal.console import columns, json_option, note, print_json, progress, say
 from ...cache.text import plain
 from ...pipeline.datasets.options import DATASET_GROUP, dataset_options, take_dataset_options
 from ...pipeline.views.policies import POLICIES
@@ -268,7 +268,7 @@ def train_student(
     if as_json:
         print_json(dict(result))
     else:
-        click.echo(plain(foreseen.sentence) if foreseen else _describe(result))
+        say(plain(foreseen.sentence) if foreseen else _describe(result))
 
 
 @contextmanager
