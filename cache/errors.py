@@ -67,11 +67,11 @@ class StoreUnusable(CacheError, OSError):
 
 
 class DataError(MedalError, ValueError):
-    """A dataset cannot be read, or says something impossible.
+    """A dataset cannot be read, or contradicts itself.
 
     Attributes
     ----------
-    reason : of an image that cannot be used, what is wrong with it in a word or two, for counts
+    reason : what is wrong with an image that cannot be used, in a word or two, for counts
     """
 
     def __init__(self, message: str, reason: str = "unusable values") -> None:
@@ -88,5 +88,5 @@ class StudentError(MedalError, ValueError):
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what another library says, to stand in a message: without a full stop, not too long."""
+    """Return the first line of another library's error, shortened and without a full stop, for use in a message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

@@ -1,4 +1,4 @@
-"""Joining a dataset to a cache by content: which row of the one is which row of the other."""
+"""Joins a dataset to a cache by content: which row of the dataset is which row of the cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .reader import Cache
 
 __all__ = ["Join", "find_keys", "image_members", "join"]
 
-# Odd 64-bit constants of splitmix64; any would do, they only keep sums of small numbers from meeting.
+# Odd 64-bit constants of splitmix64; any would do, they only prevent collisions of sums of small numbers.
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9))
 
 
@@ -24,10 +24,10 @@ class Join:
 
     Attributes
     ----------
-    rows : split → (N,) int64, for each row of the cache the dataset row that stands for it, -1 if there is none
+    rows : split → (N,) int64, for each row of the cache the matching dataset row, -1 if there is none
     missing : dataset rows whose image the cache lacks, or has fewer copies of
-    disagree : dataset rows whose image the cache has with another label; they are joined in `rows` all the same
-    extra : cache rows that no dataset row stands for
+    disagree : dataset rows whose image the cache has with another label; they are still joined in `rows`
+    extra : cache rows without a matching dataset row
     matched : dataset rows joined, `disagree` included
     """
 
@@ -65,9 +65,9 @@ def join(
 ) -> Join:
     """Match dataset rows to cache rows: a multiset join on (key, label), inside a split where the dataset has splits.
 
-    What finds no partner of its own split and label is matched to a free row of the same image: first with the same
-    label in any split (the cache's splits rule), then with another label, which counts as disagreement. Each round
-    is done for all rows before the next, so that no row takes the partner of one that fits better.
+    A row without a partner of its split and label is matched to a free row of the same image: first with the same label
+    in any split (the cache's splits are used), then with another label, which counts as disagreement. Each round is
+    done for all rows before the next, so that no row takes the partner of one that fits better.
 
     Parameters
     ----------

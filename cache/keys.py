@@ -1,4 +1,4 @@
-"""Content keys: what a row is joined by, so that order, names and folders never matter."""
+"""Content keys, by which rows are joined, so that order, names and folders do not matter."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .errors import CacheMismatch, DataError
 __all__ = ["KEY_BYTES", "KeySecret", "array_key", "file_key", "match_secret", "page_key"]
 
 KEY_BYTES = 16
-# Whoever holds a cache can try secrets against it, so that none may be short enough to be found by trying.
+# Anyone with a cache can try secrets against it, so a secret must be too long to be guessed.
 _LEAST_SECRET, _MOST_SECRET = 32, 1 << 16
 _CHECKED, _CHECK_BYTES = b"medal:key-check", 16
 
-# One prefix a kind, so that a file and an array of the same bytes never share a key.
+# One prefix for each kind, so that a file and an array of the same bytes never share a key.
 _FILE = b"medal:file\0"
 _ARRAY = b"medal:array\0"
 _PAGE = b"medal:page\0"
@@ -32,7 +32,7 @@ def file_key(content: bytes) -> bytes:
 
 
 def page_key(file: bytes, page: int) -> bytes:
-    """Return the key of a page of an image file of several, but for the first, which has the key of the file.
+    """Return the key of a page of a multi-page image file; the first page has the key of the file.
 
     Parameters
     ----------
@@ -51,12 +51,12 @@ def array_key(array: npt.NDArray[Any]) -> bytes:
 class KeySecret:
     """A lab's secret: with it the key of a row is BLAKE2b-128, keyed, of the image's plain key.
 
-    Without the secret nobody can tell from an image what its key would be. What is kept here is derived from the
-    secret, which is never written anywhere.
+    Without the secret, nobody can compute an image's key. This object holds a value derived from the secret, which is
+    never written anywhere.
 
     Attributes
     ----------
-    check : 32 hexadecimal digits that are the same for the same secret alone, as a cache records them
+    check : 32 hexadecimal digits that identify the secret, as a cache records them
     """
 
     check: str
@@ -64,7 +64,7 @@ class KeySecret:
 
     @classmethod
     def read(cls, path: str | PathLike[str]) -> KeySecret:
-        """Read a secret from a file: all of its bytes, but for white space at both ends, which editors add.
+        """Read a secret from a file: all of its bytes except white space at both ends, which editors add.
 
         Raises
         ------
@@ -95,7 +95,7 @@ class KeySecret:
 
 
 def match_secret(secret: KeySecret | None, check: str | None, what: str) -> KeySecret | None:
-    """Return the secret that the keys of something are made with; None if they are plain, whatever secret there is.
+    """Return the secret that keys were made with; None if they are plain keys, even if a secret was given.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How a long job says where it is: it calls back, and prints nothing itself."""
+"""Progress of long jobs: they call back and print nothing themselves."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Tell = Callable[[str], None]  # called with a sentence that is not the result
 
 
 class Alert(str):
-    """A sentence that warns: whoever is told it may show it otherwise than news."""
+    """A warning: callbacks may show it differently from other messages."""
 
     __slots__ = ()
 
 
 class Progress(Protocol):
-    """Begins to show a job of `total` units, of which `done` are done; what it yields is told of the others."""
+    """Starts to show a job of `total` units, of which `done` are finished; yields a function to report the others."""
 
     def __call__(self, what: str, total: int, done: int = 0, /) -> AbstractContextManager[Advance]: ...
 

@@ -167,12 +167,12 @@ def open_cache(path: str | PathLike[str]) -> Cache:
         seal = parse_seal(seal_bytes)
         return Cache(place, check_seal(seal, manifest_bytes), seal)
     except CacheError as error:
-        # The parsers know fields, not places: the one thing to add is which cache it is.
+        # The parsers know fields, not files: add which cache it is.
         raise type(error)(f"Cache '{place}': {error}") from error
 
 
 def _refuse_other(place: Path) -> None:
-    """Refuse what cannot be a cache by its name, saying what it is where that can be told."""
+    """Refuse a path that cannot be a cache by its name, and say what it is if that is known."""
     if place.suffix in SUFFIXES:
         return
     if (place / _RUN_RECORD).is_file():

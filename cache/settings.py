@@ -1,4 +1,4 @@
-"""What settings may be: a value of the wrong kind is named when it is given, not by what fails on it later."""
+"""Checks settings when they are given, so that a value of the wrong kind is named at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_settings(kind: type[T], given: Mapping[str, Any]) -> T:
     Raises
     ------
     TypeError
-        There is no setting of a name; those near to it are said.
+        There is no setting of this name; similar names are listed.
     """
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in given:
@@ -64,7 +64,7 @@ def _is(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, tuple) and all(_is(item, parts[0]) for item in value)
     if kind in _KINDS:
-        # True is a number to Python, and a mistake to people.
+        # Python counts True as a number; here it is a mistake.
         return isinstance(value, _KINDS[kind][0]) and (kind is bool or not isinstance(value, bool))
     return True
 

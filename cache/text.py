@@ -9,12 +9,12 @@ __all__ = ["plain", "plural", "quoted", "say_scores"]
 
 
 def plain(text: str) -> str:
-    """Escape what would steer a terminal: names come from whoever made a cache or shares a folder."""
+    """Escape control characters: names may come from other people's caches and folders."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
-    """Return a noun as its number asks for: ``class`` or ``classes``."""
+    """Return a noun in the singular or plural: ``class`` or ``classes``."""
     if count == 1:
         return one
     return many or one + ("es" if one.endswith("s") else "s")

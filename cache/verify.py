@@ -22,7 +22,7 @@ LOGITS_TOLERANCE = 1e-4
 
 
 def verify_path(path: str | PathLike[str]) -> list[str]:
-    """Verify whatever stands at a path; what keeps it from being opened is a problem like any other."""
+    """Verify the cache at a path; an error on opening is reported as a problem."""
     try:
         return verify(open_cache(path))
     except CacheError as error:
@@ -53,7 +53,7 @@ def verify(cache: Cache) -> list[str]:
 
 
 def _check_bytes(cache: Cache, path: str, rows: Rows, values: dict[str, None]) -> Iterator[str]:
-    """Yield what is wrong with the bytes of an array; what is wrong with its values is noted in `values`."""
+    """Yield problems with the bytes of an array; problems with its values are added to `values`."""
 
     def look(block: npt.NDArray[Any]) -> None:
         values.update(dict.fromkeys(value_problems(cache.manifest, path, block)))
@@ -69,7 +69,7 @@ def _check_bytes(cache: Cache, path: str, rows: Rows, values: dict[str, None]) -
 
 
 def _check_contents(cache: Cache, arrays: Mapping[str, Rows], problems: list[str]) -> Iterator[str]:
-    """Yield what is wrong with values: the `problems` that were found when the bytes were read, and what else is."""
+    """Yield problems with values: the `problems` found while the bytes were read, and further ones."""
     keys = {}
     yield from problems
     for split in cache.splits:
@@ -77,7 +77,7 @@ def _check_contents(cache: Cache, arrays: Mapping[str, Rows], problems: list[str
         keys[split] = key
         if not _is_ordered(key, label):
             yield f"Rows of '{split}' are not in ascending order of key and label."
-        # A fold out of bounds names a probe that is not there, and nothing can be said of numbers without end.
+        # A fold out of bounds names a missing probe, and infinite numbers cannot be compared.
         if cache.manifest.size.features_kept and not problems:
             yield from _check_logits(split, arrays, fold)
     repeats = count_repeats(keys)

@@ -33,7 +33,7 @@ def gc(store: str, older_than: float, now: bool, as_json: bool) -> None:
     """Delete data in STORE that no cache needs: data of removed caches, and what killed pushes left behind.
 
     Data is kept for some days, as somebody may be reading or pushing it. If --now deletes what somebody is pushing,
-    the push starts again and loses nothing. Whoever is reading it is told that it was withdrawn.
+    the push starts again and loses nothing. Anyone still reading it gets an error that it was withdrawn.
 
     \b
     medal gc /mnt/lab/caches

@@ -67,7 +67,7 @@ def list_(store: str, filters: tuple[str, ...], as_json: bool) -> None:
 
 
 def _name_near(key: str, asked: str, there: set[str]) -> str:
-    """Say what a store has in place of what it lacks; of a teacher the last part of its name counts most."""
+    """Name the closest values in the store; for a teacher, the last part of its name counts most."""
     last = asked.rstrip("/").rpartition("/")[2]
     near = [name for name in sorted(there) if name.rpartition("/")[2] == last] or get_close_matches(
         asked, sorted(there)

@@ -22,7 +22,7 @@ SUFFIXES = {".zarr": "medal.cache.format.zarr_form", ".h5": "medal.cache.format.
 
 @dataclass(frozen=True)
 class Survey:
-    """What a look at a cache's layout found: problems as sentences, and the paths of the arrays that have none."""
+    """Result of a check of a cache's layout: problems as sentences, and the paths of the arrays without problems."""
 
     problems: tuple[str, ...]
     sound: tuple[str, ...]
@@ -32,7 +32,7 @@ class Form(Protocol):
     """How one backend puts arrays, manifest and seal on disk. Each is a module with these functions."""
 
     def write(self, path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) -> None:
-        """Write a whole cache to a path where nothing is, durably, the seal last."""
+        """Write a complete cache durably to an empty path, the seal last."""
         ...
 
     def read_seal(self, path: Path) -> tuple[bytes, bytes]:
@@ -40,7 +40,7 @@ class Form(Protocol):
         ...
 
     def survey(self, path: Path, specs: Mapping[str, ArraySpec]) -> Survey:
-        """Compare what is on disk with the layout that the specs imply, before any array is opened."""
+        """Compare the files on disk with the layout that the specs imply, before any array is opened."""
         ...
 
     def open_arrays(self, path: Path, specs: Mapping[str, ArraySpec]) -> AbstractContextManager[Mapping[str, Rows]]:
@@ -48,7 +48,7 @@ class Form(Protocol):
         ...
 
     def padding_problems(self, path: Path, name: str, spec: ArraySpec) -> Iterator[str]:
-        """Yield what is stored beyond an array's values, of an array that a survey found sound."""
+        """Yield problems with bytes stored beyond an array's values; the array has passed the survey."""
         ...
 
 
@@ -66,7 +66,7 @@ def form_of(path: Path) -> Form:
     return cast(Form, import_module(module))
 
 
-# The disk or its server failed, not the cache: these must not send anybody to make a sound cache anew.
+# The disk or its server failed, not the cache: these must not make anybody recompute an intact cache.
 _DEVICE_ERRORS = frozenset(
     getattr(errno, name)
     for name in ("EIO", "ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO")
@@ -75,7 +75,7 @@ _DEVICE_ERRORS = frozenset(
 
 
 def device_failed(error: OSError) -> bool:
-    """Tell whether an error is the disk's or its server's own, and says nothing of one file: a lost mount, say."""
+    """Tell whether an error comes from the disk or its server, not from one file: a lost mount, for example."""
     return error.errno in _DEVICE_ERRORS - {errno.EIO}
 
 
@@ -83,8 +83,8 @@ def device_failed(error: OSError) -> bool:
 def reading(path: Path) -> Iterator[None]:
     """Turn whatever h5py, zarr or the file system raise while a cache is read into errors of our tree.
 
-    libhdf5 reports damage as OSError, KeyError, ValueError, TypeError, RuntimeError and others; zarr likewise. Put
-    it around calls into those libraries alone: an error of a caller's own code is not the cache's.
+    libhdf5 reports damage as OSError, KeyError, ValueError, TypeError, RuntimeError and others; zarr likewise. Only
+    wrap calls into those libraries: errors in a caller's own code are not errors of the cache.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A cache as one HDF5 file, with a user block in front that seals every byte behind it.
+"""A cache as one HDF5 file; the user block at its start seals every byte after it.
 
 The user block is 1024 bytes: one JSON object, a newline, zeros. `body_sha256` is checked before libhdf5, which is
 no parser for damaged or hostile files, gets to see anything; and a body that is new to this machine is first
@@ -46,7 +46,7 @@ _NO_SEAL = (
 
 
 def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) -> None:
-    """Write a whole cache to a file where nothing is, durably, the seal last."""
+    """Write a complete cache durably to a new file, the seal last."""
     with _Patient(path, "x+") as patient, h5py.File(patient, "w", userblock_size=USER_BLOCK) as file:
         for name, rows in arrays.items():
             dataset = file.create_dataset(name, shape=rows.shape, dtype=rows.dtype.newbyteorder("<"), track_times=False)
@@ -68,9 +68,9 @@ def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) 
 
 
 class _Patient(io.FileIO):
-    """A file that hides from libhdf5 that the disk is full, and keeps the error for whoever asks.
+    """A file that hides a full disk from libhdf5, and keeps the error for later.
 
-    libhdf5 cannot take a failed write: it loses count of what it holds, and ends the whole process by a segmentation
+    libhdf5 cannot handle a failed write: its state becomes inconsistent, and the process ends with a segmentation
     fault, at the latest when Python exits.
     """
 
@@ -93,7 +93,7 @@ class _Patient(io.FileIO):
             return size or 0
 
     def check(self) -> None:
-        """Raise what a write has failed with."""
+        """Raise the error of a failed write."""
         if self.failed is not None:
             raise self.failed
 
@@ -108,7 +108,7 @@ def _body_sha256(path: Path) -> str:
 
 
 def read_seal(path: Path) -> tuple[bytes, bytes]:
-    """Return the bytes of the seal and of the manifest, once the body is known to be the sealed one."""
+    """Return the bytes of the seal and of the manifest, after checking that the body is the sealed one."""
     if not path.exists():
         raise CacheNotFound(
             f"There is no cache at '{path}'; check the path, or make it: medal cache-teacher DATASET {path}"
@@ -120,7 +120,7 @@ def read_seal(path: Path) -> tuple[bytes, bytes]:
 
 
 def _check_body(path: Path) -> dict[str, Any]:
-    """Check everything that can be checked of a file without opening it here; return its user block."""
+    """Check a file as far as possible without opening it in this process; return its user block."""
     status = path.stat()
     # Opening a pipe would wait for ever.
     if not stat.S_ISREG(status.st_mode):

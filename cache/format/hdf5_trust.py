@@ -1,8 +1,8 @@
-"""Which HDF5 files may be opened in this process: those whose body was made here, or has been inspected before.
+"""Which HDF5 files may be opened in this process: those whose body was made here or has already been inspected.
 
-Trust goes by the SHA-256 of everything behind the user block, which is checked each time before a file is opened: the
-same bytes are as harmless under another name. It is remembered in medal's folder; without a folder that can be
-written, a file is inspected again by the next process.
+Trust depends on the SHA-256 of everything after the user block, which is checked each time before a file is opened; the
+file's name does not matter. It is stored in medal's folder. If that folder cannot be written, each process inspects the
+file again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def trust(body_sha256: str) -> None:
     """Remember a body, for this process and, where medal's folder can be written, for later ones."""
     _trusted_here.add(body_sha256)
     known = [body for body in _remembered() if body != body_sha256][-_KEPT + 1 :]
-    # Two processes may forget what the other remembers, which costs one more inspection and nothing else.
+    # Two processes may overwrite each other's record, which only costs one more inspection.
     with contextlib.suppress(OSError):
         file = _record()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def _record() -> Path:
 
 
 def _remembered() -> list[str]:
-    """Return the bodies remembered on disk, the latest last; none where the record is unreadable."""
+    """Return the bodies recorded on disk, the latest last; none if the record is unreadable."""
     try:
         raw = parse_json(_record().read_bytes(), "record of trusted files")
     except (OSError, RuntimeError, CacheCorrupt):  # RuntimeError: there is no home to be found
@@ -82,7 +82,7 @@ def _remembered() -> list[str]:
 
 def inspect_in_child(path: Path, *, script: Path = _SCRIPT, seconds: float = _SECONDS) -> None:
     """Have a file opened and inspected by a process with bounded time and memory; see `inspect_hdf5`."""
-    # -P: nothing is imported from the current folder, which may hold what the stranger sent.
+    # -P: nothing is imported from the current folder, which may hold files of a stranger.
     command = [sys.executable, "-P", str(script), str(path.resolve())]
     # Dynamic filters are looked up in folders that the environment names; none is wanted.
     settings = {"HDF5_PLUGIN_PRELOAD": "::", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -116,7 +116,7 @@ def inspect_in_child(path: Path, *, script: Path = _SCRIPT, seconds: float = _SE
 
 
 def _printable(answer: bytes) -> str:
-    # Whatever the child says came near a stranger's bytes.
+    # The child has read a stranger's bytes, so its answer is not trusted either.
     return "".join(char if char.isprintable() else "?" for char in answer.decode("ascii", "replace"))
 
 

@@ -2,9 +2,9 @@
 
     python -P inspect_hdf5.py FILE      exit status 0 if it is laid out as format 1, else 3 and a sentence on stdout
 
-libhdf5 is no parser for enemies: a crafted file can crash it, loop in it, or make it open other files. So the first
-process to open a stranger's file is this one, which imports nothing of medal and starts in a fraction of a second.
-No link is followed before its type is known, and no array is read at all.
+libhdf5 is not safe for hostile files: a crafted file can crash it, make it loop, or make it open other files. So the
+first process to open a stranger's file is this one, which imports nothing of medal and starts in a fraction of a
+second. No link is followed before its type is known, and no array is read at all.
 """
 
 from __future__ import annotations

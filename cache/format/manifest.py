@@ -1,4 +1,4 @@
-"""The manifest: a cache's description of itself, all that is needed to know whether it fits."""
+"""The manifest: a cache's description of itself, enough to decide whether it fits."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """Images that a cache was made without, since they cannot be used.
+    """Images that were left out of a cache because they cannot be used.
 
     Attributes
     ----------
@@ -82,17 +82,17 @@ class Manifest:
 
     @property
     def skipped(self) -> Skipped:
-        """Images that were asked for and cannot be used: the cache has no rows of them, and that is no mismatch."""
+        """Images that were requested and cannot be used: the cache has no rows for them, which is not a mismatch."""
         return parse_skipped(self.dataset.get("skipped", {}))
 
     @property
     def key_check(self) -> str | None:
-        """What tells whether a secret is the one that the keys are keyed with (`keys.KeySecret`); None = plain keys."""
+        """A check value for the secret that the keys were made with (`keys.KeySecret`); None = plain keys."""
         return self.dataset.get("key_check")
 
     @property
     def dataset(self) -> Mapping[str, Any]:
-        """Name, task, class and domain names, counts, repeats, how the splits came about."""
+        """Name, task, class and domain names, counts, repeats, whether splits were given or drawn."""
         return _section(self.raw, "dataset")
 
     @property
@@ -183,7 +183,7 @@ def parse_json(data: bytes, what: str) -> dict[str, Any]:
         value = json.loads(
             data.decode(), object_pairs_hook=_unique_keys, parse_constant=_no_constant, parse_float=_finite_number
         )
-        # Half a surrogate pair can be escaped in JSON, but is no text that could be written again.
+        # JSON can escape half a surrogate pair, but it cannot be written as UTF-8.
         if b"\\u" in data:
             canonical_json(value)
     # ValueError covers undecodable bytes, bad JSON, and numbers of thousands of digits.
@@ -291,7 +291,7 @@ def parse_hex(value: object, field: str, digits: int) -> str:
 
 
 def parse_descriptions(raw: Mapping[str, Any]) -> None:
-    """Check the kinds of what format 1 need not say, so that whoever shows or compares it can rely on them."""
+    """Check the kinds of optional fields, so that code that shows or compares them can rely on them."""
     for path, kind, expected in _DESCRIPTIONS:
         section, _, name = path.rpartition(".")
         holder = _section(raw, section) if section else raw

@@ -1,4 +1,4 @@
-"""Looking at files and folders that somebody else made: no link is followed, and no pipe is waited for."""
+"""Reading files and folders that somebody else made: links are not followed, and pipes are not opened."""
 
 from __future__ import annotations
 

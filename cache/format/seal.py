@@ -15,7 +15,7 @@ __all__ = ["Seal", "check_seal", "make_seal", "parse_seal"]
 
 @dataclass(frozen=True, kw_only=True)
 class Seal:
-    """What a finished cache vouches for: its arrays and its whole manifest."""
+    """The digests of a finished cache: of its arrays and its whole manifest."""
 
     format: int
     content_digest: str

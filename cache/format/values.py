@@ -1,4 +1,4 @@
-"""What the numbers of a cache may be, wherever they come from: a right digest does not make a label a class."""
+"""Valid ranges of the values in a cache: a correct digest does not mean that a label is a class."""
 
 from __future__ import annotations
 

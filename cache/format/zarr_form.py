@@ -30,7 +30,7 @@ _SEAL_BYTES = 1 << 12
 
 
 def write(path: Path, arrays: Mapping[str, Rows], manifest: bytes, seal: bytes) -> None:
-    """Write a whole cache to a folder where nothing is, durably, the seal last."""
+    """Write a complete cache durably to a new folder, the seal last."""
     path.mkdir(parents=True)
     group = zarr.create_group(LocalStore(path))
     for name, rows in arrays.items():

@@ -1,8 +1,8 @@
 """What a cache's Zarr folder may look like, checked before zarr opens anything.
 
-The tree follows from the manifest: `manifest.json`, `seal.json`, a `zarr.json` for the root, each group and each
-array, and the chunk files `c/…`. Nothing else may be there, and the length of every chunk file is known beforehand,
-so that nobody's numbers make us allocate more than there is on disk. Format 1 stores plain little-endian bytes: no
+The tree follows from the manifest: `manifest.json`, `seal.json`, a `zarr.json` for the root, each group and each array,
+and the chunk files `c/…`. Nothing else may be there, and the length of every chunk file is known beforehand, so that
+wrong numbers in a file cannot make us allocate more than is on disk. Format 1 stores plain little-endian bytes: no
 compression, no filters, no other dtypes than those of the layout, so there is nothing to decompress and no pickle.
 """
 
@@ -78,7 +78,7 @@ def _check_group(scan: Scan, where: str, members: set[str]) -> None:
         scan.report(f"'{name}' should describe a plain group, got {_short(raw if copies is None else copies)}.")
         return
     for member, copy in copies["metadata"].items():
-        # A library that goes by the copy must not read something else than one that does not.
+        # Libraries that read the copy must see the same as libraries that do not.
         if member not in members or not _same(
             _bare(copy), _bare(scan.read_json(f"{where}{member}/{_METADATA}", _METADATA_BYTES))
         ):

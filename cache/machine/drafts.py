@@ -1,4 +1,4 @@
-"""Files that appear whole: written beside, flushed, and renamed; so a name that is there is a file that is whole."""
+"""Files that appear complete: a draft is written, flushed and renamed. So an existing name is a complete file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def drafted(path: Path, draft: Path | None = None) -> Iterator[Path]:
 
     Parameters
     ----------
-    draft : its name; by default one per file, for whoever holds a lock or is alone there
+    draft : its name; the default is one per file, for a process that holds a lock or is the only writer
     """
     draft = path.with_name(f".{path.name}.part") if draft is None else draft
     try:
@@ -38,7 +38,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable. File systems that cannot (some network mounts) say so; that is theirs."""
+    """Make the names in a folder durable. Some network mounts cannot do that; their error is ignored."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Keeping what can be made or fetched again within bounds: what was used longest ago goes first."""
+"""Limits the size of files that can be made or fetched again: the least recently used are deleted first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ __all__ = ["make_room"]
 
 
 def make_room(found: Collection[tuple[float, int, Path]], most: int, take: Callable[[Path], bool]) -> None:
-    """Take things away, those used longest ago first, until the rest fits.
+    """Remove items, the least recently used first, until the rest fits.
 
     Parameters
     ----------
-    found : when each was used last, how many bytes it has, and where it is
-    most : bytes that may stay
-    take : removes one, or leaves it for a reason of its own; tells whether it is gone
+    found : time of last use, bytes and place of each
+    most : bytes that may be kept
+    take : removes one item, or decides to keep it; returns whether it is gone
     """
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):

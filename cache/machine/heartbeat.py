@@ -1,4 +1,4 @@
-"""Doing something every few seconds, so that others see that this process lives."""
+"""Repeats an action every few seconds, so that others see that this process is running."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Heartbeat:
 
     Parameters
     ----------
-    beat : what it raises of disks and networks is passed over: they come back or not, and what is written next says so
+    beat : its errors of disks and networks are ignored; the next real write reports a lasting failure
     """
 
     def __init__(self, beat: Callable[[], None], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Where medal keeps what it can make or fetch again, and paths below a user's own folder."""
+"""Folder for files that medal can make or fetch again, and paths below a user's home folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["expand_home", "home_folder"]
 
 
 def expand_home(path: str | PathLike[str]) -> str:
-    """Return a path whose ~ or ~USER is the folder of that user; one that no shell has expanded, as it was quoted."""
+    """Return a path with ~ or ~USER expanded, in case it was quoted and the shell did not."""
     return os.path.expanduser(fspath(path))  # noqa: PTH111 - words that are no paths come by here
 
 

@@ -1,4 +1,4 @@
-"""Who may do what in a shared folder: what new files are to let others do, and what to say where somebody may not."""
+"""Permissions in a shared folder: modes of new files, and messages if access is denied."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ FOLDER_BITS = 0o777 | stat.S_ISGID
 def mode_for_new(root: Path) -> int | None:
     """Return the mode bits that folders of a store take, whatever the umask; None = those that the umask leaves.
 
-    They are those of the store's own folder. One that is yet to be made takes its parent's, if that is set up for a
-    group: for whoever is of the group may be as far as from one store to the next.
+    They are those of the store's folder. A new store takes those of its parent folder, if that is set up for a group.
     """
     status = (root if root.exists() else _nearest(root.parent)).stat()
     if not root.exists() and not status.st_mode & stat.S_ISGID:
@@ -51,7 +50,7 @@ def share(path: Path, mode: int | None, group: int) -> None:
 
 
 def share_as_parent(path: Path) -> None:
-    """Let a new folder, and all in it, be of those whom its parent folder is set up for, if that is of a group."""
+    """Give a new folder, and all in it, the group and mode of its parent folder, if that is set up for a group."""
     parent = path.absolute().parent
     status = parent.stat()
     if status.st_mode & stat.S_ISGID:
@@ -60,7 +59,7 @@ def share_as_parent(path: Path) -> None:
 
 
 def require_place(target: Path) -> None:
-    """Refuse, before anything is computed, a place that this process may not write to, or replace what stands there.
+    """Refuse, before anything is computed, a place where this process may not write or replace the content.
 
     Raises
     ------
@@ -100,12 +99,12 @@ def _require_folder(folder: Path) -> None:
 
 
 def is_denied(error: BaseException) -> bool:
-    """Tell whether an error says that somebody may not do something."""
+    """Tell whether an error means that permission was denied."""
     return isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.EROFS)
 
 
 def why_denied(error: BaseException) -> str:
-    """Say what keeps this user from something, and what its owner can run: after "does not let you at …"."""
+    """Say why access is denied, and what the owner can run: the end of a message "… denies access to …"."""
     if not isinstance(error, OSError) or not isinstance(error.filename, str) or not hasattr(os, "geteuid"):
         return f" ({type(error).__name__}: {error}); ask whoever keeps it for access"
     path = _nearest(Path(error.filename))
@@ -127,7 +126,7 @@ def why_denied(error: BaseException) -> str:
 
 
 def _nearest(path: Path) -> Path:
-    """Return a path, or the folder nearest to it that is there and can be looked at."""
+    """Return a path, or the nearest folder above it that exists and can be read."""
     for one in (path, *path.absolute().parents):
         with suppress(OSError):
             one.stat()

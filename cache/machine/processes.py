@@ -1,4 +1,4 @@
-"""How this process was started: as one of several, or by a script that its own worker processes would run again."""
+"""How this process was started: as one of several ranks, or by a script that its worker processes would run again."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def count_ranks() -> int:
 def find_unguarded_script() -> str | None:
     """Return the script that this process runs if processes that are spawned would run it again, from its first line.
 
-    They do unless what it does stands under ``if __name__ == "__main__":``. None for a module, a notebook or a prompt.
+    They do unless its code is under ``if __name__ == "__main__":``. None for a module, a notebook or a prompt.
     """
     main = sys.modules.get("__main__")
     path = getattr(main, "__file__", None)

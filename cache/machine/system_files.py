@@ -1,4 +1,4 @@
-"""What operating systems and file servers leave in folders unasked: nobody's data, anywhere that medal looks."""
+"""Files that operating systems and file servers leave in folders; medal ignores them everywhere."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOLDERS = re.compile(
 
 
 def is_system_file(name: str) -> bool:
-    """Tell whether a file of this name comes from the operating system: it means nothing, and nobody misses it."""
+    """Tell whether a file of this name comes from the operating system and can be ignored."""
     return _FILES.fullmatch(name) is not None
 
 
@@ -34,5 +34,5 @@ def is_system_folder(name: str) -> bool:
 
 
 def is_nobodys(name: str) -> bool:
-    """Tell whether what has this name is no part of a user's images: it is a system's, or hidden."""
+    """Tell whether a file of this name cannot be one of the user's images: it is a system file, or hidden."""
     return name.startswith(".") or is_system_file(name) or is_system_folder(name)

@@ -1,4 +1,4 @@
-"""Who holds a lock: what stands in its file, read without trusting it, and whether that process is still there."""
+"""Who holds a lock: its file is read without trusting it, and its process is checked."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Holder:
 
 @dataclass(frozen=True)
 class Found:
-    """What stands in a lock's place, whom it names, and why it cannot be read.
+    """The file at a lock's place, the holder it names, and why it cannot be read.
 
-    It is nameless between its creation and its first bytes, or for good if its maker died there, and strange if it
-    is no lock of medal's.
+    It has no name between its creation and its first bytes (for good if its process ended there), and is strange if
+    medal did not make it.
     """
 
     state: Literal["absent", "nameless", "named", "unreadable", "strange"]
@@ -57,7 +57,7 @@ class Found:
 
 
 def read_lock(path: Path) -> Found:
-    """Read what stands in a lock's place; what is no plain file is not opened."""
+    """Read the file at a lock's place; only plain files are opened."""
     try:
         data = read_plain(path, _MOST_BYTES, "lock")
         return Found("named", _parse(data)) if data else Found("nameless")
@@ -92,7 +92,7 @@ def this_process() -> Holder:
 
 
 def is_here(holder: Holder) -> bool:
-    """Tell whether a holder is of this machine, so that `is_running` can tell whether it lives."""
+    """Tell whether a holder is on this machine, so that `is_running` works."""
     return holder.machine == _machine()
 
 
@@ -102,7 +102,7 @@ def is_running(holder: Holder) -> bool:
 
 
 def _machine() -> str:
-    """Name this running system: process ids mean something only within one boot and one process namespace."""
+    """Identify this running system: process ids are only valid within one boot and one process namespace."""
     parts = []
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

@@ -35,13 +35,13 @@ _DRAFT = re.compile(r"\.(.+)\.medal-(sealing|pulling|replaced)(\.[^.]+)?")
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """A kind of thing that medal makes in a place beside, and how its work is told from anything else.
+    """Something that medal makes in a work folder beside the target, and how that work is recognised.
 
     Attributes
     ----------
-    work : what its unfinished work is called
+    work : name of its unfinished work
     suffix : what the name of its work folder has behind the target's
-    last : the file of the work folder that goes last, if the rest is recognised by it alone
+    last : the file of the work folder that is removed last, if only that file identifies the rest
     is_work : tells whether a folder with that suffix is such work, whatever else may be in it
     is_part : tells whether a path holds parts of a finished or unfinished one, and nothing else
     is_finished : tells whether a path holds a finished one
@@ -63,7 +63,7 @@ class Leftover:
 
     Attributes
     ----------
-    target : what it belongs to, whose lock must be held to remove it
+    target : the path it belongs to, whose lock is needed to remove it
     bytes : lengths of all files in it
     age_seconds : since the newest modification in it
     holds : counts, by "files" or by "chunks" and "images"
@@ -84,7 +84,7 @@ class Leftover:
 
 @dataclass
 class Outcome:
-    """What was done about leftovers; `failed` counts those that should have gone and did not."""
+    """What was done about leftovers; `failed` counts those that could not be removed."""
 
     removed: list[Path] = field(default_factory=list)
     put_back: list[Path] = field(default_factory=list)
@@ -107,7 +107,7 @@ def action_for(leftover: Leftover) -> Action:
 def find_leftovers(
     folders: Iterable[Path], kinds: Sequence[Kind], *, older_than: float = 0.0, tell: Tell
 ) -> list[Leftover]:
-    """Search folders and those below them, or take them for what was left behind themselves.
+    """Search folders and their subfolders; a given folder may itself be a leftover.
 
     Links inside are not followed, and caches, work and runs not descended into.
 
@@ -152,7 +152,7 @@ def _is_made(folder: Path, kinds: Sequence[Kind]) -> bool:
 
 
 def leftover_at(path: Path, kinds: Sequence[Kind]) -> Leftover | None:
-    """Tell what was left behind at a path, if anything was; who holds it is not asked."""
+    """Return the leftover at a path, if there is one, without checking who holds it."""
     if path.is_symlink():
         return None
     target = lock_target(path)
@@ -213,11 +213,11 @@ def inside(folder: Path) -> Iterator[Path]:
 
 
 def take_away(found: Iterable[Leftover], kinds: Sequence[Kind], *, older_than: float = 0.0, tell: Tell) -> Outcome:
-    """Remove or put back what was found, target by target, looking again at everything once its lock is held.
+    """Remove or put back leftovers, target by target; each is checked again once its lock is held.
 
     Parameters
     ----------
-    tell : called for each that is not removed after all, with the reason
+    tell : called with the reason for each that is not removed
     """
     targets: dict[Path, list[Leftover]] = {}
     for leftover in found:

@@ -1,4 +1,4 @@
-"""Life of a cache: what to do about a target, decided before anything is done."""
+"""Decides what to do about a target before anything is done."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Action = Literal["create", "resume", "extend", "reuse", "pulled"]
 class Found:
     """What stands at a target: a sealed cache, something that cannot be used, and unfinished work beside it.
 
-    `working_on` is the record of the unfinished work; `stranger`, that something not of medal's stands in its place;
-    `mixed`, that the target holds something that is not medal's, which a replacement would lose.
+    `working_on` is the record of the unfinished work; `stranger`: something that medal did not make is in its place;
+    `mixed`: the target also holds files that medal did not write, which a replacement would delete.
     """
 
     target: Path
@@ -55,7 +55,7 @@ def find_at(target: Path, *, thorough: bool = False) -> Found:
 def holds_others(target: Path) -> bool:
     """Tell whether a target holds anything that medal did not put there.
 
-    Names alone do not tell: a Zarr store of somebody's own has such files as well, but neither manifest nor seal.
+    Names are not enough: any Zarr store has such files, but neither manifest nor seal.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
@@ -65,7 +65,7 @@ def holds_others(target: Path) -> bool:
 
 
 def refuse_others(target: Path) -> CacheMismatch:
-    """Return the refusal to replace a target that holds what is not medal's."""
+    """Return the error for a target with files that medal did not write."""
     if target.is_dir():
         return CacheMismatch(
             f"'{target}' holds files that medal did not write, and --overwrite would delete them; move them away, or "
@@ -85,12 +85,12 @@ def decide(
     grown: bool = False,
     known: bool = False,
 ) -> Action:
-    """Decide what to do, as a pure function of what is there and what is asked.
+    """Decide what to do: a pure function of what exists and what is requested.
 
     Parameters
     ----------
     grown : the request is for all images of the cache that is there and more, with features of the same kind
-    known : features of some images can be taken over from sealed caches
+    known : features of some images can be reused from sealed caches
 
     Raises
     ------

@@ -33,7 +33,7 @@ from .holder import Found, Holder, is_here, is_running, read_lock, this_process
 __all__ = ["Lock", "holder_of", "is_abandoned", "lock_path", "lock_target", "locked", "remove_abandoned"]
 
 BEAT_SECONDS = 5.0
-# A dozen missed beats: a server that hangs for half a minute does not cost anybody their lock.
+# A dozen missed beats, so that a server that hangs for half a minute does not lose anybody's lock.
 STALE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
 _NAMING_SECONDS = 2.0
@@ -83,7 +83,7 @@ class Lock:
         )
 
     def release(self) -> None:
-        """Let the lock go; where a disk or mount does not allow it now, go on trying while this process lives."""
+        """Release the lock; if the disk or mount does not allow it now, keep trying while this process runs."""
         gone = False
         try:
             self._heartbeat.stop()
@@ -102,7 +102,7 @@ class Lock:
 def locked(
     target: Path, *, wait: bool, tell: Tell, remedy: str = "leave out --no-wait to wait for it and reuse it"
 ) -> Iterator[Lock]:
-    """Hold the lock of a target; wait for another holder, or take a dead one's over, and say so.
+    """Hold the lock of a target; wait for another holder, or take over from a process that has ended, and report it.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def _create(path: Path) -> Holder | None:
         return None
     try:
         with os.fdopen(handle, "w") as file:
-            # Whoever else may work here must be able to read who does, whatever this user's umask is.
+            # Other users of the folder must be able to read who holds the lock, whatever this user's umask is.
             with suppress(OSError):
                 path.chmod(0o644)
             json.dump(asdict(holder), file)
@@ -224,9 +224,9 @@ def _claim_path(path: Path, holder: Holder | None) -> Path:
 def _remove(path: Path, holder: Holder | None, *, own: bool = False) -> bool:
     """Remove a lock file if it still is this holder's, dead or this process itself; tell whether this call did.
 
-    Whoever removes a file of token T, its own or a dead one's, first creates the claim ``….after-T``, and looks again
-    while holding it. So nobody removes what has been replaced since they looked. Who dies while holding a claim is
-    removed in the same way, by a claim on their own token.
+    A process that removes a file of token T, its own or that of an ended process, first creates the claim
+    ``….after-T``, and checks again while holding it. So nothing is removed that was replaced after the first check. The
+    claim of a process that ends is removed in the same way, by a claim on its token.
     """
     claim = _claim_path(path, holder)
     if _create(claim) is None:
@@ -260,7 +260,7 @@ def _let_go(path: Path, holder: Holder) -> bool:
 
 
 def _is_dead(found: Found, path: Path) -> bool:
-    """Tell whether whoever made a lock is dead.
+    """Tell whether the process that made a lock has ended.
 
     Raises
     ------

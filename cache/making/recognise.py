@@ -1,4 +1,4 @@
-"""The traces of making a cache, told from anything else by what is in them."""
+"""Recognises unfinished caches and work folders by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work directory: where stage one keeps what it has computed until it is sealed.
+"""The work directory: stage one keeps computed chunks here until the cache is sealed.
 
 It stands beside the target, `OUT.work`, and holds `work.json` (what is being computed, and how) and one file a chunk
 of rows. A chunk file is written beside, flushed, and renamed to a name that carries its count of rows and its own
@@ -53,7 +53,7 @@ class WorkDirectory:
     path: Path
 
     def read_settings(self) -> Mapping[str, Any] | None:
-        """Return what is being computed here, or None where nothing was begun."""
+        """Return what is being computed here, or None if nothing was started."""
         try:
             record = "work directory's record"
             return parse_json(read_plain(self.path / _SETTINGS, MAX_BYTES, record), record)
@@ -61,7 +61,7 @@ class WorkDirectory:
             return None
 
     def is_strange(self) -> bool:
-        """Tell whether something that is not medal's stands here: it is never touched."""
+        """Tell whether something here was not made by medal: it is never touched."""
         if not self.path.is_dir():
             return self.path.exists()
         return not all(_is_part(file) for file in self.path.iterdir())
@@ -73,7 +73,7 @@ class WorkDirectory:
         self.note(settings)
 
     def note(self, settings: Mapping[str, Any]) -> None:
-        """Replace what is written down of the work, in one step."""
+        """Replace the record of the work in one step."""
         self._write(_SETTINGS, canonical_json(settings))
 
     def chunks(self) -> dict[tuple[str, int], Chunk]:
@@ -104,7 +104,7 @@ class WorkDirectory:
         return self.path / f".{name}.part"
 
     def remove(self) -> None:
-        """Remove the whole directory; what is not medal's in it stays, and what a file server says is still open."""
+        """Remove the directory, except files that medal did not make and files that a file server still holds open."""
         if self.path.is_symlink() or not self.path.is_dir():
             remove(self.path)
             return
@@ -126,7 +126,7 @@ class WorkDirectory:
 
 
 def _is_part(file: Path) -> bool:
-    """Tell whether something in a work directory is medal's, or the operating system's, which goes with it."""
+    """Tell whether something in a work directory was made by medal or the operating system and may be deleted."""
     if is_system_file(file.name):
         return not file.is_symlink() and not file.is_dir()
     if is_system_folder(file.name):

@@ -31,8 +31,7 @@ def declare_arrays(arrays: Mapping[str, Rows]) -> dict[str, dict[str, Any]]:
 def beside(target: Path, what: Literal["sealing", "pulling", "replaced"]) -> Path:
     """Return the hidden neighbour of a target that work on it goes through, in the same form.
 
-    Nothing else makes such names: what has one is medal's, whatever is in it, and belongs to whoever holds the
-    target's lock, or to nobody.
+    Only medal makes such names. A file with one belongs to the holder of the target's lock, or to nobody.
     """
     return target.with_name(f".{target.stem}.medal-{what}{target.suffix}")
 
@@ -44,13 +43,13 @@ def write_cache(
 
     Parameters
     ----------
-    manifest : all fields but `arrays`, which is filled in here, or with it where the arrays are known already
-    tell : warned where what stood there could not be removed
+    manifest : all fields; `arrays` is filled in here if it is missing
+    tell : gets a warning if the former content could not be removed
 
     Raises
     ------
     CacheCorrupt
-        What was written does not read back as it should; nothing at `target` was touched.
+        The written cache does not read back correctly; nothing at `target` was changed.
     """
     described = dict(manifest)
     described.setdefault("arrays", declare_arrays(arrays))
@@ -70,9 +69,9 @@ def write_cache(
 
 
 def move_into_place(draft: Path, target: Path, tell: Tell = lambda _: None) -> None:
-    """Rename a finished draft to its target; what stood there before goes only when the new one is in place.
+    """Rename a finished draft to its target; the former content is removed only when the new one is in place.
 
-    The new one is there then: that the old one cannot be removed is a warning.
+    If the old content cannot be removed then, that is only a warning.
     """
     if target.is_dir():
         # A folder cannot be replaced by a rename in one step, so the old one steps aside first.
@@ -99,10 +98,10 @@ def move_into_place(draft: Path, target: Path, tell: Tell = lambda _: None) -> N
 
 
 def put_back(target: Path) -> None:
-    """Undo a replacement that was killed between its two renames: what stood at the target comes back.
+    """Undo a replacement that was killed between its two renames: the former content is put back.
 
-    Where something stands at the target, the old one stays: it may be the only whole copy. It goes with the next
-    replacement, once the new one is whole.
+    If something is at the target, the old content is kept: it may be the only complete copy. The next replacement
+    removes it.
     """
     old = beside(target, "replaced")
     if old.exists() and not os.path.lexists(target):

@@ -1,1 +1,1 @@
-"""Stores: folders on any file system in which a lab's caches lie for everybody, and nothing of which is trusted."""
+"""Stores: folders on any file system that share a lab's caches. Nothing in them is trusted."""

@@ -1,4 +1,4 @@
-"""Saying in a store that one is computing a cache, so that others need not; it expires if nobody repeats it."""
+"""Announces in a store that this process computes a cache, so that others can wait; expires if not repeated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_BYTES = 1 << 12
 
 @dataclass(frozen=True)
 class Computing:
-    """What somebody says of their work."""
+    """One announcement."""
 
     name: str
     raw: dict[str, Any]
@@ -41,7 +41,7 @@ class Computing:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is a process of this very machine that is gone."""
+        """Whether it is a process of this machine that has ended."""
         me = this_process()
         process, started = self.raw.get("process"), self.raw.get("started")
         if self.raw.get("machine") != _machine(me) or type(process) is not int or not isinstance(started, str):
@@ -51,7 +51,7 @@ class Computing:
 
 
 class Announcement:
-    """Says that this process computes a cache, as a context; `done` is how far it is."""
+    """Announce, as a context, that this process computes a cache; `done` is its progress."""
 
     def __init__(self, store: Store, cache_id: str, total: int, by: str | None) -> None:
         me = this_process()
@@ -68,7 +68,7 @@ class Announcement:
         }
 
     def __enter__(self) -> Announcement:
-        # Others then compute it too, which costs them time and nobody anything else.
+        # Others then compute it too, which only costs time.
         with suppress(CacheError):
             self._say()
         self._heartbeat = Heartbeat(self._say, BEAT_SECONDS)
@@ -87,7 +87,7 @@ class Announcement:
 
 
 def who_computes(store: Store, cache_id: str) -> list[Computing]:
-    """Return what is said by those who compute a cache, the dead of this machine left out."""
+    """Return the announcements for a cache, without ended processes of this machine."""
     if not store.can_list:
         return []
     found = []
@@ -100,14 +100,14 @@ def who_computes(store: Store, cache_id: str) -> list[Computing]:
 
 
 def wait_for(store: Store, cache_id: str, tell: Tell) -> Entry | None:
-    """Wait until somebody who computes a cache has published it; None once nobody computes it any more.
+    """Wait until another process has published a cache; None once no process computes it any more.
 
-    Who is alive is told without anybody's clock: by whether they go on saying something new.
+    A process counts as running while its announcement keeps changing, so clocks do not matter.
     """
     heard: dict[str, tuple[object, float]] = {}
     told = ""
     while True:
-        # In this order: who is done publishes first and then stops saying that they compute.
+        # In this order, because a process publishes first and then withdraws its announcement.
         computing = who_computes(store, cache_id)
         entry = served(read_entries(store)[0], cache_id)
         if entry is not None:
@@ -132,5 +132,5 @@ def wait_for(store: Store, cache_id: str, tell: Tell) -> Entry | None:
 
 
 def _machine(me: Holder) -> str:
-    # Enough to tell whether it is this machine; its name is nobody's business.
+    # Enough to recognise this machine without publishing its name.
     return blake2b(me.machine.encode(), digest_size=8).hexdigest()

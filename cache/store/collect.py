@@ -1,4 +1,4 @@
-"""Removing: entries go at once, data once no entry has named it for some days; and what killed pushes left behind."""
+"""Removes entries at once, data that no entry has named for some days, and leftovers of killed pushes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DAYS = 14.0
 _DAY = 86400.0
 # Drafts are small, and whoever computes says so every few seconds.
 _DRAFT_SECONDS = _DAY
-# So long after a set has gone there may still be somebody who once began to push into it.
+# For this long after a set was removed, a push into it may still be running.
 _FORGOTTEN_SECONDS = 60 * _DAY
 
 
@@ -28,7 +28,7 @@ class Collected:
     Attributes
     ----------
     entries : withdrawn now
-    sets : removed with all their bytes
+    sets : sets removed with all their bytes
     waiting : sets that no entry names, but not for long enough
     freed : bytes
     """
@@ -44,7 +44,7 @@ def withdraw(store: Store, asked: str, *, now: bool = False) -> Collected:
 
     Parameters
     ----------
-    now : remove its data as well, from under whoever is reading it
+    now : also remove its data; anyone still reading it gets an error
 
     Raises
     ------
@@ -69,7 +69,7 @@ def collect(store: Store, *, days: float = DAYS) -> Collected:
 
     Parameters
     ----------
-    days : 0 takes them from under whoever is reading them just now; who is pushing one then begins anew
+    days : 0 removes them even if they are being read; a push of one then starts again
     """
     store.require_writable()
     store.check()
@@ -126,7 +126,7 @@ def _unlist(store: Store, entry: Entry) -> None:
 
 
 def _unlist_copies(store: Store) -> None:
-    """Withdraw what was published a second time by somebody who pushed at the same moment."""
+    """Remove second entries of the same content, from pushes at the same moment."""
     entries = read_entries(store)[0]
     first = {id(entry) for entry in distinct(entries)}
     for entry in entries:
@@ -135,7 +135,7 @@ def _unlist_copies(store: Store) -> None:
 
 
 def _remove_leftovers(store: Store, sets: set[str], clock: float | None) -> None:
-    """Remove what was being written or said when a process was killed, and notes on sets that went long ago."""
+    """Remove drafts and announcements of killed processes, and notes on sets that were removed long ago."""
     for folder in ("", ENTRIES, UNLISTED, COMPUTING):
         for name, status in store.names(folder).items():
             seconds = age(status, clock)

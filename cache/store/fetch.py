@@ -1,4 +1,4 @@
-"""Pulling: everything is checked before it counts, and half of a transfer is never visible."""
+"""Pulls caches: everything is checked before use, and an incomplete transfer is never visible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _MOST_SIGNATURES = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
-    """What a pull did: pulled it, or found the very same there."""
+    """What a pull did: pulled the cache, or found the same one at the target."""
 
     cache: Cache
     action: Literal["pulled", "reuse"]
@@ -88,7 +88,7 @@ def pull(
     trust: Trust | None = None,
     tell: Tell = lambda _: None,
 ) -> Pulled:
-    """Pull a cache to a target, or leave it if the very same is there.
+    """Pull a cache to a target, or leave the target if it is the same cache.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: T
     Raises
     ------
     CacheCorrupt
-        Something is not what was published; nothing of it is kept.
+        Something differs from what was published; nothing is kept.
     CacheNotFound
         It was withdrawn meanwhile.
     """
@@ -176,12 +176,12 @@ def _fetch(store: Store, entry: Entry, target: Path, progress: Progress, trust: 
 
 
 def read_manifest(store: Store, entry: Entry) -> Manifest:
-    """Return the manifest that an entry vouches for, checked against it; whoever pulls the entry gets no other one."""
+    """Return the manifest of an entry, checked against the digest in the entry."""
     return _describe(store, entry).manifest
 
 
 class _StoreParts(PartFiles):
-    """Parts that are read from the store when they are needed, each checked, and none kept but the last."""
+    """Parts that are read from the store when needed; each is checked, and only the last is kept."""
 
     def __init__(self, store: Store, wanted: _Wanted) -> None:
         super().__init__([], [size for _, size in wanted.listing.parts], wanted.manifest.arrays)
@@ -196,16 +196,16 @@ class _StoreParts(PartFiles):
 
 
 def read_keys(store: Store, entry: Entry) -> dict[str, npt.NDArray[np.uint8]]:
-    """Return the content keys (N, 16) uint8 of each split, and fetch no more than the parts that they are in."""
+    """Return the content keys (N, 16) uint8 of each split; only the parts with keys are fetched."""
     wanted = _describe(store, entry)
     arrays = _StoreParts(store, wanted).arrays()
     return {split: arrays[f"{split}/key"][0:rows] for split, rows in wanted.manifest.rows.items()}
 
 
 def choose_signed(store: Store, entries: Sequence[Entry], trust: Trust | None) -> Entry:
-    """Return the first of some entries that an allowed signer signed; the first of all where nobody has to have.
+    """Return the first entry with a signature of an allowed signer; if no signature is required, the first of all.
 
-    Otherwise whoever publishes first, unsigned, would keep others from what was signed.
+    Otherwise an unsigned entry that was published first would hide the signed ones.
 
     Raises
     ------
@@ -242,7 +242,7 @@ def _signatures(store: Store, entry: Entry) -> list[bytes]:
 
 
 def _check_trust(store: Store, entry: Entry, target: Path | None, trust: Trust | None) -> bytes | None:
-    """Return a signature of a cache: one by an allowed signer where these are given, else whatever there is.
+    """Return a signature of a cache: one by an allowed signer if signers are given, else any.
 
     It is kept beside `target`, where that is given.
     """
@@ -289,7 +289,7 @@ def _describe(store: Store, entry: Entry) -> _Wanted:
 
 
 def _fetch_parts(store: Store, wanted: _Wanted, folder: Path, progress: Progress) -> list[Path]:
-    """Fetch what is not there from an earlier try, several at once; a name that is there is a part that is whole."""
+    """Fetch the parts that an earlier try did not fetch, several at once; an existing name is a complete part."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = dict(wanted.listing.parts)
     files = {digest: folder / f"{digest}.part" for digest in parts}
@@ -322,7 +322,7 @@ def _is_there(file: Path, digest: str, size: int) -> bool:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    """Refuse what cannot fit before it is fetched: somebody else says how large it is."""
+    """Refuse a pull that does not fit on the disk before anything is fetched."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Verified copies of what stores have, in medal's own folder: bounded, the least recently used out first."""
+"""Verified local copies of caches in stores, in medal's folder: limited in size, least recently used deleted first."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def local_copy(
 
     Parameters
     ----------
-    most : bytes that all copies may take, if that can be kept to
-    trust : whose signatures count, if somebody has to have signed it
+    most : limit for the bytes of all copies
+    trust : accepted signers, if a signature is required
     """
     target = _folder() / f"{entry.content_digest[:32]}-{entry.manifest_sha256[:16]}.zarr"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,14 +86,14 @@ def _evict(keep: Path, most: int) -> None:
 
 
 def resolve(text: str, progress: Progress, *, most: str | None = None, trust: Trust | None = None) -> str:
-    """Return the path of a cache: of ``STORE#NAME`` a verified local copy, of anything else what it says.
+    """Return the path of a cache: for ``STORE#NAME`` a verified local copy, else the path as given.
 
     Raises
     ------
     CacheNotFound, CacheError, CacheCorrupt
         The store does not have it, or not as it was published.
     CacheMismatch
-        Nobody signed it whom `trust` names.
+        It has no signature of a signer in `trust`.
     """
     url, hash_sign, name = text.rpartition("#")
     if not hash_sign or not url or not name or Path(text).exists():

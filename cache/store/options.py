@@ -36,7 +36,7 @@ def store_options(function: F) -> F:
 
 
 def resolve_cache(text: str, max_cache_size: str, signers: Path | None = None, revoked: Path | None = None) -> str:
-    """Return the path of what a user gives as CACHE: a path, or STORE#NAME, of which a verified copy is fetched.
+    """Return the path for a CACHE argument: a path, or STORE#NAME, for which a verified copy is fetched.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What a manifest may say before it leaves the machine: known fields of known kinds, and no trace of a person or place.
+"""Checks a manifest before it leaves the machine: known fields of known kinds, and no trace of a person or place.
 
-Names of dataset, classes, columns, domains and teacher are the only free text. They are shown to whoever pushes;
-everything else has to be numbers, digests and single words.
+Names of dataset, classes, columns, domains and teacher are the only free text. They are shown to the user who pushes;
+everything else must be numbers, digests and single words.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _TRACES = (
 
 
 def check_private(manifest: Manifest) -> None:
-    """Refuse to let a manifest go that says more than it has to.
+    """Refuse to publish a manifest that says more than it must.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def _check(field: str, value: Any, allowed: str | None, names: set[str]) -> None
 
 
 def check_text(place: str, text: str) -> None:
-    """Refuse a text that leads to a person or a machine."""
+    """Refuse a text that may identify a person or a machine."""
     for pattern, what in _TRACES:
         if pattern.search(text):
             raise CacheMismatch(
@@ -130,7 +130,7 @@ def texts_of(field: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _listed_names(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the names that a manifest declares: they may stand elsewhere in it too, as classes do among metrics."""
+    """Yield the names that a manifest declares: they may also occur elsewhere in it, as classes do among metrics."""
     for section in ("dataset", "teacher"):
         for field, value in raw[section].items():
             if _ALLOWED[section].get(field) in (_NAME, _NAMES):

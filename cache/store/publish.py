@@ -1,4 +1,4 @@
-"""Pushing: data first, the entry last; what is there already is not sent again."""
+"""Pushes caches: data first, the entry last; data that the store already has is not sent again."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from .unlisted import is_unlisted, note_name
 __all__ = ["Pushed", "push"]
 
 _THREADS = 4
-# A set goes from under a push only where somebody removes what they need at once.
+# A set is removed during a push only by `--now`.
 _TRIES = 10
 # Other signers come in between at most a few times.
 _TRIES_TO_LIST = 20
 
 
 class _Removed(Exception):
-    """The set goes, or is gone, from under the push."""
+    """The set was removed during the push."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class Pushed:
     Attributes
     ----------
     action : pushed, or there: the same was published before
-    served : whether this is what the id is served from; else other content was published first
-    sent, kept : bytes sent now, and found from an earlier try
+    served : whether a pull of the id gives this content; else other content was published first
+    sent, kept : bytes sent now, and bytes from an earlier try
     """
 
     entry: Entry
@@ -85,16 +85,16 @@ def push(
 
     Parameters
     ----------
-    by : name to be shown as the one who pushed it
+    by : name shown as who pushed it
     signature : of its seal, to be published with it
-    confirm : called before anything of a cache that is not there yet is sent; raises if it may not go
+    confirm : called before a new cache is sent; raises if it must not be published
 
     Raises
     ------
     CacheCorrupt
         The cache is damaged; nothing was sent.
     CacheMismatch
-        Its manifest says more than may leave the machine.
+        Its manifest holds something that must not leave the machine.
     CacheError
         The store cannot be used.
     """
@@ -191,7 +191,7 @@ def _push(
 
 
 def _add_signature(store: Store, entry: Entry, signature: bytes | None) -> None:
-    """Sign what is published already; an SSH signature of the same key is the same, or stands beside the others."""
+    """Sign a published cache; signatures of several keys are kept side by side."""
     if signature is not None:
         _write_signature(store, f"{SETS}/{entry.set}", signature)
 
@@ -217,7 +217,7 @@ def _is_whole(store: Store, entry: Entry, listing: Listing) -> bool:
 
 
 def _is_sound(store: Store, entry: Entry) -> bool:
-    """Tell whether all that an entry vouches for is there, of its length."""
+    """Tell whether all files of an entry exist and have the right length."""
     try:
         data = store.read_checked(f"{SETS}/{entry.set}/{LISTING}", entry.listing_sha256, MAX_BYTES)
         return _is_whole(store, entry, parse_listing(data, "listing"))
@@ -262,7 +262,7 @@ def _send(store: Store, name: str, data: bytes) -> int:
 
 
 def _free_token(store: Store, cache: Cache) -> str:
-    """Return the token of a set that nobody removes: the same again, so that a push that was killed can go on."""
+    """Return the token of the set; the same each time, so that a killed push can continue."""
     noted = store.names(UNLISTED)
     identity = _identity()
     tokens = (
@@ -272,7 +272,7 @@ def _free_token(store: Store, cache: Cache) -> str:
 
 
 def _identity() -> bytes:
-    """Return what tells this home folder's sets from other people's."""
+    """Return a name that distinguishes this home folder's sets from those of others."""
     try:
         file = home_folder() / "identity"
         if not file.exists():

@@ -1,4 +1,4 @@
-"""Signatures by the SSH keys that every lab has: of a cache's seal, and so of its content digest and its manifest."""
+"""Signatures with SSH keys, of a cache's seal and so of its content digest and its manifest."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..errors import CacheError, CacheMismatch
 
 __all__ = ["check_signature", "sign", "signature_path", "signer_of"]
 
-# Keeps a signature of something else from being taken for one of a cache.
+# Prevents a signature of something else from being accepted for a cache.
 _NAMESPACE = "medal-cache"
 _SECONDS = 120
 
 
 def signature_path(cache: Path) -> Path:
-    """Return where the signature of a cache lies: beside it, since nothing may be added to what is sealed."""
+    """Return the path of a cache's signature: beside the cache, because a sealed cache must not change."""
     return cache.with_name(f"{cache.name}.sig")
 
 
@@ -42,7 +42,7 @@ def signer_of(seal: bytes, signature: bytes, signers: Path, revoked: Path | None
     Parameters
     ----------
     signers : a file as `ssh-keygen` has it, a line for each: principal, key type, key
-    revoked : a file of keys that count no more
+    revoked : a file of revoked keys
     """
     for file in (signers, revoked):
         if file is not None and not file.is_file():
@@ -66,12 +66,12 @@ def signer_of(seal: bytes, signature: bytes, signers: Path, revoked: Path | None
 def check_signature(
     what: str, seal: bytes, signatures: Iterable[bytes], signers: Path, revoked: Path | None = None
 ) -> tuple[str, bytes]:
-    """Return who signed a seal, and the signature that says so.
+    """Return who signed a seal, and that signature.
 
     Raises
     ------
     CacheMismatch
-        Nobody of the allowed signers did.
+        None of the allowed signers did.
     """
     found = list(signatures)
     for signature in found:

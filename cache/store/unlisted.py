@@ -1,8 +1,8 @@
-"""Sets that no entry names: noted as such beside them, so that their age can be told and nobody lists them again.
+"""Notes on sets that no entry names, so that their age is known and they need not be listed again.
 
-A note is never taken back. Whoever removes a set first writes its note, then looks for entries; whoever publishes one
-first writes its entry, then looks for the note. So of two who meet at least one sees the other and gives way: who
-removes leaves the set, who publishes begins anew in another one. Readers write nothing.
+A note is never deleted while its set exists. A remover first writes the note, then looks for entries. A publisher first
+writes the entry, then looks for the note. So if both happen at once, at least one sees the other and gives way: the
+remover leaves the set, the publisher starts again in another one. Readers write nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def note_name(name: str) -> str:
 
 
 def note_unlisted(store: Store, name: str) -> None:
-    """Write down, or once more, that no entry names a set from now on."""
+    """Write or renew the note that no entry names a set."""
     store.write(f"{UNLISTED}/{note_name(name)}", b"{}")
 
 
@@ -42,7 +42,7 @@ def is_unlisted(store: Store, name: str) -> bool:
 
 @contextmanager
 def store_clock(store: Store) -> Iterator[float | None]:
-    """Yield the time by the store's own clock, None where it does not tell."""
+    """Yield the time by the store's clock, None if it is unknown."""
     name = f".{secrets.token_hex(8)}.clock.draft"
     store.write(f"{UNLISTED}/{name}", b"{}")
     try:

@@ -1,4 +1,4 @@
-"""How a command shows and takes its options: in named groups, and flags that can be switched off again."""
+"""A command's options: shown in named groups, with flags that can be switched off."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Command(click.Command):
     Parameters
     ----------
     groups : title → flags, with a space between them; options of no group come last, or where `OTHERS` stands
-    brief : flags that --help shows, where it does not show all: those are for --help-all
+    brief : flags that --help shows, if it does not show all; --help-all shows the rest
     """
 
     def __init__(self, *args: Any, groups: Mapping[str, str] | None = None, brief: str = "", **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class Command(click.Command):
                 option.show_default = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the words of a command line; a ~ that a shell left as it was, quoted or behind a =, is expanded."""
+        """Read the words of a command line; a ~ that the shell did not expand (quoted, or after a =) is expanded."""
         return super().parse_args(ctx, [_expand(word) for word in args])
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -112,11 +112,11 @@ def options_of(settings: object) -> Callable[..., Callable[[F], F]]:
 
 
 def undo_flags(command: click.Command, typed: Sequence[str]) -> None:
-    """Let every flag be switched off in words, as a file or a variable may have switched it on: --no-push, --features.
+    """Give every flag an opposite, in case a file or a variable switched it on: --no-push, --features.
 
     Parameters
     ----------
-    typed : flags without their dashes that only the command line can give, and so need no undoing
+    typed : flags, without dashes, that only the command line can give and that need no opposite
     """
     flags = {flag for parameter in command.params for flag in parameter.opts}
     for option in command.params:
@@ -133,7 +133,7 @@ def _expand(word: str) -> str:
 
 
 def _record(parameter: click.Option, ctx: click.Context) -> tuple[str, str] | None:
-    """Return a parameter's lines of help; what switches a flag off stands there only if it is on."""
+    """Return a parameter's lines of help; a flag's opposite is shown only if the flag is on."""
     record = parameter.get_help_record(ctx)
     if record is None or not parameter.secondary_opts:
         return record

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SECONDS_BETWEEN_LINES = 5.0
-# A variable, so that the processes that a command starts speak as it does.
+# A variable, so that processes started by a command do the same.
 _VARIABLE = "MEDAL_LOG_JSON"
-# What stands before a sentence that people read, by its level.
+# Prefix of a message, by its level.
 _BEFORE = {"info": "", "warning": "warning: ", "error": "medal: "}
 # What stays whole when a line is wrapped: a quoted name, or a word. A command stays whole to the end of its line.
 _WORD = re.compile(r"'[^']*'\S*|\S+")
@@ -43,12 +43,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def note(text: str, level: Literal["info", "error"] = "info", **figures: Any) -> None:
-    """Say something on stderr that is not the result.
+    """Print a message that is not the result on stderr.
 
     Parameters
     ----------
     text : an `Alert` is a warning
-    figures : what the text says, as numbers for those who read JSON
+    figures : the numbers in the text, for readers of JSON
     """
     shown = "warning" if isinstance(text, Alert) else level
     if logs_json():
@@ -104,16 +104,16 @@ def _wrap_line(line: str, width: int, hang: int) -> list[str]:
 
 
 def columns() -> int | None:
-    """Return how wide the terminal is that shows results; None where they go elsewhere, and width is no matter."""
+    """Return the width of the terminal that shows results; None if they go elsewhere."""
     return get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def stack(header: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> list[str]:
-    """Return the lines of a table that is too wide for a terminal: a block a row, a line a column.
+    """Return the lines of a table that is too wide for a terminal: one block per row, one line per column.
 
     Parameters
     ----------
-    names : so many columns at the left say what a row is of, and stand above its block
+    names : number of left columns that name a row; they are printed above its block
     """
     widest = max(map(len, header[names:]), default=0)
     lines = []
@@ -129,7 +129,7 @@ def logs_json() -> bool:
 
 
 def log_json() -> None:
-    """Let stderr be JSON lines from here on, of this process and of those that it starts; libraries' warnings too."""
+    """Write stderr as JSON lines from here on, in this process and its children, warnings of libraries included."""
     import logging
 
     class Lines(logging.Handler):
@@ -179,7 +179,7 @@ def progress(what: str, total: int, done: int = 0, unit: str = "images") -> Iter
         yield _lines(what, total, done, unit)
 
 
-# The bars that are on the terminal now: what is said meanwhile goes through their console, and stands above them.
+# The bars that are on the terminal now; messages go through their console and appear above them.
 _live: Progress | None = None
 
 

@@ -1,4 +1,4 @@
-"""Defaults of the command line from files: a project's `medal.toml`, and below it the user's own.
+"""Defaults of the command line from files: a project's `medal.toml`, and the user's own.
 
 A table for each command, its options without the dashes:
 
@@ -6,7 +6,8 @@ A table for each command, its options without the dashes:
     teacher = "facebook/dinov2-small"
     image-size = 112
 
-Flags count more, then environment variables (``MEDAL_CACHE_TEACHER_IMAGE_SIZE=112``), then the project, then the user.
+The command line overrides environment variables (``MEDAL_CACHE_TEACHER_IMAGE_SIZE=112``), which override the project's
+file, which overrides the user's.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ __all__ = [
 ]
 
 _NAME = "medal.toml"
-# What only whoever types it can say, as it confirms, takes away or shows patients' images: a folder from somebody else
-# may hold such a file.
+# Only allowed on the command line, because they confirm, delete or show patients' images: a folder from somebody else
+# may hold a medal.toml.
 TYPED = ("yes", "overwrite", "remove", "with-images")
-# Whom somebody trusts, and with what, is theirs to say, and not a project's.
+# Only the user decides whom they trust, not a project.
 _OWN = ("signers", "revoked", "key-secret")
 
 
 class Defaults(NamedTuple):
-    """What the files say of one command.
+    """The defaults of one command from files.
 
     Attributes
     ----------
     values : option without its dashes → value
-    origin : the same option → the file that counts for it
+    origin : the same option → the file it comes from
     """
 
     values: Mapping[str, Any]
@@ -54,7 +55,7 @@ class Defaults(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What an option is where the command line does not say, and who says so.
+    """The default of an option, and where it comes from.
 
     Attributes
     ----------
@@ -70,7 +71,7 @@ class Setting(NamedTuple):
 
 
 def find_files(folder: Path | None = None) -> list[Path]:
-    """Return the files that there are, the one that counts more first: of the nearest folder upwards, of the user."""
+    """Return the existing files, by precedence: the nearest one upwards from this folder, then the user's."""
     here = (folder or Path.cwd()).absolute()
     project = next((place / _NAME for place in (here, *here.parents) if (place / _NAME).is_file()), None)
     user = _user_file()
@@ -79,17 +80,17 @@ def find_files(folder: Path | None = None) -> list[Path]:
 
 
 def read_defaults(command: str, commands: Sequence[str], files: Sequence[Path]) -> Defaults:
-    """Read what files say of a command.
+    """Read a command's defaults from files.
 
     Parameters
     ----------
-    commands : all that there are, of which alone a file may speak
-    files : the one that counts more first
+    commands : names of all commands; a file may have no other tables
+    files : by precedence
 
     Raises
     ------
     MedalError
-        A file cannot be read, is no TOML, or has a table for no command.
+        A file cannot be read, is not TOML, or has a table that is not a command.
     """
     values: dict[str, Any] = {}
     origin: dict[str, Path] = {}
@@ -112,7 +113,7 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
     Raises
     ------
     MedalError
-        The command has no such option, or it is one that a file may not decide.
+        The command has no such option, or the option is not allowed in a file.
     """
     names = {
         flag.lstrip("-"): parameter.name
@@ -141,14 +142,14 @@ def option_defaults(command: click.Command, found: Defaults) -> dict[str, Any]:
 
 
 def settings_in_effect(group: click.Group, files: Sequence[Path]) -> list[Setting]:
-    """Return what every option of every command is where the command line does not say.
+    """Return the default of every option of every command.
 
     Raises
     ------
     MedalError
         As `read_defaults` and `option_defaults`.
     click.BadParameter
-        A file or a variable gives an option what it cannot be.
+        A file or a variable has an invalid value for an option.
     """
     settings = []
     commands = group.list_commands(click.Context(group))
@@ -175,7 +176,7 @@ def _setting(name: str, option: click.Option, context: click.Context, files_say:
         file = next(files_say[word] for word in said if word in files_say)
         level = "user" if file == _user_file() else "project"
         return Setting(name, flag, _plain(option.type_cast_value(context, given)), level, str(file))
-    # What has no default, some versions of click mark by an object of their own.
+    # Some versions of click mark a missing default with a special object.
     known = given is None or isinstance(given, str | int | float | list | tuple)
     return Setting(name, flag, given if known else None, "built in", None)
 
@@ -185,7 +186,7 @@ def _plain(value: Any) -> Any:
 
 
 def name_variables(command: click.Command, name: str) -> None:
-    """Let options be set by the environment too, in the words of the command line: MEDAL_CACHE_TEACHER_IMAGE_SIZE."""
+    """Let environment variables set options, named after them: MEDAL_CACHE_TEACHER_IMAGE_SIZE."""
     for option in command.params:
         if isinstance(option, click.Option) and option.envvar is None:
             flag = max(option.opts, key=len).lstrip("-")

@@ -1,7 +1,6 @@
-"""How results look as a page of HTML, whoever shows them: one style, and every name escaped.
+"""Results as HTML pages: one style, and every name escaped.
 
-It stands beside `console`, at the bottom, because stage one and stage two both have pages and neither may import the
-other's.
+It is in `cache`, because stage one and stage two both have pages and may not import each other's.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ __all__ = ["render"]
 
 
 def render(template: Path, **values: Any) -> str:
-    """Return a page from a template that extends ``page.html``; whatever is not marked as safe is escaped.
+    """Return a page from a template that extends ``page.html``; everything not marked as safe is escaped.
 
     Parameters
     ----------

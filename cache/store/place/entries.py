@@ -1,4 +1,4 @@
-"""The entries of a store: read with few requests, found by name or id, and kept in one index for who cannot list."""
+"""The entries of a store: read with few requests, found by name or id, with one index for readers that cannot list."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _TRIES = 20
 
 
 def read_entries(store: Store) -> tuple[list[Entry], list[str]]:
-    """Return all entries, the first published first, and sentences about those that are none.
+    """Return all entries, the first published first, and sentences about files that are not entries.
 
-    Names are listed, a thousand a request; what they say stands in the index, but for the newest.
+    Names are listed, a thousand per request; the index has the content of all but the newest.
     """
     entries, problems, _ = _read_with_index(store)
     return entries, problems
@@ -71,7 +71,7 @@ def _read_entry(store: Store, name: str) -> Entry | str | None:
 
 
 def check_entry(entry: Entry, name: str) -> Entry:
-    """Refuse an entry that stands under another one's name."""
+    """Refuse an entry under the wrong name."""
     if entry.name != name:
         raise CacheCorrupt(
             f"Entry '{name}' was redirected: it says that it is '{entry.name}'. It was not used; tell whoever "
@@ -111,17 +111,17 @@ def refresh_index(store: Store) -> None:
 
 
 def served(entries: Sequence[Entry], cache_id: str) -> Entry | None:
-    """Return the entry that an id is served from: the first published."""
+    """Return the entry that is used for an id: the first published."""
     return next((entry for entry in entries if entry.cache_id == cache_id), None)
 
 
 def find_entry(store: Store, asked: str) -> Entry:
-    """Return the entry that something stands for: of those of `find_entries`, the first published."""
+    """Return the first published of the entries of `find_entries`."""
     return find_entries(store, asked)[0]
 
 
 def find_entries(store: Store, asked: str) -> list[Entry]:
-    """Return the entries that a dataset's name, or the beginning of a cache id or content digest, stands for.
+    """Return the entries with this dataset name, or beginning of a cache id or content digest.
 
     They are all of one id: the same request, perhaps with other content; the first published first.
 

@@ -1,6 +1,6 @@
 """How a store's files are listed, read and written: a POSIX folder, objects, or a server that renames.
 
-All three promise the same: a name that is there is whole. A folder and a server get there by writing beside and
+All three guarantee that an existing name is complete. A folder and a server get there by writing beside and
 renaming, an object store by one PUT.
 """
 
@@ -62,7 +62,7 @@ class Files(Protocol):
         ...
 
     def require_writable(self, folders: tuple[str, ...]) -> None:
-        """Raise PermissionError where it can be told without writing that these folders may not be written."""
+        """Raise PermissionError if these folders are known to be read-only without trying to write."""
         ...
 
 
@@ -110,7 +110,7 @@ class Folder:
         return draft.open("xb")
 
     def _make(self, folder: Path, mode: int | None) -> None:
-        """Make a folder of the store, and the store's own, with the bits that let its group in."""
+        """Make a folder of the store, and the store's own, with the mode bits of its group."""
         if folder.is_dir():
             return
         group = self.root.stat().st_gid if folder != self.root and self.root.exists() else None

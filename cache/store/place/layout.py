@@ -1,4 +1,4 @@
-"""What stands where in a store, and what an entry says. The names are a contract: docs/STORE.md.
+"""Names of files in a store, and content of an entry. The names are a contract: docs/STORE.md.
 
 STORE/medal-store.json                             says that the folder is a store
       index.jsonl                                  all entries, one a line, for who cannot list
@@ -94,7 +94,7 @@ class Entry:
     listing_sha256 : of the set's `listing.json`
     token : which of the sets of this content it is in
     published : milliseconds since 1970, UTC; the first published of an id is served
-    by : who pushed it, as they wished to be called
+    by : name of who pushed it, as given with --as
     size : bytes of its arrays
     summary : what `medal list` shows; nothing is decided by it but what to look at
     """

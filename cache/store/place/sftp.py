@@ -11,7 +11,7 @@ __all__ = ["KnownHostsFileSystem"]
 
 
 class KnownHostsFileSystem(SFTPFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """fsspec's own takes whatever key a server shows."""
+    """fsspec's own class accepts any key that a server shows."""
 
     cachable = False
 

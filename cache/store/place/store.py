@@ -1,4 +1,4 @@
-"""Opening a store by its address, and the one place where a driver's errors become ours."""
+"""Opens a store by its address; the only place where a driver's errors become ours."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MARKER_BYTES = 1 << 12
 
 
 class Store:
-    """A store that is open. Every object is bounded when it is read, and none is trusted."""
+    """An open store. Reads are limited in size, and no object is trusted."""
 
     def __init__(self, url: str, files: Files) -> None:
         self.url, self._files = url, files
@@ -49,7 +49,7 @@ class Store:
 
     @property
     def can_list(self) -> bool:
-        """Whether names can be listed; else the index has to do."""
+        """Whether names can be listed; otherwise the index is used."""
         return self._files.can_list
 
     def names(self, folder: str) -> Mapping[str, Stat]:
@@ -98,7 +98,7 @@ class Store:
             self._files.write(name, data)
 
     def require_writable(self) -> None:
-        """Refuse to change what can only be read, as far as that can be told without writing.
+        """Refuse to change a read-only store, as far as that is known without writing.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Store:
         Raises
         ------
         CacheError
-            Other things are there, which a store could get mixed up with.
+            The folder holds other files.
         """
         try:
             self.check()
@@ -167,7 +167,7 @@ class Store:
 
     @contextmanager
     def _speaking(self, name: str) -> Iterator[None]:
-        """Turn whatever a driver raises into errors of our tree; drivers are many, and each has its own."""
+        """Turn a driver's errors into errors of our tree; each driver has its own."""
         try:
             yield
         except MedalError as error:
