@@ -31,7 +31,7 @@ __all__ = ["Trained", "evaluate", "predict", "train_student"]
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Trained:
-    """What stage two did.
+    """Result of a training.
 
     Attributes
     ----------
@@ -62,8 +62,7 @@ class Trained:
 
         Raises
         ------
-        StudentError
-            There is a student for each domain held out, and it is not said which.
+        StudentError There is a student for each domain held out, and no domain was given.
         """
         import timm
 
@@ -153,7 +152,7 @@ def predict(
     progress: Progress = silent,
     tell: Tell = lambda _: None,
 ) -> Predicted:
-    """Say what the student of a run makes of images, as `medal predict` does.
+    """Predict images with the student of a run, as `medal predict` does.
 
     Parameters
     ----------

@@ -38,19 +38,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What a training would do: the same in a sentence, and as the command prints it for scripts."""
+    """What a training would do, as a sentence and as JSON for scripts."""
 
     sentence: str
     result: Mapping[str, Any]
 
 
 def distill(ask: Callable[[], Asked], ranks: Ranks, progress: Progress, tell: Tell) -> dict[str, Any] | None:
-    """Decide what is asked and do it, as rank 0; beside it, take part. All return its result, if it has any."""
+    """As rank 0, decide what to do and do it; as another rank, take part. All ranks return the result, if there is
+    one."""
     return _lead(ask, ranks, tell, lambda asked: carry_out(asked, progress, tell, ranks))
 
 
 def foresee(ask: Callable[[], Asked], ranks: Ranks, tell: Tell) -> Foreseen | None:
-    """Decide what is asked, and say what would be done, without doing it."""
+    """Decide what would be done and describe it, without doing it."""
     return _lead(ask, ranks, tell, _foresee)
 
 
@@ -95,7 +96,7 @@ def estimate(asked: Asked) -> tuple[int, float]:
     plan, _ = _choose_plan(asked, model)
     size = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     members, times = settings.seeds * (1 + settings.baseline), max(1, len(asked.held_out))
-    # Choosing alpha costs at most one training more than the chosen student's.
+    # Choosing alpha costs at most one more training.
     trainings: float = members + (settings.alpha == "auto")
     if asked.action == "extend":
         trainings = members - len(list(asked.run.rglob(folder.MEMBER))) / times
@@ -104,7 +105,7 @@ def estimate(asked: Asked) -> tuple[int, float]:
 
 
 def carry_out(asked: Asked, progress: Progress, report: Tell, ranks: Ranks = ALONE) -> dict[str, Any]:
-    """Carry out a training, or what is left of it, and return its result as the command prints it.
+    """Run a training, or the rest of it, and return its result as the command prints it.
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ def _found(asked: Asked) -> dict[str, Any]:
 def _make(
     asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Tell, seed: int = 0
 ) -> tuple[Outcome, dict[str, float]]:
-    """Train all members of a run, or what is left of them, and write what they come to; run.json last.
+    """Train all members of a run, or the remaining ones, and write the results; run.json last.
 
     Parameters
     ----------
@@ -188,7 +189,7 @@ def _make(
 def _make_each(
     asked: Asked, recipe: Recipe, work: Path, start: float, *, progress: Progress, report: Tell
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Make a run for each domain that is held out, in a folder of its own, and write what they come to together."""
+    """Make a run for each domain held out, each in its own folder, and write the results of all together."""
     outcomes: dict[str, Outcome] = {}
     seconds = 0.0
     for index, one in enumerate(asked.held_out):
@@ -226,7 +227,7 @@ def _seconds(arms: Sequence[Sequence[Member]]) -> float:
 
 
 def _go_on(asked: Asked, work: Path) -> None:
-    """Bring what is trained already from the finished run into the work folder, and the plan that it was trained by."""
+    """Copy trained members of the finished run, and its plan, into the work folder."""
     run = json.loads((asked.run / folder.RUN).read_text(encoding="utf-8"))
     if not (work / folder.PLAN).exists():
         precision = dict(run["precision"])
@@ -240,7 +241,7 @@ def _go_on(asked: Asked, work: Path) -> None:
 def _settle(
     asked: Asked, recipe: Recipe, data: TrainingData, work: Path, *, progress: Progress, report: Tell
 ) -> tuple[list[Member], Choice | None]:
-    """Settle what the students learn from, choosing it on val if that was asked for, and return all members."""
+    """Decide what the students learn from, on val if requested, and return all members."""
     settings = asked.settings
     if settings.alpha != "auto":
         return plan_members(asked, work, settings.soft_weight, settings.temperature, settings.loss), None
@@ -266,7 +267,7 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
     if path.is_file():
         written = json.loads(path.read_text(encoding="utf-8")) | {"request": dict(asked.request)}
         plan = Plan.from_dict(written["plan"])
-        # Sums over a batch are split by thread: another number of threads would give other last bits.
+        # Sums over a batch are split by thread: another number of threads would change the last bits.
         torch.set_num_threads(written["threads"])
         if describe_environment(asked, ranks) not in written["trained_on"]:
             report(

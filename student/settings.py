@@ -160,7 +160,7 @@ class StudentSettings:
 
     @property
     def soft_weight(self) -> Alpha:
-        """The weight of the soft term, once it is settled."""
+        """The weight of the soft term, once it is decided."""
         if isinstance(self.alpha, str):
             raise StudentError(f"--alpha {self.alpha} has not been settled; `train_student` does that.")
         return self.alpha
@@ -192,7 +192,7 @@ class StudentSettings:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings that a result depends on as plain values for JSON."""
         found = {name: value for name, value in asdict(self).items() if name not in ("workers", "resident")}
-        # Requests that were written down before there were these stay what they are.
+        # Left out at their defaults, so that requests saved before these settings existed stay the same.
         for name in ("leave_one_domain_out", "labelled_share"):
             if not found[name]:
                 del found[name]
@@ -215,7 +215,7 @@ def _check(right: bool, name: str, expected: str, got: object) -> None:
 
 
 def default_epochs(train_rows: int, image_size: int, *, trained: bool) -> int:
-    """Return how often a train split is passed over unless told otherwise.
+    """Return the default number of epochs for a train split.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What predictions are worth: scores, comparisons, verdicts, tables and plots."""
+"""Evaluation of predictions: scores, comparisons, verdicts, tables and plots."""

@@ -1,4 +1,4 @@
-"""Runs against each other, from the predictions that they recorded."""
+"""Compares runs, from their recorded predictions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["Comparison", "compare_runs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs on the same images, the first one being what the others are compared with.
+    """Runs on the same images; the others are compared with the first.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class Comparison:
         return {"split": self.split, "images": self.images, "runs": runs, "differences": differences}
 
     def sentences(self) -> list[str]:
-        """Return what each difference comes to in words."""
+        """Describe each difference in a sentence."""
         first, said = self.names[0], []
         for name, found, test in zip(self.names[1:], self.differences, self.mcnemar, strict=True):
             outcome = next((one for one in ("auroc", "accuracy") if one in found), None)
@@ -132,13 +132,13 @@ class _Run:
 def compare_runs(
     places: Sequence[Path], split: str, tell: Tell, *, aggregate: Aggregate | None = None, finding: Sequence[str] = ()
 ) -> Comparison:
-    """Compare finished runs with the first one on the same images, by what they recorded.
+    """Compare finished runs with the first one, by their recorded predictions on the same images.
 
     Parameters
     ----------
     places : run folders, or those of members inside one
     split : ``test`` or ``val``
-    tell : given a sentence where something is left open
+    tell : called with warnings
     aggregate, finding : how images make a patient; None, or nothing = as the first run has it
 
     Raises
@@ -225,7 +225,7 @@ def _read_compared(place: Path, split: str) -> _Run:
 
 
 def _in_order(part: Predictions) -> Predictions:
-    """Return predictions in ascending (key, label), which no run's own order changes."""
+    """Return predictions in ascending (key, label), the same for every run."""
     labels = part.label.reshape(len(part.label), -1)
     order = np.lexsort((*labels.T[::-1], *part.key.T[::-1]))
     group = None if part.group is None else part.group[order]

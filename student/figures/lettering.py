@@ -1,4 +1,4 @@
-"""Names beside an axis: short, unlike each other, and in letters that some font of this machine has."""
+"""Names beside an axis: short, distinct, and in letters that a font on this machine has."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FURTHER = (
     *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans"),
     *("Noto Sans Arabic", "Noto Naskh Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS", "Unifont"),
 )
-# From here on matplotlib joins and turns letters, as Arabic and its kind need to be read.
+# From this version on matplotlib joins and orders letters as Arabic needs.
 _SHAPES = (3, 11)
 
 
@@ -34,7 +34,7 @@ class Lettering(NamedTuple):
     ----------
     labels : one for each name; a name that cannot be drawn is its number, from 1, in the order of the names
     families : fonts that have their letters, as matplotlib's ``font.family`` takes them
-    legend : what a number stands for, empty where none is drawn
+    legend : explains the numbers, empty if there are none
     """
 
     labels: list[str]
@@ -43,7 +43,7 @@ class Lettering(NamedTuple):
 
 
 def shorten(names: Sequence[str]) -> list[str]:
-    """Return names as they fit beside an axis, no two alike; what is no character that can be drawn is escaped."""
+    """Return names shortened to fit beside an axis, all different; characters that cannot be drawn are escaped."""
     cut = [safe if len(safe) <= _LONGEST else f"{safe[: _LONGEST - 1]}…" for safe in map(plain, names)]
     times = Counter(cut)
     return [f"{index} {one}" if times[one] > 1 else one for index, one in enumerate(cut, 1)]

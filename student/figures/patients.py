@@ -17,7 +17,7 @@ __all__ = ["measure_patients", "say_patients", "several_images"]
 
 
 def several_images(units: npt.NDArray[Any], group: npt.NDArray[Any] | None) -> bool:
-    """Tell whether patients are known of whom there are several images, so that a patient is more than an image."""
+    """Tell whether any known patient has several images."""
     return group is not None and bool((group >= 0).any()) and len(np.unique(units)) < len(units)
 
 
@@ -52,12 +52,12 @@ def measure_patients(
 
 
 def say_patients(figures: Mapping[str, Any], less: Mapping[str, Difference] | None = None) -> str:
-    """Return a sentence of patients for a verdict that speaks of images; nothing where patients are not known.
+    """Return the verdict's sentence on patients; empty if patients are not known.
 
     Parameters
     ----------
-    figures : of an arm, as metrics.json has them
-    less : what the student is ahead by of the labels alone, by patient
+    figures : an arm's figures, as in metrics.json
+    less : the student minus the labels alone, by patient
     """
     found = figures.get("patients")
     if found is None:

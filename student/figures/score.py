@@ -1,4 +1,4 @@
-"""What students, baselines and teacher are worth, and how they differ, as it stands in metrics.json."""
+"""Scores of students, baselines and teacher, and their differences, as in metrics.json."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def figures(
     ----------
     logits : (N, C) of each seed; the teacher has one
     rule : how images make a patient
-    seed : of the resamples, which arms that are to be compared must share
+    seed : of the resamples; arms that are compared must share it
     """
     part, task, classes = targets.splits[split], targets.task, targets.classes
     units, ordinal = part.units, rule.ordinal
@@ -113,7 +113,7 @@ class Compared:
 
 
 def compare_arms(arms: Mapping[str, Scored], task: Task) -> dict[str, Compared]:
-    """Compare every pair of arms that are there: ``student_minus_baseline`` and so on."""
+    """Compare every pair of existing arms: ``student_minus_baseline`` and so on."""
     return {
         f"{one}_minus_{other}": _compare(arms[one], arms[other], task)
         for one, other in PAIRS

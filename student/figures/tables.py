@@ -43,7 +43,7 @@ class Table:
 
     @property
     def note(self) -> str:
-        """What has to be said below it: an interval without width reads as certainty."""
+        """The note below the table: an interval without width looks like certainty."""
         return NO_WIDTH if any(_MARK in cell for row in self.rows for cell in row) else ""
 
     def markdown(self) -> str:
@@ -70,7 +70,7 @@ class Table:
         for row in self.rows:
             grid.add_row(*map(Text, row))
         out = io.StringIO()
-        # As wide as its content, on whatever terminal: a table that is cut or wrapped cannot be read, nor parsed.
+        # As wide as its content on any terminal: a table that is cut or wrapped can be neither read nor parsed.
         widest = sum(max(map(len, column)) + 3 for column in zip(self.header, *self.rows, strict=True))
         Console(file=out, width=widest).print(grid)
         lines = [line.rstrip() for line in out.getvalue().rstrip().split("\n")]
@@ -176,8 +176,7 @@ def write_number(value: float | None, signs: int = 3) -> str:
 
     Raises
     ------
-    TypeError
-        It is none: where it was read from, something else wrote it.
+    TypeError It is not a number: medal did not write the file it comes from.
     """
     if value is None:
         return "undefined"

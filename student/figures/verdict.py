@@ -1,4 +1,4 @@
-"""What a run's comparisons say in words: did distilling help, by how much, how sure; is the teacher worth heeding."""
+"""A run's comparisons in words: did distilling help, by how much, how certain; is the teacher good enough."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def judge_teacher(compared: Compared | None, split: str, *, alone: bool = True) 
     Parameters
     ----------
     compared : the teacher minus the baseline, by statistic; None without a baseline
-    alone : the student learned from the teacher's answers, and not from their mean with the baseline's
+    alone : the student learned from the teacher's answers, not from their mean with the baseline's
     """
     name = _outcome(compared) if compared is not None else None
     if compared is None or name is None:

@@ -44,7 +44,7 @@ _FINALISTS = 2
 
 @dataclass(frozen=True)
 class Rungs:
-    """How many settings are tried, until which epoch all of them, and until which the finalists."""
+    """How many settings are tried, and until which epoch all settings and the finalists are trained."""
 
     settings: int
     first: int
@@ -53,7 +53,7 @@ class Rungs:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was taken, what was tried for it, and what that cost, the chosen student's training to its end included."""
+    """The chosen setting, all trials, and their cost, including the chosen student's whole training."""
 
     alpha: float
     temperature: float
@@ -82,7 +82,7 @@ def plan_rungs(epochs: int) -> Rungs:
 def choose_weight(
     asked: Asked, recipe: Recipe, data: TrainingData, work: Path, first: Path, *, progress: Progress, report: Tell
 ) -> Choice:
-    """Choose α and T, or go on with choosing; the chosen one's training is moved to the folder of the first student.
+    """Choose α and T, or continue choosing; the chosen training is moved to the folder of the first student.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def choose_weight(
 
 @dataclass(frozen=True)
 class _Climb:
-    """The trials of one choice, each in a folder of its own; `tried` is written down after every one."""
+    """The trials of one choice, each in its own folder; `tried` is saved after each."""
 
     asked: Asked
     recipe: Recipe
@@ -122,7 +122,7 @@ class _Climb:
     report: Tell
 
     def to(self, epoch: int, settings: Sequence[tuple[float, float]]) -> list[dict[str, Any]]:
-        """Train these settings until an epoch, as far as they are not, and return their rows."""
+        """Train these settings up to an epoch, and return their rows."""
         rows = []
         for alpha, temperature in settings:
             wanted = {"alpha": alpha, "temperature": temperature, "epochs": epoch}
@@ -134,7 +134,7 @@ class _Climb:
                 figure = write_value(row["val_auroc"])
                 self.report(f"tried alpha {alpha:g}, T {temperature:g} for {epoch} epochs: val AUROC {figure}")
             rows.append(row)
-        # Those that are out need no place any more.
+        # Trials that lost are deleted.
         kept = {_name(alpha, temperature) for alpha, temperature in settings}
         for place in (self.work / folder.TRIALS).iterdir():
             if place.name not in kept:
@@ -142,7 +142,8 @@ class _Climb:
         return rows
 
     def judge(self, finalists: Sequence[tuple[float, float]]) -> tuple[float, float]:
-        """Return the best finalist that is clearly ahead of the labels alone, which are the first of them, or those."""
+        """Return the best finalist if it is clearly better than the labels alone (the first finalist), else the labels
+        alone."""
         plain, *others = finalists
         if not others:
             return plain
@@ -165,7 +166,7 @@ class _Climb:
         return [row for row in self.tried if (row["alpha"], row["temperature"]) == (alpha, temperature)][-1]
 
     def _answer(self, alpha: float, temperature: float) -> npt.NDArray[np.float32]:
-        """Return the logits on val of the best epoch of a trial, from where it stands."""
+        """Return the logits on val of a trial's best epoch so far."""
         place = self.work / folder.TRIALS / _name(alpha, temperature)
         state = self._begin(self._recipe(alpha, temperature), Checkpoint(place / folder.CHECKPOINT))
         state.model.load_state_dict(state.best)
@@ -197,7 +198,7 @@ class _Climb:
 
 
 def _best(rows: Sequence[Mapping[str, Any]], count: int) -> list[tuple[float, float]]:
-    """Return the best settings on val, of equal ones the earlier; where several go on, labels alone are among them."""
+    """Return the best settings on val, the earlier of equal ones; if several are kept, labels alone are among them."""
     ranked = sorted(rows, key=merit, reverse=True)
     if count > 1:
         plain = [row for row in ranked if row["alpha"] == 0]

@@ -31,7 +31,7 @@ _SURE = 1e-6
 
 @dataclass(frozen=True)
 class Teaching:
-    """Who teaches, why, and the AUROC on val of each that could, by name; None where it is undefined."""
+    """Who teaches, why, and the AUROC on val of each candidate; None if undefined."""
 
     chosen: Teacher
     why: str
@@ -111,7 +111,7 @@ class _Scale:
 
     @classmethod
     def fit(cls, targets: Targets, answer: Logits) -> _Scale:
-        """Fit the probe's on its out-of-fold answers, and the baseline's so that it is as sure on unlabelled images.
+        """Fit the probe's on its out-of-fold answers, and the baseline's for the same confidence on unlabelled images.
 
         The baseline has no answer of its own for an image whose label it has not seen, so its errors cannot be counted.
         """
@@ -134,6 +134,6 @@ class _Scale:
 
 
 def _sureness(logits: Logits, task: Task, log_temperature: float) -> float:
-    """Return the mean probability of what is likelier."""
+    """Return the mean probability of the likelier class."""
     p = probabilities(logits, task, float(np.exp(log_temperature)))
     return float((p.max(1) if task == "multiclass" else np.maximum(p, 1 - p)).mean())

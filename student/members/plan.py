@@ -1,4 +1,4 @@
-"""What is asked of stage two, with everything decided and checked that can be without a model."""
+"""The plan of stage two: everything that can be decided and checked without a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Asked", "ask"]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A training with everything decided that can be without a model.
+    """A training, with everything decided that does not need a model.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Asked:
     def without(self, domain: str) -> Asked:
         """Return the training without a domain, its test set being all of that one.
 
-        The probe is fitted anew on the cached features of the train rows that are left.
+        The probe is refitted on the cached features of the remaining train rows.
         """
         one = next(one for one in self.held_out if one.name == domain)
         taught = teach(self.targets, self.cache, self.dataset, self.settings, without=one.code)
@@ -173,7 +173,7 @@ def ask(
 
 
 def _check_measuring(settings: StudentSettings, joined: Targets) -> None:
-    """Refuse what could not be measured in the end, before anything is trained."""
+    """Refuse trainings whose result could not be measured, before anything is trained."""
     check_imbalance(settings, joined.task)
     settings.patient_rule.rank(joined.classes)
     if settings.ordinal:
@@ -196,10 +196,10 @@ def _count_epochs(rows: int, settings: StudentSettings, image_size: int) -> int:
 
 
 def _inspect(run: Path, settings: StudentSettings, *, overwrite: bool) -> folder.RunPlace:
-    """Look into the run's folder, and refuse already what no request could do there."""
+    """Read the run's folder, and refuse what is impossible there with any settings."""
     found = folder.inspect_run(run)
     if found.holds != "nothing":
-        # Where the baseline teaches, it is part of the run whether it was asked for or not.
+        # If the baseline teaches, it is part of the run even without --baseline.
         teaches = settings.teach != "probe" and (found.finished or {}).get("teach", "probe") != "probe"
         more = {"seeds": settings.seeds, "baseline": settings.baseline or teaches}
         there = {**found.finished, **more} if found.finished and not overwrite else found.working_on or {}

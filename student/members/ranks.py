@@ -1,4 +1,4 @@
-"""What the ranks beside rank 0 do in a training: take its orders, and their share of every batch."""
+"""What ranks other than 0 do in a training: follow its orders, and compute their share of every batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def announce(asked: Asked, recipe: Recipe, state: TrainingState, targets: Target
 def _make_order(
     asked: Asked, recipe: Recipe, state: TrainingState, targets: Targets, until: int | None
 ) -> dict[str, Any]:
-    # The best weights so far, and the averaged ones, are rank 0's alone.
+    # Only rank 0 has the best weights so far and the averaged ones.
     wanted = ("model.", "projection.", "optimiser.")
     tensors = {name: value for name, value in state.tensors().items() if name.startswith(wanted)}
     return {
@@ -56,11 +56,11 @@ def _make_order(
 
 
 def follow(ranks: Ranks, ask: Callable[[], Asked]) -> Any:
-    """Take part in whatever rank 0 trains, until it says that there is nothing more, and return what it came to.
+    """Take part in all trainings of rank 0 until it is finished, and return its result.
 
     Parameters
     ----------
-    ask : opens cache and dataset; not called before there is something to train
+    ask : opens cache and dataset; only called when something is trained
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What is asked of a run as canonical JSON, and which options have no meaning together."""
+"""The request of a run as canonical JSON, and checks of options that exclude each other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["check_together", "make_request", "request_more"]
 
 
 def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -> None:
-    """Refuse options that have no meaning together.
+    """Refuse options that exclude each other.
 
     Raises
     ------
@@ -60,12 +60,12 @@ def check_together(settings: StudentSettings, *, also: bool, unlabelled: bool) -
 def make_request(
     settings: StudentSettings, options: DatasetOptions, targets: Targets, policy: Policy, image_size: int, epochs: int
 ) -> dict[str, Any]:
-    """Return what a run's bits depend on as JSON: settings with nothing left open, and digests of what they act on."""
+    """Return as JSON what a run's result depends on: all settings decided, and digests of the inputs."""
     weights: dict[str, Any] = {"weights": settings.weights}
     if settings.weights not in ("random", "pretrained"):
         place = Path(settings.weights)
         with (place / WEIGHTS if place.is_dir() else place).open("rb") as file:
-            # The last name only: a path says where somebody works.
+            # Only the last name: a path would be private.
             weights = {"weights": place.resolve().name, "weights_sha256": file_digest(file, "sha256").hexdigest()}
     return {
         "medal": version("medalmighty"),
@@ -83,7 +83,7 @@ def make_request(
 
 
 def request_more(targets: Targets, held_out: Sequence[HeldOut], beside: Sequence[Beside]) -> dict[str, Any]:
-    """Return what a request has besides where domains are held out, or unlabelled images join train."""
+    """Return the additional entries of a request with domains held out or unlabelled images."""
     found: dict[str, Any] = {}
     if beside:
         found["unlabelled"] = [one.cache.content_digest for one in beside]

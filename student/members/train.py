@@ -1,8 +1,8 @@
-"""The members of a run: students of several seeds and, beside them, as many that learn from the labels alone.
+"""The members of a run: students of several seeds, and as many baselines that learn from the labels alone.
 
-A member's seed is of its first weights, its order and its views, so that a student and the baseline of the same seed
-differ in nothing but their loss; where the mean with the baseline teaches, the student goes on from it. Each has a
-folder of its own, and counts as trained once its member.json is there.
+A member's seed decides its first weights, its order and its views, so a student and the baseline of the same seed
+differ only in their loss. If the mean with the baseline teaches, the student starts from the baseline's weights. Each
+has a folder of its own, and counts as trained once its member.json is there.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ __all__ = [
 
 Arm = Literal["student", "baseline"]
 
-# In the order in which they are moved or copied: the last one says that the others are there.
+# In the order of moving or copying: the last one means that all others are there.
 _FILES = (folder.CHECKPOINT, CONFIG, WEIGHTS, folder.HISTORY, folder.PREDICTIONS, folder.LIKENESS, folder.MEMBER)
-# Images of train that say what it is like: a hundredth of what a training sees.
+# Number of train images that the likeness is fitted on: a hundredth of what a training sees.
 _SAMPLE = 1000
-# What answers are recorded by: what anybody gets who loads the weights.
+# Recorded answers use the precision that anybody gets who loads the weights.
 _PLAIN = Plan(precision="fp32", channels_last=False)
 
 
@@ -78,7 +78,7 @@ class Member:
 
     @property
     def teaching(self) -> tuple[Alpha, str]:
-        """What it learns from; where that is equal, members of one seed are the same to the bit."""
+        """What it learns from; members of one seed with equal values are equal to the bit."""
         return (self.alpha, self.loss if self.alpha else "kd")
 
     @property
@@ -137,7 +137,7 @@ def train_member(
     progress: Progress,
     report: Tell,
 ) -> dict[str, Any]:
-    """Train a member to the end, or what is left of it, write its files, and return its member.json.
+    """Train a member, or the rest of its training, write its files, and return its member.json.
 
     Parameters
     ----------
@@ -196,9 +196,9 @@ def train_member(
 
 
 def _tracked_as(asked: Asked, member: Member) -> Path:
-    """Return the run by whose name a tracker knows a member: of several, each has its own."""
+    """Return the run name of a member in a tracker; each of several members has its own."""
     several = asked.settings.seeds > 1 or asked.settings.baseline
-    # Beside the whole run, whose folder holds nothing of a tracker's.
+    # Beside the run, whose folder has no tracker files.
     run = asked.run.parent.with_name(f"{asked.run.parent.name}-{asked.run.name}") if asked.is_part else asked.run
     return run.with_name(f"{run.name}-{member.arm}-{member.seed}") if several else run
 
@@ -249,11 +249,11 @@ def read_record(place: Path) -> dict[str, Any] | None:
 
 
 def spread(work: Path, seeds: Sequence[int]) -> None:
-    """Give each member a folder of its own again, where the best ones, or the only ones, lie on top.
+    """Move the members that lie at the top of the run back into their own folders.
 
     Parameters
     ----------
-    seeds : of the run; what lies on top unfinished is the first one's
+    seeds : of the run; an unfinished training at the top belongs to the first
     """
     if len(seeds) == 1:
         return
@@ -267,7 +267,8 @@ def spread(work: Path, seeds: Sequence[int]) -> None:
 
 
 def promote(members: Sequence[Member]) -> list[Member]:
-    """Lay the member of an arm that is best on val on top, of equal ones the first; return where all lie now."""
+    """Move the member of an arm that is best on val (the first of equal ones) to the top; return where all members are
+    now."""
     best = max(members, key=lambda member: merit(read_record(member.place) or {"val_auroc": None, "val_loss": None}))
     if len(members) == 1:
         return [best]
@@ -277,7 +278,7 @@ def promote(members: Sequence[Member]) -> list[Member]:
 
 
 def take_over(run: Path, work: Path, seeds: Sequence[int]) -> None:
-    """Copy the trained members of a finished run, and what was chosen for them, where the work lacks them."""
+    """Copy the trained members of a finished run, and the recorded choices, that the work folder lacks."""
     for root, target in ((run, work), (run / folder.BASELINE, work / folder.BASELINE)):
         for place in (root, *sorted(root.glob("seed-*"))):
             record = read_record(place)

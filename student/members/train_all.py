@@ -1,4 +1,4 @@
-"""All members of a run, one after the other, and whose answers the students learn from."""
+"""Trains all members of a run, one after the other, and decides who teaches."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def train_all(
     progress: Progress,
     report: Tell,
 ) -> tuple[list[Member], Teaching | None]:
-    """Train all members, or what is left of them, and return them, and who taught the students if that was left open.
+    """Train all members, or the remaining ones; return them, and who taught the students if that was chosen.
 
-    Where baselines teach, they come first. Where a member would be another one to the bit, it is copied.
+    If baselines teach, they are trained first. A member that would equal another one to the bit is copied.
     """
     teaching: Teaching | None = None
     done: list[Member] = []
     baselines: dict[int, Member] = {}
-    # Asked once a baseline: to choose who teaches, and to teach.
+    # Each baseline is asked once, to choose who teaches and to teach.
     said = cache(lambda place: answers(asked, data, place, ("train", "val")))
     order = sorted(members, key=lambda one: one.arm != "baseline") if asked.settings.teach != "probe" else members
     for index, member in enumerate(order):
@@ -64,7 +64,7 @@ def train_all(
 
 
 def _choose_teacher(asked: Asked, said: Callable[[], Mapping[str, Logits]], work: Path) -> Teaching:
-    """Choose once for all seeds, and write it down: another machine may go on, with other last bits."""
+    """Choose once for all seeds, and save it: another machine may continue, with different last bits."""
     path = work / folder.CHOICE
     if asked.settings.teach == "ensemble":
         return Teaching("ensemble", "asked for", {})

@@ -1,4 +1,4 @@
-"""The report's charts. What each shows in numbers stands in a table or in words beside it."""
+"""The report's charts. A table or caption beside each has its numbers."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def draw_reliability(found: Sequence[tuple[str, Reliability]], *, name: str, tit
 def draw_intervals(
     rows: Mapping[str, Points], *, what: str, name: str, title: str, description: str, chance: float | None = None
 ) -> Markup:
-    """Draw a figure of each class or domain, a line each, with its 95 % interval where there is one.
+    """Draw a figure of each class or domain, one line each, with its 95 % interval if there is one.
 
     Parameters
     ----------
     rows : name → arm → value and interval
-    chance : where a line marks what guessing gives
+    chance : value of guessing, drawn as a line
     """
 
     def draw(axes: Axes) -> None:
@@ -138,7 +138,7 @@ def draw_fractions(
     def draw(axes: Axes) -> None:
         for arm, each in points.items():
             shares = np.array([share for share, _, _ in each])
-            # Side by side, so that intervals of one share do not lie on each other.
+            # Side by side, so that intervals of one share do not overlap.
             places: npt.NDArray[np.float64] = shares * {"student": 1.0, "baseline": 1.06, "teacher": 0.94}[arm]
             axes.plot(places, [value for _, value, _ in each], color=COLOURS[arm], linestyle=LINES[arm], linewidth=1.5)
             for place, (_, value, interval) in zip(places, each, strict=True):

@@ -1,4 +1,4 @@
-"""What a finished run recorded, read for its report: figures, histories and every member's answers."""
+"""Reads a finished run for its report: figures, histories and every member's answers."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Recorded:
 
     Attributes
     ----------
-    name : what the page calls it: no path, which says where somebody works
-    split : what it is judged by: test, or val where there is none
-    learners : ``student`` and perhaps ``baseline`` → members, the one that lies on top first
-    teacher : its answers to the same rows; None in a run of a medal that did not record them
+    name : its name on the page; not a path, which would be private
+    split : the split that counts: test, or val if there is none
+    learners : ``student`` and perhaps ``baseline`` → members, the one at the top first
+    teacher : its answers to the same rows; None if an older medal did not record them
     """
 
     place: Path
@@ -104,7 +104,7 @@ class Unseen:
     Attributes
     ----------
     metrics : the means over domains
-    parts : domain → the run of all that was trained without it, whose test set it is
+    parts : domain → the run that was trained without it and tested on it
     """
 
     name: str
@@ -144,7 +144,7 @@ def collect(places: Sequence[Path]) -> list[Recorded | Unseen]:
 
 
 def _names(places: Sequence[Path]) -> list[str]:
-    """Return the folders' names, with as much of what is above as tells them apart."""
+    """Return the folders' names, with as many parent folders as needed to make them distinct."""
     whole = [place.resolve() for place in places]
     for depth in range(1, 4):
         names = ["/".join(one.parts[-depth:]) for one in whole]
@@ -177,7 +177,7 @@ def _collect_run(place: Path, name: str) -> Recorded | Unseen:
 
 
 def _read_part(place: Path, part: str, name: str) -> Recorded:
-    # The folder's name is what somebody wrote into a file: it leads nowhere else.
+    # The folder's name comes from a file that anybody may have written: it must not lead elsewhere.
     if not _PART.fullmatch(part):
         raise ValueError(f"{part!r} is no folder of a domain")
     description, metrics = (_read_object(place / part / file) for file in (folder.RUN, folder.METRICS))

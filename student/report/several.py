@@ -1,4 +1,4 @@
-"""What a report says of several runs together: beside each other, against the first, and over the share of labels."""
+"""The report's section on several runs: side by side, compared with the first, and by share of labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Together:
 
     Attributes
     ----------
-    sentences : what each difference to the first run comes to, or why there is none
+    sentences : each difference from the first run in words, or why there is none
     fractions : a figure over the share of labels, for each set and recipe of which there are several shares
     """
 
@@ -35,7 +35,7 @@ class Together:
 
 
 def describe_together(runs: Sequence[Recorded]) -> Together:
-    """Compute and draw what a report says of two runs or more."""
+    """Compute and draw the section on two or more runs."""
     differences, sentences, forest = _compare(runs)
     return Together(
         runs=_tabulate(runs), differences=differences, sentences=sentences, forest=forest, fractions=_fractions(runs)
@@ -88,7 +88,7 @@ def _compare(runs: Sequence[Recorded]) -> tuple[Table | None, list[str], list[Ch
 
 
 def _fractions(runs: Sequence[Recorded]) -> list[Chart]:
-    """Draw a curve for runs that differ in the share of labels and in nothing that makes them another recipe."""
+    """Draw a curve for runs that only differ in the share of labels."""
     recipes: dict[tuple[str, ...], list[Recorded]] = {}
     for run in runs:
         request, cache = run.description["request"], run.description["cache"]

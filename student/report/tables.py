@@ -74,7 +74,7 @@ def _columns(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def tabulate_seeds(run: Recorded) -> Table | None:
-    """Return each member; None of a run with one seed."""
+    """Return each member; None if there is one seed."""
     each = run.metrics.get("seeds") or []
     if len(each) < 2:
         return None
@@ -88,7 +88,7 @@ def tabulate_seeds(run: Recorded) -> Table | None:
 
 
 def tabulate_differences(found: Mapping[str, Mapping[str, Any]], split: str) -> Table | None:
-    """Return the arms against each other; None where there is nothing to compare."""
+    """Return the differences between arms; None if there is nothing to compare."""
     columns = _columns(next(iter(found.values()), {}))
     rows = [
         [PAIRS[name], *(write_difference(each.get(what)) for what in columns)]
@@ -159,7 +159,7 @@ def _matrix(caption: str, names: Sequence[str], counts: Sequence[Sequence[float]
 
 
 def tabulate_settings(run: Recorded) -> Table:
-    """Return what the run was made with."""
+    """Return the main settings of the run."""
     description = run.description
     request, cache = description["request"], description["cache"]
     shown = {

@@ -1,4 +1,4 @@
-"""Charts as SVG that belongs to a page: text is text, colours are the page's, and each says what it shows."""
+"""Charts as SVG for a page: text stays text, colours are the page's, and each chart has a description."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "DATELESS", "LINES", "MARKERS", "WIDTH", "chart", "for_papers", "saving"]
 
-# A page's column on a telephone, in CSS pixels: drawn for the narrowest screen, a chart can be read on every other.
+# Width of a column on a phone, in CSS pixels: a chart drawn for the narrowest screen is readable on all.
 WIDTH = 340
 
-# Arms differ in line and marker too: colours alone do not tell them apart for everybody, nor on grey paper.
+# Arms also differ in line and marker, for colour-blind readers and grey paper.
 LINES: Mapping[str, Any] = {"student": "-", "baseline": ":", "teacher": (0, (5, 2))}
 MARKERS = {"student": "o", "baseline": "^", "teacher": "s"}
 
@@ -86,8 +86,8 @@ def chart(draw: Callable[[Axes], None], *, name: str, title: str, description: s
     Parameters
     ----------
     draw : draws into the axes, in `COLOURS` alone
-    name : unlike that of any other chart on the page; a word
-    title, description : what it shows, for who cannot see it
+    name : one word, unique on the page
+    title, description : what it shows, for screen readers
     height : in CSS pixels, where it is `WIDTH` wide
     """
     from markupsafe import Markup
@@ -106,7 +106,7 @@ def chart(draw: Callable[[Axes], None], *, name: str, title: str, description: s
 
 @contextmanager
 def saving(folder: Path | None) -> Iterator[None]:
-    """Save each chart that is drawn within as vector files as well, called by its name; None = do not."""
+    """Also save each chart drawn inside this context as vector files under its name; None = do not."""
     token = _sink.set(folder)
     try:
         yield

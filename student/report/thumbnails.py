@@ -1,4 +1,4 @@
-"""Small pictures of some images of a dataset, found by their content keys: only where somebody asked for them."""
+"""Small pictures of some images of a dataset, found by their content keys; only on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what stage two leaves, made beside its place and moved there when it is whole.
+"""The run folder: the result of stage two, made in a work folder beside it and moved when complete.
 
 RUN/
 ├── config.json, model.safetensors   the student in timm's form: timm.create_model("local-dir:RUN", pretrained=True)
@@ -48,7 +48,7 @@ Action = Literal["create", "resume", "extend", "reuse"]
 MEMBER, CHOICE, BASELINE, TRIALS = "member.json", "choice.json", "baseline", "choice"
 LIKENESS = "likeness.safetensors"
 RUN, PLAN, CHECKPOINT = "run.json", "plan.json", "checkpoint.safetensors"
-# What can be asked for more of, after a run is finished.
+# What can be added to a finished run.
 _GROWING = ("seeds", "baseline")
 METRICS, HISTORY, PREDICTIONS, TEACHER = "metrics.json", "history.csv", "predictions.csv", "teacher.csv"
 
@@ -60,13 +60,13 @@ def work_folder(run: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlace:
-    """What stands where a run shall be: nothing, a finished run or something else; and what is beside it.
+    """What is at a run's path: nothing, a finished run or something else; and its work folder.
 
     Attributes
     ----------
     working_on : the request of unfinished work in the work folder
     finished : the request of a finished run
-    stranger : the work folder holds what no training of medal left there
+    stranger : the work folder holds files that medal did not write
     """
 
     run: Path
@@ -99,7 +99,7 @@ def _read_request(path: Path) -> Any:
 
 
 def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: bool) -> Action:
-    """Choose what to do about a run, as a pure function of what is there and what is asked.
+    """Choose what to do about a run: a pure function of what exists and what is requested.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
         return "reuse"  # all that is asked for is there, and perhaps more seeds or a baseline
     added = found.finished is not None and found.finished != request and grows(found.finished, request)
     if found.holds == "run" and not overwrite and not added:
-        # Who adds to a run has to be told which of its settings they have not given again.
+        # The message must name the settings that were not repeated.
         other = differences(_without_growth(found.finished), _without_growth(request)) if found.finished else []
         raise StudentError(
             f"'{found.run}' holds a finished run{' that differs in ' if other else ''}{', '.join(other)}. Give "
@@ -143,7 +143,7 @@ def choose_action(found: RunPlace, request: Mapping[str, Any], *, overwrite: boo
 
 
 def grows(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    """Tell whether a request asks for what is there and perhaps for more seeds or a baseline, and nothing else."""
+    """Tell whether a request equals the existing one, except perhaps for more seeds or a baseline."""
     more = all(int(asked.get(name, 0)) >= int(there.get(name, 0)) for name in _GROWING)
     return more and _without_growth(there) == _without_growth(asked)
 
@@ -158,8 +158,7 @@ def working(run: Path, tell: Tell) -> Iterator[Path]:
 
     Raises
     ------
-    StudentError
-        Another process is at it.
+    StudentError Another process is making it.
     """
     work = work_folder(run)
     for place in (run, work):
@@ -174,7 +173,7 @@ def working(run: Path, tell: Tell) -> Iterator[Path]:
             try:
                 yield work
             except MedalError:
-                # What failed before its first checkpoint left nothing that a second try could use.
+                # A failure before the first checkpoint leaves nothing to resume.
                 if _is_part(work) and not any(path.name in (CHECKPOINT, MEMBER) for path in work.rglob("*")):
                     remove(work)
                 raise
@@ -184,7 +183,7 @@ def working(run: Path, tell: Tell) -> Iterator[Path]:
 
 
 def make_durable(work: Path) -> None:
-    """Flush every file of a work folder, and below, to disk: what is written next says that they are there."""
+    """Flush every file in a work folder to disk, before a file is written that declares them complete."""
     for item in work.iterdir():
         if item.is_dir():
             make_durable(item)
@@ -201,7 +200,7 @@ def clear(work: Path) -> None:
 
 
 def finish(work: Path, run: Path, tell: Tell) -> None:
-    """Move a whole folder to its place, then drop what only the making needed; an old run goes after that."""
+    """Move a complete folder to its place, then delete temporary files, then the old run."""
     _remove_empty(run)
     share_as_parent(work)
     move_into_place(work, run, tell)
@@ -236,7 +235,7 @@ _PART = re.compile(
 
 
 def find_description(place: Path) -> Path | None:
-    """Return the run.json that speaks of a folder: its own, or that of the run of which it is a member; None if none.
+    """Return the run.json for a folder: its own, or that of the run that it is a member of; None if there is none.
 
     A member is RUN/baseline, RUN/seed-K or RUN/baseline/seed-K.
     """
@@ -274,7 +273,7 @@ def _is_part(path: Path) -> bool:
 
 
 def _records_request(path: Path) -> bool:
-    # A pipe would be waited for, and a link leads elsewhere.
+    # Opening a pipe would block, and a link may lead elsewhere.
     return path.is_file() and not path.is_symlink() and _read_request(path) is not None
 
 

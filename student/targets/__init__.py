@@ -1,1 +1,1 @@
-"""What a student learns from: soft and hard targets, and everything that may be done to them."""
+"""What a student learns from: soft and hard targets, and all changes to them."""

@@ -1,8 +1,8 @@
-"""One domain left out: the rows that may be learned from, those that are measured on, and what forbids it.
+"""One domain held out: rows for training, rows for measuring, and checks that this is possible.
 
-A domain is where images come from: a laboratory, a hospital, a scanner. Whoever wants to know what a student is worth
-in one that it has never seen trains without it, once for each (leave-one-domain-out; Gulrajani and Lopez-Paz, In search
-of lost domain generalization, ICLR 2021, arXiv:2007.01434). Epoch, α and temperature are chosen on val of the others.
+A domain is where images come from: a laboratory, a hospital, a scanner. To measure how good a student is in an unseen
+domain, it is trained without that domain, once for each (leave-one-domain-out; Gulrajani and Lopez-Paz, In search of
+lost domain generalization, ICLR 2021, arXiv:2007.01434). Epoch, α and temperature are chosen on val of the others.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class HeldOut:
     Attributes
     ----------
     code : index into `Targets.domains`
-    folder : its folder in the run; names come from whoever made the dataset, and not all of them are names of folders
+    folder : its folder in the run; not every domain's name is a valid folder name
     rows : of each split, once it is held out
     tied : images of other domains that are left out with it: of its patients, or copies of its images
     epochs : passes over train without it
@@ -48,7 +48,7 @@ class HeldOut:
 
 
 def find_domains(targets: Targets, cache: Cache) -> tuple[HeldOut, ...]:
-    """Return the domains that have images, and refuse what cannot be learned without one of them.
+    """Return the domains that have images; refuse if training without one of them is impossible.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def find_domains(targets: Targets, cache: Cache) -> tuple[HeldOut, ...]:
 
 
 def leave_out(targets: Targets, code: int) -> Targets:
-    """Return train and val without a domain, and as test all that there is of it, whatever its split.
+    """Return train and val without a domain, and all of its images as test, whatever their split.
 
     An image of unknown domain may be of the one that is left out, and a patient or a copy of an image in it is known to
     it, so these are in neither.
@@ -97,7 +97,7 @@ def leave_out(targets: Targets, code: int) -> Targets:
     by_split = dict(zip(names, np.split(learned, ends), strict=True))
     splits = {name: targets.splits[name].take(by_split[name]) for name in ("train", "val")}
     splits["test"] = SplitTargets.together([part.take(part.domain == code) for part in targets.splits.values()])
-    # Rows of the old test that are of another domain count for nothing here.
+    # Rows of the old test from other domains are not used here.
     old = np.concatenate([np.full(len(targets.splits[name]), name != "test") for name in names])
     fit = {**targets.fit, "without_domain": int(((domain < 0) & old).sum()), "tied_to_domain": int((tied & old).sum())}
     return replace(targets, splits=splits, fit=fit)

@@ -1,4 +1,4 @@
-"""Few labels: all but a share of the labels of train and val forgotten, by student and probe alike."""
+"""Few labels: student and probe use only a share of the labels of train and val."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from .refitting import hide_labels, refit
 
 __all__ = ["choose_labelled", "forget_labels"]
 
-# Of each class, whatever the share: a probe learns nothing from one.
+# Of each class, for any share: a probe cannot learn from one image.
 _FEWEST = 2
 
 
 def forget_labels(targets: Targets, cache: Cache, settings: StudentSettings) -> Targets:
-    """Keep a share of the labels of train and val, and fit the probe anew on these, from the cached features of all.
+    """Keep a share of the labels of train and val, and refit the probe on them from the cached features.
 
     Labelled rows get out-of-fold logits of that probe, K folds within the share; all others those of the probe fitted
-    on the whole share, which has not seen their labels. Of val, whose labels choose temperature and epoch, the same
-    share stays known: somebody had to label these images too. Labels of test only measure, and stay.
+    on the whole share, which has not seen their labels. The same share of val's labels is kept: they choose temperature
+    and epoch, so they count as labelling effort too. Labels of test are only used for measuring, and all are kept.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def choose_labelled(
     for stratum in np.unique(rarest[rarest >= 0]).tolist():
         units = order[rarest[order] == stratum]
         before = np.cumsum(size[units]) - size[units]
-        # A hair less than the share, so that 0.2 of 10 rows is 2 and not 3.
+        # Slightly less than the share, so that 0.2 of 10 rows is 2 and not 3.
         wanted = before < fraction * size[units].sum() - 1e-9
         wanted[:_FEWEST] = True
         chosen[units[wanted]] = True

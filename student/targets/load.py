@@ -79,7 +79,7 @@ class SplitTargets:
         return self.logits[:, 0]
 
     def can_choose(self, task: Task) -> bool:
-        """Whether enough labels are known to choose an epoch or a teacher by; below that a choice is mostly luck."""
+        """Whether there are enough labels to choose an epoch or a teacher; with fewer, a choice is mostly chance."""
         found = rests_on(self.label, task, self.units)
         return found["units"] >= _FEWEST_UNITS and found["rarest"] >= _FEWEST_OF_A_CLASS
 
@@ -107,7 +107,7 @@ class SplitTargets:
 
 @dataclass(frozen=True)
 class Targets:
-    """Soft and hard labels per split, and how dataset and cache fitted together.
+    """Soft and hard labels per split, and how dataset and cache fit.
 
     Attributes
     ----------
@@ -134,7 +134,8 @@ class Targets:
         return replace(self, splits={name: replace(part, feature=None) for name, part in self.splits.items()})
 
     def digest(self) -> str:
-        """Return a SHA-256 of keys, labels and logits: what the training depends on, whatever the dataset's order."""
+        """Return a SHA-256 of keys, labels and logits: the inputs of the training, independent of the dataset's
+        order."""
         digest = sha256()
         for name, part in self.splits.items():
             digest.update(f"{name} {len(part)}\n".encode())
@@ -151,7 +152,7 @@ def labelled_rows(label: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def lacks_labels(label: npt.NDArray[Any], share: float) -> bool:
-    """Say whether some rows have a label, and fewer than a share of all.
+    """Tell whether some rows have a label, but fewer than a share of all.
 
     Parameters
     ----------
@@ -231,7 +232,7 @@ def load_targets(
 
 
 def _join(cache: Cache, dataset: Dataset) -> tuple[Join, int]:
-    """Join the two, images that the cache declares as skipped not being missed; return their number too."""
+    """Join the two; images that the cache declares as skipped do not count as missing; also return their number."""
     declared = cache.manifest.skipped
     key, unreadable = dataset.find_keys()
     if len(unreadable) > declared.without_key:
@@ -259,7 +260,7 @@ def _require_rows(splits: Mapping[str, SplitTargets], cache: Cache, spec: str) -
 
 
 def _count_moved(cache: Cache, dataset: Dataset, joined: Join) -> int:
-    """Count images that dataset and cache put into different splits; splits that medal drew are nobody's claim."""
+    """Count images that dataset and cache put into different splits; splits drawn by medal do not count."""
     if dataset.split is None or cache.manifest.dataset.get("splits") != "given":
         return 0
     moved = 0

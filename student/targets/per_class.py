@@ -1,4 +1,4 @@
-"""``--alpha per-class``: the teacher is listened to on each class as far as it recognises that class out of fold."""
+"""``--alpha per-class``: the teacher's weight for each class is its out-of-fold recall."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .load import Targets
 
 __all__ = ["require_out_of_fold", "settle_per_class"]
 
-# A class that the teacher always recognises still listens to its labels a little: they are what is measured.
+# Even for a class that the teacher always recognises, labels keep some weight.
 _MOST_ALPHA = 0.9
 
 
 def require_out_of_fold(caches: Sequence[Cache]) -> None:
-    """Refuse caches whose logits of train are in-sample, which flatter the teacher.
+    """Refuse caches with in-sample logits of train, whose recall is too optimistic.
 
     Raises
     ------

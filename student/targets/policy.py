@@ -1,4 +1,4 @@
-"""What views the student may see: what the cache's policy allows, and nothing that would change a label."""
+"""The student's views: transforms that the cache's policy allows because they do not change a label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEFAULT = "small"
 
 
 def choose_policy(cache: Cache, settings: StudentSettings) -> str:
-    """Return the name of the policy that the student keeps to.
+    """Return the name of the policy for the student's views.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def choose_policy(cache: Cache, settings: StudentSettings) -> str:
 
 
 def _declared(cache: Cache) -> Policy | None:
-    """Return the cache's policy as this medal knows it; None where nothing was said of what keeps a label."""
+    """Return the cache's policy as this medal knows it; None if the cache has none."""
     name = str(cache.manifest.views.get("policy", "none"))
     return POLICIES[name] if name != "none" and name in POLICIES else None
 

@@ -1,4 +1,4 @@
-"""The teacher's probe fitted anew on some of the rows, from the cached features, as stage one would fit it on these."""
+"""Refits the teacher's probe on some rows from the cached features, as stage one would fit it on them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def refit(targets: Targets, cache: Cache, learned: npt.NDArray[np.bool_]) -> Tar
     """Return the targets with the logits of a probe that knows the labels of some rows of train, by the cache's recipe.
 
     These rows get out-of-fold logits, from probes fitted on the others of them; all other rows those of the probe that
-    is fitted on all of these, which has not seen their labels. Their features it may have seen: a graph of neighbours
-    and the scale are of all rows of train.
+    is fitted on all of these, which has not seen their labels. It may have seen their features: the graph of neighbours
+    and the scale use all rows of train.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def _probe_settings(cache: Cache) -> ProbeSettings:
 
 def _fit(targets: Targets, learned: npt.NDArray[np.bool_], settings: ProbeSettings) -> Probe:
     train = targets.splits["train"]
-    # `grid` looks at labelled rows alone, and is given no others: its folds stay what they always were.
+    # `grid` only uses labelled rows and gets no others, so that its folds do not change.
     rows = learned if settings.recipe == "grid" else np.ones(len(train), np.bool_)
     taught = replace(train, label=hide_labels(train.label, ~learned, targets.task)).take(rows)
     parts = {**{name: part for name, part in targets.splits.items() if name == "val"}, "train": taught}

@@ -1,4 +1,4 @@
-"""All that may be done to the targets of a run, in its one order."""
+"""All changes to the targets of a run, in their fixed order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FEW = 0.5
 
 
 class Taught(NamedTuple):
-    """What a student is taught: targets, the images of all of them, and settings that leave nothing of them open."""
+    """What a student learns from: targets, their images, and settings with everything decided."""
 
     targets: Targets
     dataset: Dataset
@@ -67,7 +67,7 @@ def teach(
     beside: Sequence[Beside] = (),
     without: int | None = None,
 ) -> Taught:
-    """Leave a domain out, forget labels, fit the probe anew where either was done, add unlabelled images, settle alpha.
+    """Leave a domain out, drop labels, refit the probe after either, add unlabelled images, decide alpha.
 
     Parameters
     ----------
@@ -105,12 +105,11 @@ def teach(
 
 
 def _settle_teacher(settings: StudentSettings, targets: Targets) -> StudentSettings:
-    """Return the settings with `teach` as it is of effect: a mean with the baseline is for images without a label.
+    """Return the settings with the effective `teach`: the mean with the baseline is for images without a label.
 
     Raises
     ------
-    StudentError
-        It is asked for, and every image has a label.
+    StudentError It was requested, and every image has a label.
     """
     label = targets.splits["train"].label
     if settings.teach == "ensemble" and not lacks_labels(label, 1.0):

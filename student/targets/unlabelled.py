@@ -1,4 +1,4 @@
-"""Images that never had labels, beside those of the dataset: they learn from the teacher's terms alone.
+"""Images without labels, added to those of the dataset: only the teacher's soft targets are used for them.
 
 Their logits are those of the first cache's probe, or of the one that was fitted anew, on their own cached features.
 That probe has seen none of them, so that these are what it would answer for any new image.
@@ -49,7 +49,7 @@ class Beside:
 
 
 def open_beside(cache_path: str, spec: str, key_secret: KeySecret | None) -> Beside:
-    """Open a cache of unlabelled images and its dataset; labels that there are do not count.
+    """Open a cache of unlabelled images and its dataset; existing labels are ignored.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def _part(
 
 
 def _check(other: Cache, cache: Cache, *, stored: bool) -> None:
-    """Refuse features that the first cache's probe does not know how to read."""
+    """Refuse features that the first cache's probe cannot use."""
     ours, theirs = cache.manifest, other.manifest
     pairs: dict[str, tuple[Any, Any]] = {
         f"teacher's {name}": (ours.teacher.get(name), theirs.teacher.get(name)) for name in _TEACHER
@@ -151,7 +151,7 @@ def _check(other: Cache, cache: Cache, *, stored: bool) -> None:
     pairs |= {
         f"preprocessing's {name}": (value, theirs.preprocessing.get(name)) for name, value in ours.preprocessing.items()
     }
-    # What keys are keyed with decides which images are known to be the same.
+    # Keys are only comparable if they were made with the same secret.
     pairs["keys' secret"] = (ours.key_check, theirs.key_check)
     if stored:
         pairs |= {f"views' {name}": (_views(ours.raw, name), _views(theirs.raw, name)) for name in ("count", "policy")}

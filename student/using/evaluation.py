@@ -1,4 +1,4 @@
-"""What a student is worth on a dataset: another split of its own, or a test set from elsewhere."""
+"""Measures a student on a dataset: another split of its own, or a test set from elsewhere."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ ALL = "all"
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Rows of a dataset that a student is measured on, in the order in which a run records its own.
+    """Rows of a dataset that a student is measured on, in the order of a run's predictions.
 
     Attributes
     ----------
     split : what the rows are: a split, or ``all``
     rows : (N,) int64
     key : (N, 16) uint8
-    seen : of how many rows the run used the image to choose its epoch
+    seen : number of rows whose image the run used to choose its epoch
     """
 
     split: str

@@ -1,4 +1,4 @@
-"""What in an image a student's answer comes from: Grad-CAM heat maps.
+"""Shows which parts of an image a student's answer comes from: Grad-CAM heat maps.
 
 Selvaraju et al. 2017 (arXiv 1610.02391), as captum computes it, at the last layer whose map is not too coarse to
 show a place.
@@ -46,7 +46,7 @@ class Heat:
     ----------
     name : the class that is explained
     probability : calibrated, of that class
-    heat : (S, S) float32 in 0…1, at the size that the student sees; nothing where no part speaks for the class
+    heat : (S, S) float32 in 0…1, at the student's input size; zero if no part supports the class
     """
 
     name: str
@@ -117,7 +117,7 @@ def explain(trained: Trained, pixels: Tensor, name: str | None = None) -> Heat:
 
 
 def draw_heat(pixels: Tensor, heat: npt.NDArray[np.float32]) -> bytes:
-    """Return a PNG: the image as the student sees it, and beside it the same under its heat, red where it is most."""
+    """Return a PNG: the image as the student sees it, and the same with its heat map, red where it is highest."""
     from matplotlib import colormaps
     from PIL import Image
 
@@ -131,7 +131,7 @@ def draw_heat(pixels: Tensor, heat: npt.NDArray[np.float32]) -> bytes:
 
 
 def heat_of(run: Path) -> Callable[[npt.NDArray[Any]], bytes]:
-    """Return what draws an image (H, W, C) in 0…255, and beside it the heat of the answer of a run's student."""
+    """Return a function that draws an image (H, W, C) in 0…255 beside the heat map of the student's answer."""
     trained = open_run(run, "cpu")
     preprocessing = trained.preprocessing
 

@@ -1,4 +1,4 @@
-"""From a run to a checked file that other programs run: what `medal export` carries out."""
+"""Exports a run to a checked file for other programs, as `medal export` does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["export_run"]
 def export_run(
     run: Path, out: Path, form: Format, *, dataset: str | None, options: DatasetOptions, int8: bool
 ) -> dict[str, Any]:
-    """Write, check and, if asked to, quantise; only then is there a file at `out`.
+    """Write, check and, if requested, quantise; the file at `out` only appears after that.
 
     Parameters
     ----------
@@ -35,8 +35,7 @@ def export_run(
 
     Raises
     ------
-    StudentError
-        The run cannot be used or exported, or the file is not what the student is.
+    StudentError The run cannot be used or exported, or the file gives different answers.
     DataError
         The dataset cannot be used.
     """

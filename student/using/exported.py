@@ -74,7 +74,7 @@ class Classifier(nn.Module):
 
 
 def describe(trained: Trained) -> dict[str, Any]:
-    """Return what a file says of itself: all that is needed to feed it and to read its answer."""
+    """Return a file's metadata: everything needed to feed it and to read its output."""
     preprocessing = trained.preprocessing
     size = preprocessing.image_size
     return {
@@ -145,7 +145,7 @@ def write_export(trained: Trained, draft: Path, form: Format, pixels: Pixels | N
     example = torch.rand(_EXAMPLES, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
         _WRITERS[form](model, example, draft, describe(trained))
-    # What an exporter cannot do, it says in whatever its layers raise.
+    # An exporter may raise any exception for layers it does not support.
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise StudentError(

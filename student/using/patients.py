@@ -1,4 +1,4 @@
-"""One answer a patient, from what a student says of images that are in no dataset."""
+"""One answer per patient, from a student's answers for images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _CODE = 16  # digits of the code for a PatientID, which is shown nowhere; with 8
 
 
 def name_patients(listing: Listing, pattern: str | None) -> dict[Place, str]:
-    """Return whose image each is: by a pattern of its path, by DICOM's PatientID, or one a file of several frames.
+    """Return the patient of each image: by a pattern in its path, by DICOM's PatientID, or one per file of several
+    frames.
 
     Raises
     ------
-    DataError
-        Nothing says who is who.
+    DataError Patients cannot be determined.
     """
     images = listing.images
     if pattern is not None:
@@ -53,7 +53,7 @@ def name_patients(listing: Listing, pattern: str | None) -> dict[Place, str]:
 
 @dataclass(frozen=True, eq=False)
 class PatientAnswers:
-    """What a student says of patients.
+    """A student's answers for patients.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Images that are in no dataset, and what a student says of each: files, folders and DICOM, in any mixture."""
+"""Predictions for images outside of a dataset: files, folders and DICOM, in any mixture."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What a student says of images.
+    """A student's answers for images.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Answers:
     logits : (N, C) float32, before temperature
     probability : (N, C) float64, calibrated
     bad : a sentence for each image that has no answer
-    distance : (N,) how unlike train each image is, 1 as one in a hundred of val; None where the run does not know
+    distance : (N,) distance of each image from train; 1 is exceeded by one in a hundred of val; None if unknown
     """
 
     task: Task
@@ -152,7 +152,7 @@ def list_frames(trained: Trained, paths: Sequence[Path]) -> tuple[Listing, list[
 
 
 def predict_images(trained: Trained, images: FileImages, advance: Advance) -> Answers:
-    """Ask the student about images; bad ones are listed, not raised.
+    """Predict images; unreadable ones are listed, not raised.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def predict_images(trained: Trained, images: FileImages, advance: Advance) -> An
 
 
 def as_text(name: str | None) -> str:
-    r"""Return a file's name as text that is UTF-8: bytes of it that are none, as of Latin-1, become ``\xe9``."""
+    r"""Return a file's name as valid UTF-8: invalid bytes, for example of Latin-1, become ``\xe9``."""
     return (name or "").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -101,7 +101,7 @@ def quantise(source: Path, target: Path, batches: Sequence[Pixels], metadata: Ma
 
 
 def price(trained: Trained, dataset: Dataset, key: Keys, *, exact: Path, int8: Path) -> dict[str, dict[str, Any]]:
-    """Return what int8 costs on val and test, where there are any: scores of both files, how often they agree.
+    """Return the cost of int8 on val and test, if they exist: scores of both files, and how often they agree.
 
     Raises
     ------

@@ -19,7 +19,7 @@ __all__ = ["Evaluated", "Predicted"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predicted(Answers):
-    """What a student says of images; `bad` is empty unless they were to be skipped.
+    """A student's answers for images; `bad` is empty unless bad images were to be skipped.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Predicted(Answers):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What a student is worth on a dataset.
+    """A student's figures on a dataset.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Evaluated:
     images : how many they are
     figures : every statistic, with 95 % intervals in ``ci95``, by class in ``classes``
     domains : the same by domain
-    warnings : why the figures are not to be taken at their word
+    warnings : reasons not to rely on the figures
     result : all that the command prints as JSON
     """
 

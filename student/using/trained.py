@@ -1,4 +1,4 @@
-"""A finished run, opened for use: the student in float32, how it wants its images, and its calibration temperature."""
+"""A finished run, opened for use: the student in float32, its preprocessing, and its calibration temperature."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TIMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A student ready to answer.
+    """A student, ready for predictions.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Trained:
     preprocessing : size, resize policy, intensity, window, mean and std that it was trained with
     description : run.json
     recorded : the run's own predictions, by split
-    likeness : what train looked like to it; None in a run of an older medal
+    likeness : the distribution of train's embeddings; None in a run of an older medal
     """
 
     run: Path
