@@ -82,6 +82,7 @@ def test_every_option_that_pages_name_exists():
         "--requirement",
         "--editable",
         "--update",
+        "--tag",
         "--strict",
         "--ignore-vcs",
         "--nproc-per-node",

@@ -88,7 +88,7 @@ def test_without_features_there_are_no_neighbours_and_no_map(pictures, medal, tm
     words = ("--from", pictures / "set.zarr", "--image-size", 28, "--precision", "fp32", "--batch-size", 8)
     teacher = tiny_teacher(pictures)
     medal("cache-teacher", pictures / "set", tmp_path / "lean.zarr", *words, "--teacher", teacher, "--no-features")
-    with pytest.raises(DataError, match="keeps no features"):
+    with pytest.raises(DataError, match="has no features"):
         medal("neighbours", tmp_path / "lean.zarr", pictures / "set", "test/dark/copy.png")
     medal("audit", tmp_path / "lean.zarr", pictures / "set", "--html", tmp_path / "page.html")
     assert "A map of the images" not in (tmp_path / "page.html").read_text()

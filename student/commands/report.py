@@ -79,9 +79,7 @@ def report(
     """
     options = take_dataset_options(chosen)
     if out.suffix.lower() not in (".html", ".htm"):
-        raise StudentError(
-            f"'{out}' must end in .html, so that browsers and mail programs open it; give another --out."
-        )
+        raise StudentError(f"'{out}' must end in .html; give another --out.")
     if heat and images is None:
         raise click.UsageError("--with-heat only works with --with-images.")
     require_place(out, overwrite=overwrite)
