@@ -1,4 +1,4 @@
-"""Stage one from Python: `medal.cache_teacher`, which reads like the command."""
+"""Stage one from Python: `medal.cache_teacher`, with the options of the command."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The audit: what is wrong with a dataset, from what stage one has cached; the teacher is not needed."""
+"""The audit: finds problems of a dataset from its cache; the teacher is not needed."""

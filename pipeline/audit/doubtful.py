@@ -1,4 +1,4 @@
-"""Doubtful labels: confident learning off the out-of-fold logits (Northcutt, Jiang and Chuang, JAIR 70, 2021).
+"""Doubtful labels: confident learning on the out-of-fold logits (Northcutt, Jiang and Chuang, JAIR 70, 2021).
 
 Their equations are followed and cleanlab, the authors' package, is not used: its licence is the AGPL.
 """
@@ -22,7 +22,7 @@ _MOST_ADVICE = 1_000
 
 @dataclass(frozen=True, eq=False)
 class Confident:
-    """What confident learning says of labels.
+    """Result of confident learning.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Confident:
 
 
 def confident_learning(probability: npt.NDArray[np.float64], label: npt.NDArray[Any]) -> Confident:
-    """Return the confident joint of labels and what the probabilities say.
+    """Return the confident joint of labels and predictions.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def confident_learning(probability: npt.NDArray[np.float64], label: npt.NDArray[
 
 
 def label_margin(probability: npt.NDArray[np.float64], label: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return how far the likeliest other class is above the label, (N,) in -1…1: the normalized margin, negated."""
+    """Return by how much the likeliest other class exceeds the label, (N,) in -1…1: the negated normalised margin."""
     rows = np.arange(len(label))
     own = probability[rows, label]
     others = probability.copy()
@@ -130,7 +130,7 @@ def _of_classes(
 def _of_labels(
     subject: Subject, rows: npt.NDArray[np.int64], probability: npt.NDArray[np.float64]
 ) -> tuple[list[Advice], float]:
-    """Ask of each label by itself, as of two classes."""
+    """Check each label by itself, as a problem of two classes."""
     advice: list[Advice] = []
     errors = 0.0
     for column, name in enumerate(subject.classes):

@@ -1,4 +1,4 @@
-"""What an audit finds: one finding a check, and advice for single rows."""
+"""Findings of an audit: one per check, with advice for single rows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...cache.text import plural
 
 __all__ = ["Advice", "Finding", "Severity", "count_of"]
 
-# serious: figures from this dataset mislead until it is mended; look: a person should; fine; left out: not checked.
+# serious: figures are misleading until it is fixed; look: a person should look; fine; left out: not checked.
 Severity = Literal["serious", "look", "fine", "left out"]
 
 
@@ -22,8 +22,8 @@ class Advice:
     ----------
     row : of the subject
     say : one sentence
-    score : what rows of a check are ranked by, the first the highest; its meaning is the check's
-    related : rows that it is about as well, for instance the copies
+    score : rows of a check are ranked by it, highest first; its meaning depends on the check
+    related : further rows that it concerns, for instance the copies
     """
 
     row: int

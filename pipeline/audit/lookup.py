@@ -24,7 +24,7 @@ class Neighbour:
 
 
 def find_row(subject: Subject, image: str) -> int:
-    """Return the row of an image by its name in the dataset, the end of it, or the start of its key in hex.
+    """Return the row of an image by its name in the dataset, the end of the name, or the start of its key in hex.
 
     Raises
     ------
@@ -60,12 +60,11 @@ def _is_key(image: str) -> bool:
 
 
 def find_neighbours(subject: Subject, row: int, count: int) -> list[Neighbour]:
-    """Return the rows most like a row, the nearest first; copies of it are among them, it itself is not.
+    """Return the rows most similar to a row, the nearest first, including copies but not itself.
 
     Raises
     ------
-    DataError
-        The cache keeps no features.
+    DataError The cache has no features.
     """
     if subject.feature is None:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Near-duplicates as findings: which stand in several splits, which inside one, and which have contrary labels."""
+"""Near-duplicates as findings: across splits, inside a split, and with contrary labels."""
 
 from __future__ import annotations
 
@@ -36,15 +36,13 @@ _CHECKS = ("near-duplicates across splits", "near-duplicates within a split")
 
 
 def near_pairs(subject: Subject, threshold: float | None, progress: Progress) -> tuple[Pairs, Calibration] | None:
-    """Find the near-duplicates among different images: pairs of rows, the first row of an image standing for it.
+    """Find the near-duplicates among different images: pairs of rows, each image represented by its first row.
 
     Parameters
     ----------
     threshold : whitened cosine to use in place of the calibrated one
 
-    Returns
-    -------
-    None where there are no features, or too few images to tell unusual likeness from usual
+    Returns ------- None if there are no features, or too few images to know which similarity is unusual
     """
     if subject.feature is None:
         return None
@@ -72,7 +70,7 @@ def _confirm(
 ) -> tuple[Pairs, Calibration]:
     """Lay images on each other that thumbnails, or of very many images features, propose.
 
-    Where images are not at hand, the pairs above the threshold of features stand as they are.
+    If images are not available, the pairs above the threshold of features are used unchanged.
 
     Parameters
     ----------
@@ -153,7 +151,7 @@ def find_near_duplicates(subject: Subject, threshold: float | None, progress: Pr
 
 
 def _apart(subject: Subject, pairs: Pairs) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Tell of which pairs the images stand in different splits, and of which the labels differ."""
+    """Return which pairs have images in different splits, and which have different labels."""
     code = label_numbers(subject)
     apart = subject.split[pairs.left] != subject.split[pairs.right]
     return np.asarray(apart), np.asarray(code[pairs.left] != code[pairs.right])
@@ -200,7 +198,7 @@ def _finding(
 
 
 def _advice(subject: Subject, left: int, right: int, cosine: float, contrary: bool) -> Advice:
-    # The row that is not in train is the one to take out; inside a split either is.
+    # The row that is not in train should be removed; inside a split, either one.
     row, other = (right, left) if subject.split[right] >= subject.split[left] else (left, right)
     said = f"looks like a copy of an image in {subject.split_name(other)}"
     if contrary:

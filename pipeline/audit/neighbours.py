@@ -1,4 +1,4 @@
-"""Near-duplicates by features: whitened, so that what all images of a set share does not count, and searched in blocks.
+"""Near-duplicates by whitened features, so that what all images share does not count; searched in blocks.
 
 The cosine of raw DINOv2 features says little inside one modality: two chest X-rays of different patients reach 0.99.
 Centred, and every direction brought to the same variance, unrelated images are about orthogonal, and a crop, a
@@ -27,7 +27,7 @@ _DIRECTIONS = 128
 _FITTED, _PROBED = 20_000, 2_000
 # Blocks of the search: two of them and their product stay in a processor's second-level cache.
 _BLOCK = 2048
-# Above this the least similar are let go: a set of blank images would have pairs beyond any memory.
+# Above this, the least similar are dropped: a set of blank images would have more pairs than fit into memory.
 _MOST_PAIRS = 1_000_000
 # Bounds of the calibrated threshold: below, pairs are alike and no copies; above, no JPEG of quality 60 would be found.
 _LOWEST, _HIGHEST = 0.55, 0.85
@@ -106,7 +106,7 @@ def cosines_of_views(whitening: Whitening, views: npt.NDArray[Any]) -> Floats:
 
 
 def calibrate(whitened: Floats, of_views: Floats | None = None) -> Calibration:
-    """Choose the cosine from which on two images are near-duplicates.
+    """Choose the lowest cosine of near-duplicates.
 
     Unrelated images have nearest neighbours whose cosines lie close together; copies stand far above that bulk. The
     threshold is six of the bulk's spreads above its lower quartile: the lower half is what copies, however many there

@@ -1,4 +1,4 @@
-"""What can be known of an image without looking at it: its size and what kind of file it is."""
+"""Properties of an image without its pixels: its size and kind of file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .subject import Subject
 
 __all__ = ["Properties", "read_properties"]
 
-# A file's bytes are no property here: how well an image compresses is in what it shows.
+# A file's size is not used: how well an image compresses depends on its content.
 _NAMES = ("width", "height", "aspect", "channels", "depth", "format", "quantisation")
 _THREADS, _STEP = 8, 64
 # Pillow's modes of more than 8 bits a channel.

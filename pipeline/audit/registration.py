@@ -1,4 +1,4 @@
-"""Near-duplicates by pixels: one image, cropped or not, is laid on the other, and how far they then agree is measured.
+"""Near-duplicates by pixels: one image, cropped or not, is registered to the other, and their agreement is measured.
 
 The best of a few crops is moved and stretched until its fine detail agrees best: the enhanced correlation coefficient,
 which brightness and contrast do not change (Evangelidis and Psarakis, IEEE TPAMI 30, 2008).
@@ -34,7 +34,7 @@ _COPIED = 200
 
 
 def agreement(likeness: Likeness, one: Tensor, two: Tensor) -> npt.NDArray[np.float64]:
-    """Return how far each pair agrees where it agrees best, (M, 2): likeness, and correlation of fine detail.
+    """Return the best agreement of each pair, (M, 2): similarity, and correlation of fine detail.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _copy(pixels: npt.NDArray[np.generic], random: np.random.Generator) -> npt.N
 
 
 def _register(moved: Tensor, whole: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay images on others: Gauss-Newton steps on the enhanced correlation coefficient of their detail.
+    """Register images: Gauss-Newton steps on the enhanced correlation coefficient of their detail.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
-"""What keys, labels and groups show alone: repeated images, contrary labels, patients in several splits, absences."""
+"""Checks that only need keys, labels and groups: repeats, contrary labels, patients in several splits, absent
+classes."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ def members(number: npt.NDArray[Any], of: Rows) -> Iterator[Rows]:
 
 
 def label_numbers(subject: Subject) -> npt.NDArray[np.int64]:
-    """Number the different labels, (N,) int64, whatever the task."""
+    """Number the different labels, (N,) int64, for any task."""
     return np.asarray(np.unique(subject.label, axis=0, return_inverse=True)[1].reshape(-1), np.int64)
 
 
 def between(subject: Subject, sets: list[Rows]) -> dict[str, int]:
-    """Count for each two splits the sets of rows that stand in both: ``{"train-val": 8}``."""
+    """Count, for each two splits, the sets of rows that are in both: ``{"train-val": 8}``."""
     counts: dict[str, int] = {}
     for rows in sets:
         for one, other in combinations(np.unique(subject.split[rows]).tolist(), 2):
@@ -59,7 +60,7 @@ def held_out(subject: Subject, rows: Rows) -> Rows:
 
 
 def find_repeats_across(subject: Subject) -> Finding:
-    """Find images (equal keys) that stand in more than one split."""
+    """Find images (equal keys) in more than one split."""
     sets = [rows for rows in members(subject.image, np.arange(len(subject))) if len(np.unique(subject.split[rows])) > 1]
     counts = between(subject, sets)
     advice = [
@@ -79,7 +80,7 @@ def find_repeats_across(subject: Subject) -> Finding:
 
 
 def find_repeats_within(subject: Subject) -> Finding:
-    """Find images (equal keys) that stand more than once in a split."""
+    """Find images (equal keys) that occur more than once in a split."""
     repeats: dict[str, int] = {}
     images: dict[str, int] = {}
     advice = []

@@ -39,7 +39,7 @@ _ORDER: tuple[Severity, ...] = ("serious", "look", "fine", "left out")
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What was found in a dataset, one finding a check, in a fixed order."""
+    """Findings for a dataset, one per check, in a fixed order."""
 
     subject: Subject
     findings: tuple[Finding, ...]
@@ -99,20 +99,19 @@ class Audit:
         return len(rows)
 
     def write_page(self, path: Path, *, with_images: bool = False) -> int:
-        """Write the audit as one HTML page: no other file, no script, no network; of each check, the first rows.
+        """Write the audit as one HTML page, without other files, scripts or network; it shows the first rows of each
+        check.
 
         Parameters
         ----------
         with_images : show those rows, and what they are about as well, side by side
 
-        Returns
-        -------
-        How many pictures of patients are on it
+        Returns ------- Number of pictures of patients on it
         """
         rows: dict[str, list[dict[str, str]]] = {}
         for row in self.rows():
             rows.setdefault(row["check"], []).append(row)
-        # Serious ones first: whoever reads no further has seen them.
+        # Serious ones first, for readers who stop early.
         rows = dict(sorted(rows.items(), key=lambda item: _ORDER.index(item[1][0]["severity"])))
         pictures = self._draw() if with_images else {}
         page = render(

@@ -1,4 +1,4 @@
-"""What gives a split, a domain or a class away: probes whose AUROC is compared with chance."""
+"""Shortcuts: probes that predict the split, the domain or the class from what they should not, compared with chance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Separation:
-    """How well two kinds of rows are told apart: AUROC of a cross-validated probe, 0.5 is chance, and its interval.
+    """How well a probe separates two kinds of rows: cross-validated AUROC (0.5 is chance) and its interval.
 
     The interval is over rows, patients and repeated images drawn whole (bootstrap, 95 %).
     """
@@ -118,7 +118,7 @@ def find_domain_gap(subject: Subject) -> Finding:
 
 
 def find_shortcut(subject: Subject, progress: Progress) -> Finding:
-    """Ask whether classes can be told by the sizes and other properties of files, without looking at any image."""
+    """Check whether sizes and other properties of files predict classes, without the pixels."""
     check = "classes by file properties"
     rows = np.flatnonzero((subject.source >= 0) & _labelled(subject))
     # Rows are sorted by key inside a split, which is a hash: an even sample is a random one.

@@ -1,4 +1,4 @@
-"""What an audit looks at: the rows of a cache, all splits one after another, and where each stands in the dataset."""
+"""Input of an audit: the rows of a cache, all splits one after another, and their place in the dataset."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Subject:
         return SPLITS[self.split[row]]
 
     def label_name(self, row: int) -> str:
-        """Say what a row is labelled as: a class, the names of its positive labels, or ``unknown``."""
+        """Return a row's label in words: a class, the names of its positive labels, or ``unknown``."""
         label = self.label[row]
         if self.label.ndim == 1:
             return self.classes[label] if label >= 0 else "unknown"

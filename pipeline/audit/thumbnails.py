@@ -1,4 +1,4 @@
-"""Thumbnails of a set's images, and the likeness of one to crops of another, by which near-duplicates are proposed.
+"""Thumbnails of a set's images; similarity between one and crops of another proposes near-duplicates.
 
 Teacher features are made to be the same for what means the same, and a small X-ray that is cropped and compressed may
 lie nearer to hundreds of others than to its original. Its thumbnail does not: where what all images of a set share is
@@ -98,7 +98,7 @@ def shrink(images: list[npt.NDArray[Any]]) -> Tensor:
 
 
 def propose_by_pixels(likeness: Likeness, images: Tensor, count: int, advance: Advance = lambda _: None) -> Pairs:
-    """Propose of each image the few others that a crop of it, or it as a whole, is most like; the most alike first.
+    """Propose, for each image, the few others most similar to it or to a crop of it; the most similar first.
 
     Parameters
     ----------

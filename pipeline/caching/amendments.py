@@ -1,4 +1,4 @@
-"""What a reprobe changes about cached rows: labels corrected, and images, classes or domains left out."""
+"""Changes that a reprobe makes to cached rows: corrected labels, and images, classes or domains left out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Amended:
     rows : (M,) int64 rows of the cached dataset that are left
     excluded : (K, 16) uint8 content keys of images that are to leave
     counts : ``relabelled`` rows, and rows left out by ``class``, ``domain`` and ``key``
-    warnings : sentences on what was asked for and is not there, or is no more
+    warnings : sentences on named items that do not exist, or that have no rows left
     """
 
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""From durable features to the arrays and the manifest of a cache."""
+"""Builds the arrays and the manifest of a cache from stored features."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Content:
 def assemble_arrays(
     asked: Plan, computed: Computed, known: Mapping[str, Known], tell: Tell, look: Look = lambda _key, _feature: None
 ) -> tuple[dict[str, Rows], Probe, dict[str, Any] | None]:
-    """Bring together what was taken over and what was computed, and lay out the cache.
+    """Combine reused and computed features, and build the cache's arrays.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def assemble_arrays(
 
 
 def lay_out(content: Content, tell: Tell) -> tuple[dict[str, Rows], Probe]:
-    """Fit the probe on the stored features and lay out every array of the cache; `tell` hears how the probe fares."""
+    """Fit the probe on the stored features and build every array of the cache; `tell` reports progress of the fit."""
     dataset, rows = content.dataset, content.rows
     train = rows["train"]
     if dataset.unlabelled:
@@ -225,7 +225,7 @@ def describe_cache(
 
 
 def describe_rows(dataset: Dataset, rows: Mapping[str, SplitRows]) -> dict[str, Any]:
-    """Return what the manifest says of a dataset and its rows, but for how they were chosen."""
+    """Return the manifest's description of a dataset and its rows, without how they were chosen."""
     return {
         "name": dataset.name,
         "task": dataset.task,
@@ -243,7 +243,7 @@ def describe_rows(dataset: Dataset, rows: Mapping[str, SplitRows]) -> dict[str, 
 def describe_fit(
     dataset: Dataset, rows: Mapping[str, SplitRows], arrays: Mapping[str, Rows], probe: Probe
 ) -> dict[str, Any]:
-    """Return what the manifest says of a probe and what it is worth on each split."""
+    """Return the manifest's description of a probe and its scores on each split."""
     logits = {split: arrays[f"{split}/logits"][:][:, 0] for split in rows}
     labels = {split: part.label for split, part in rows.items()}
     return {

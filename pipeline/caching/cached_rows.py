@@ -1,4 +1,4 @@
-"""The rows of a cache as a dataset: labels, domains and groups, of images that nobody has to have."""
+"""The rows of a cache as a dataset: labels, domains and groups, without the images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["cached_rows"]
 
 @dataclass(frozen=True)
 class _KeysAlone:
-    """The images of a cache, of which there are the keys alone."""
+    """The images of a cache, of which only the keys exist."""
 
     keys: npt.NDArray[np.uint8]
     path: Path

@@ -34,7 +34,7 @@ __all__ = ["Made", "cache_teacher", "foresee", "plan_cache"]
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What stage one did.
+    """Result of stage one.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ def plan_cache(
     progress: Progress | None,
     tell: Tell = lambda _: None,
 ) -> Plan:
-    """Decide all that can be decided before the teacher computes, and tell what the user should know of it.
+    """Decide everything before the teacher computes, and report what the user should know.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def plan_cache(
 
 
 def foresee(asked: Plan, store: StageOneStore | None, tell: Tell) -> tuple[Plan, int, float]:
-    """Return a plan as it would be carried out, the bytes of its cache and the seconds that the teacher needs."""
+    """Return the plan, the bytes of its cache and the seconds that the teacher needs."""
     from ..features.engine import estimate
 
     if store is not None and asked.action != "reuse" and store.find(asked.cache_id, tell) is not None:
@@ -179,7 +179,7 @@ def _reused(asked: Plan) -> Made | None:
 
 
 def _pulled(asked: Plan, store: StageOneStore | None, tell: Tell) -> Made | None:
-    """Take the very cache over from the store, if it is there."""
+    """Pull the cache from the store, if the store has it."""
     cache = None if store is None else store.obtain(asked, tell)
     if cache is None:
         return None
@@ -188,7 +188,7 @@ def _pulled(asked: Plan, store: StageOneStore | None, tell: Tell) -> Made | None
 
 
 def _is_left(asked: Plan) -> bool:
-    """Tell whether the work on a sealed cache still stands beside it, as a kill at the last moment leaves it."""
+    """Tell whether the work folder of a sealed cache still exists, after a kill at the last moment."""
     left = WorkDirectory(work_path(asked.target)).read_settings()
     return asked.existing is not None and left is not None and left.get("cache_id") == asked.existing.cache_id
 
@@ -268,7 +268,7 @@ def _count_kept(asked: Plan) -> int:
 
 
 def _without_bad(asked: Plan, computed: Computed, work: WorkDirectory, tell: Tell) -> Plan:
-    """Refuse images that cannot be used, or go on without them if that was asked for."""
+    """Refuse images that cannot be used, or continue without them if requested."""
     if computed.bad and asked.settings.on_bad_image == "fail":
         kept = asked.images - len(computed.bad)
         if not kept:

@@ -62,7 +62,7 @@ class ReprobeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Reprobing:
-    """A reprobe with everything decided before a probe is fitted.
+    """A reprobe, with everything decided before a probe is fitted.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class Reprobing:
 
 @dataclass(frozen=True, kw_only=True)
 class Reprobed:
-    """What a reprobe did."""
+    """Result of a reprobe."""
 
     cache: Cache
     action: Action
@@ -154,7 +154,7 @@ def prepare(source: str, out: str, settings: ReprobeSettings, *, overwrite: bool
 
 
 def decide_again(asked: Reprobing) -> Reprobing:
-    """Look at the target, once more inside the lock, and decide what to do about it."""
+    """Check the target, again inside the lock, and decide what to do about it."""
     found = find_at(asked.target, thorough=asked.overwrite)
     action = decide(found, asked.cache_id, asked.request, overwrite=asked.overwrite)
     # Work that stage one left for the same request would end in the same cache.
@@ -170,8 +170,7 @@ def reprobe(asked: Reprobing, *, wait: bool = True, tell: Tell = lambda _: None)
         Another process is making the target, and `wait` is not set.
     CacheCorrupt
         The arrays of the source are not what its seal says.
-    CacheIncomplete
-        Stopped by the file system or by Ctrl-C; what stood at the target stands there still.
+    CacheIncomplete Stopped by the file system or by Ctrl-C; the target is unchanged.
     """
     begun = time.monotonic()
     if asked.action == "reuse" and asked.existing is not None:
@@ -289,7 +288,7 @@ def _describe(asked: Reprobing, probe: Mapping[str, Any]) -> dict[str, Any]:
     raw = {name: value for name, value in asked.source.manifest.raw.items() if name != "arrays"}
     dataset = {**asked.source.manifest.dataset, **describe_rows(asked.amended.dataset, asked.rows)}
     if len(asked.amended.excluded) and "keys" in dataset.get("skipped", {}):
-        # Who withdrew is named nowhere, neither among images that could not be used.
+        # Withdrawn images are not named anywhere, not even among images that could not be used.
         gone = {bytes(key).hex() for key in asked.amended.excluded}
         keys = {split: [key for key in part if key not in gone] for split, part in dataset["skipped"]["keys"].items()}
         dataset["skipped"] = {**dataset["skipped"], "keys": keys}

@@ -1,4 +1,4 @@
-"""Stage one and a store: what somebody else has computed is taken over, and offered to others if that is wanted."""
+"""Stage one and a store: caches that others computed are pulled, and new ones are published if requested."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ _MOST_LOOKED_INTO, _LEAST_GAIN = 16, 10
 
 @dataclass(frozen=True, kw_only=True)
 class StageOneStore:
-    """A store that stage one looks into, and how.
+    """A store that stage one uses, and how.
 
     Attributes
     ----------
-    push : offer what is computed to others
-    wait : wait for somebody who computes the very cache that is asked for
-    by : how to be called there
+    push : publish what is computed
+    wait : wait for another process that computes the same cache
+    by : name shown in the store
     confirm : see `publish.push`
     progress : of what is pulled and pushed, in bytes
     most : bytes that local copies of other caches may take
-    trust : whose signatures count, if somebody has to have signed what is taken over
+    trust : accepted signers, if a signature is required
     """
 
     store: Store
@@ -76,8 +76,7 @@ class StageOneStore:
         ------
         CacheNotFound, CacheError, CacheCorrupt
             The store does not have it, or not as it was published.
-        CacheMismatch
-            Nobody signed it who has to have.
+        CacheMismatch It lacks a required signature.
         """
         return copy_named(self.store, name, self.progress, most=self.most, trust=self.trust)
 
@@ -86,8 +85,7 @@ class StageOneStore:
 
         Raises
         ------
-        CacheMismatch
-            There is one, and nobody signed it who has to have.
+        CacheMismatch There is one, but it lacks a required signature.
         """
         found = [entry for entry in self.entries(tell) if entry.cache_id == cache_id]
         return self._choose(found) if found else None
@@ -119,7 +117,8 @@ class StageOneStore:
         return entries
 
     def await_others(self, cache_id: str, tell: Tell) -> Entry | None:
-        """Return the entry once whoever computes it has published it; say who they are if they are not waited for."""
+        """Return the entry once the process that computes it has published it; without waiting, report who computes
+        it."""
         if self.wait:
             return wait_for(self.store, cache_id, tell)
         for one in who_computes(self.store, cache_id)[:1]:
@@ -129,7 +128,7 @@ class StageOneStore:
     def obtain(self, asked: Plan, tell: Tell) -> Cache | None:
         """Pull what is asked for to its target, whose lock is held, if the store has it or comes to have it.
 
-        A store that cannot be used has nothing, and that is told.
+        A store that cannot be used counts as empty, with a warning.
         """
         try:
             entry = self.find(asked.cache_id, tell) or self.await_others(asked.cache_id, tell)
@@ -198,12 +197,11 @@ class StageOneStore:
         return sorted(alike, key=lambda entry: (entry.summary.get("rows_address") != rows, -entry.size))
 
     def offer(self, cache: Cache) -> Pushed | None:
-        """Publish a cache if that was asked for.
+        """Publish a cache if requested.
 
         Raises
         ------
-        CacheError
-            It could not be published; it is sealed all the same.
+        CacheError It could not be published; it is still sealed.
         """
         if not self.push:
             return None
@@ -216,11 +214,11 @@ class StageOneStore:
 
     @contextmanager
     def announced(self, cache_id: str, total: int, progress: Progress) -> Iterator[Progress]:
-        """Say in the store that this process computes, if others will get it; yields the progress to be called."""
+        """Announce in the store that this process computes, if it will publish; yields the progress function."""
         if not self.push or self.store.read_only:
             yield progress
             return
-        # Whether it can be published is known before the work, and not after.
+        # Check before the work whether it can be published.
         self.store.require_writable()
         self.store.begin()
         with Announcement(self.store, cache_id, total, self.by) as announcement:
@@ -256,9 +254,9 @@ def open_lab(
     Parameters
     ----------
     store : a folder or URL, as ``--store`` takes it
-    push : offer what is computed to others; the names of classes, domains and columns are published with it
-    wait : wait for somebody who computes the very cache that is asked for
-    by : how to be called there
+    push : publish what is computed; the names of classes, domains and columns are published with it
+    wait : wait for another process that computes the same cache
+    by : name shown in the store
     confirm : given the manifest of what is about to be pushed; raises what is to keep it from that
     max_cache_size : what local copies of other caches may take, for instance ``20GB``; None = that
     signers, revoked : files as ``--signers`` and ``--revoked`` take them

@@ -1,4 +1,4 @@
-"""What a store has in place of a teacher that cannot be loaded here, offline or where its weights are gated.
+"""Caches in a store that replace a teacher that cannot be loaded here, because it is offline or gated.
 
 A cache's id needs the digest of the weights, so that without them none is looked up; `medal pull` takes one by name.
 """

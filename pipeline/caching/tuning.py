@@ -1,4 +1,4 @@
-"""The teacher's input size and feature recipe for these very images, chosen on val from a bounded sample of train."""
+"""Chooses the teacher's input size and feature recipe on val, from a limited sample of train."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CHOSEN = (("teacher", "feature"), ("preprocessing", "image_size"))
 
 @dataclass(frozen=True, kw_only=True)
 class TunedTrial:
-    """A size and a recipe, and what the probe makes of them; images_per_second is the teacher's."""
+    """A size and a recipe with the probe's scores; images_per_second is the teacher's."""
 
     feature: str
     image_size: int
