@@ -115,7 +115,7 @@ def test_a_dry_run_says_so(before, small_npz, small_request, medal, tmp_path):
 
 
 def test_sources_that_do_not_fit(before, small_npz, teacher, small_request, medal, tmp_path):
-    with pytest.raises(CacheMismatch, match=r"of another kind: .*preprocessing.image_size \(56, asked for: 70\)"):
+    with pytest.raises(CacheMismatch, match=r"do not fit: .*preprocessing.image_size \(56, asked for: 70\)"):
         medal(
             "cache-teacher", small_npz, tmp_path / "x.zarr", "--teacher", teacher, "--image-size", 70, "--from", before
         )

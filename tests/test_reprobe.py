@@ -222,7 +222,7 @@ def test_a_cache_may_be_replaced_by_what_is_made_of_it(small_cache, medal, tmp_p
         (("--exclude-domain", "w"), None, "has no domain 'w' to leave out; its domains are 'x', 'y', 'z'"),
         (("--folds", "1"), None, "number of folds should be 0"),
         (("--exclude-keys",), "00ff\n", "has '00ff' in line 1; expected a content key, 32 hexadecimal digits"),
-        (("--exclude-keys",), "\n", "names no key"),
+        (("--exclude-keys",), "\n", "has no key"),
         (("--exclude-keys",), "0" * 32, "None of the 1 keys that .* names is in the cache"),
         (("--labels",), "key,class\n", "no rows"),
         (("--labels",), "key,class\n1,2\n", "has the columns 'key', 'class'; expected 'key' and 'label'"),

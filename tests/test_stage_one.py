@@ -128,7 +128,7 @@ def test_something_else_at_the_target_is_left_alone(small_npz, small_request, me
     notes = tmp_path / "notes.zarr"
     notes.mkdir()
     (notes / "diary.txt").write_text("mine")
-    with pytest.raises(CacheMismatch, match="no sealed cache"):
+    with pytest.raises(CacheMismatch, match="not a sealed cache"):
         medal("cache-teacher", small_npz, notes, *small_request)
     assert (notes / "diary.txt").read_text() == "mine"
 
@@ -146,7 +146,7 @@ def test_overwrite_never_loses_what_is_not_medals(small_cache, small_npz, small_
             ("cache-teacher", small_npz, target, *small_request, "--limit", 40),
             ("convert", small_cache, target),
         ):
-            with pytest.raises(CacheMismatch, match=r"--overwrite would lose"):
+            with pytest.raises(CacheMismatch, match=r"--overwrite would delete"):
                 medal(*words, "--overwrite")
         with pytest.raises(CacheError, match=r"[^,] Give another OUT\.$"):
             medal("cache-teacher", small_npz, target, *small_request)
@@ -179,7 +179,7 @@ def test_what_is_no_cache_says_what_it_is(small_npz, small_request, medal, tmp_p
         medal("cache-teacher", small_npz, tmp_path / "out.hdf5", *small_request)
     WorkDirectory(work_path(out)).begin({"cache_id": "x"})
     with pytest.raises(
-        CacheNotFound, match=r"There is no cache at '.*' yet: .*Go on with .* cache-teacher DATASET .*out"
+        CacheNotFound, match=r"There is no cache at '.*' yet: .*Continue with .* cache-teacher DATASET .*out"
     ):
         medal("train-student", out, small_npz, "--out", tmp_path / "run")
     with pytest.raises(CacheError, match=r"out.zarr.work' is unfinished work .* whose OUT is '.*out.zarr'\.$"):

@@ -94,4 +94,4 @@ def test_a_teacher_whose_name_no_manifest_can_hold_is_refused_at_once(tiny, tmp_
     shutil.copytree(tiny, folder)
     refused = terminal("cache-teacher", "phantom", tmp_path / "x.zarr", "--teacher", folder)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("medal: Teacher 't\\udcff' has a name that a cache cannot hold")
+    assert refused.stderr.startswith("medal: Teacher 't\\udcff' has a name that a cache cannot store")
