@@ -1,4 +1,4 @@
-"""Metrics, the room's door: scores, calibration and intervals, for the probe and for the student alike."""
+"""Public names of the metrics: scores, calibration and intervals, for probe and student alike."""
 
 from __future__ import annotations
 

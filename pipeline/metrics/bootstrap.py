@@ -1,4 +1,4 @@
-"""The bootstrap: how far a test set of this size can be trusted."""
+"""The bootstrap: intervals for a test set of this size."""
 
 from __future__ import annotations
 

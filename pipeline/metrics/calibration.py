@@ -1,4 +1,4 @@
-"""How far probabilities can be taken at their word: reliability, expected calibration error."""
+"""Calibration of probabilities: reliability diagram, expected calibration error."""
 
 from __future__ import annotations
 

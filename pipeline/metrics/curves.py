@@ -44,7 +44,7 @@ class Band:
 
 @dataclass(frozen=True, eq=False)
 class ClassCurves:
-    """How one class is told from the rest.
+    """One class against the rest.
 
     Attributes
     ----------

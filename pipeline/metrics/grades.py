@@ -1,4 +1,4 @@
-"""Figures of grades, classes in an order: how far decisions are off, not only whether.
+"""Figures of grades (ordered classes): they count how far decisions are off.
 
 Both are scikit-learn's: `cohen_kappa_score(weights="quadratic")` and `mean_absolute_error` of the grades' numbers. Both
 come from sums over rows, so that a resample costs one product.
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 def check_grades(task: Task, classes: Sequence[str]) -> None:
-    """Refuse labels that are no grades.
+    """Refuse labels that are not grades.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def check_grades(task: Task, classes: Sequence[str]) -> None:
 
 
 def grade_rows(probability: Array, labels: Array) -> npt.NDArray[np.float64]:
-    """Return what the figures are sums of, (7, N): of rows of unknown label nothing."""
+    """Return the terms that the figures are sums of, (7, N); zero for rows of unknown label."""
     given = known(labels, "multiclass")
     true, said = labels.astype(np.float64), probability.argmax(1).astype(np.float64)
     rows = [np.ones(len(true)), true, said, true**2, said**2, (true - said) ** 2, np.abs(true - said)]

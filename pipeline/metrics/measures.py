@@ -1,4 +1,4 @@
-"""Everything a set of logits is measured by: as a whole, per class, per domain and by how rare a class is.
+"""All figures of a set of logits: overall, per class, per domain and by rarity of classes.
 
 Definitions are scikit-learn's; AUROC and accuracy those of `scores`, which are the medmnist Evaluator's too. With two
 classes the second one is the positive one. A figure that the labels cannot define is NaN, and the classes that they

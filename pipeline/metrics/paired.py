@@ -49,7 +49,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Images that one of two models alone decided rightly, and the exact binomial p-value of such a split."""
+    """Numbers of images that only one of two models decided correctly, and the exact binomial p-value."""
 
     only_first: int
     only_second: int
@@ -78,7 +78,7 @@ def compare(
         paired = paired[~np.isnan(paired)]
         if not len(paired) or values[0].get(name) is None or values[1].get(name) is None:
             continue
-        # Two ways to add up the same numbers differ in the last bits; such a difference is none.
+        # Different orders of summation differ in the last bits; such a difference does not count.
         paired[np.abs(paired) < 1e-12] = 0.0
         fewer = min(int((paired <= 0).sum()), int((paired >= 0).sum()))
         low, high = percentile_interval(paired)

@@ -1,4 +1,4 @@
-"""One answer a patient, computed from the answers for each of their images."""
+"""One answer per patient, computed from the answers for each of their images."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Patients:
 def by_patient(
     logits: Array, labels: Array, patient: Array, task: Task, classes: Sequence[str], rule: PatientRule
 ) -> Patients:
-    """Make one row of a patient's rows.
+    """Combine the rows of each patient into one.
 
     Parameters
     ----------

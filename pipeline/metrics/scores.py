@@ -1,4 +1,4 @@
-"""What logits are worth against labels: AUROC and accuracy as the medmnist package's `Evaluator` defines them.
+"""Scores of logits against labels: AUROC and accuracy as the medmnist package's `Evaluator` defines them.
 
 Where the Evaluator is undefined (a class that the rows lack, or that all rows have; unknown labels), the macro mean
 goes over what is left and the classes left out are named. All of it is independent of the order of rows.
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a set of logits is worth; NaN where a figure is undefined.
+    """Scores of a set of logits; NaN where a figure is undefined.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The temperature that calibrates probabilities, and how far the images that it was fitted on bear it."""
+"""The temperature that calibrates probabilities, and how well the images support it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .scores import hits, known, probabilities
 
 __all__ = ["Temperature", "fit_temperature"]
 
-# Separable rows would drive the temperature to 0, hopeless ones to infinity; smoothed targets keep the first from it.
+# Separable rows would drive the temperature to 0 (smoothed targets prevent that), random ones to infinity.
 _LOWEST, _HIGHEST = 0.05, 20.0
 # Log-losses are convex in 1 / T: a parabola through the least of these points and its neighbours finds the rest.
 _GRID = np.linspace(math.log(_LOWEST), math.log(_HIGHEST), 49)
@@ -26,7 +26,7 @@ _RESAMPLES = 200
 
 @dataclass(frozen=True)
 class Temperature:
-    """What logits are divided by before they become probabilities.
+    """The divisor of logits before they become probabilities.
 
     Attributes
     ----------

@@ -1,1 +1,1 @@
-"""What stage one will do, decided without torch."""
+"""Plans stage one, without torch."""

@@ -1,7 +1,6 @@
 """The fixed partition of the rows: into chunks that become durable one by one, and these into forward batches.
 
-A chunk is what any process can compute on its own and nobody else needs to know of: the same batches, and so the same
-bytes, whoever computes it.
+Any process can compute a chunk on its own: the batches, and so the bytes, are the same everywhere.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class ChunkPlan:
 
 @dataclass(frozen=True)
 class ComputedChunk:
-    """What came of a chunk.
+    """Result of a chunk.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Whether the images of a set come out with any contrast, before the teacher sees them."""
+"""Checks that the views of a set have contrast, before the teacher runs."""
 
 from __future__ import annotations
 
@@ -32,19 +32,18 @@ _OF_ONE_VALUE = (
 
 
 class Seen(NamedTuple):
-    """What the manifest says of images that come out nearly as one grey, and what to say of them where they are few."""
+    """The manifest's record of images without contrast, and a warning if they are few."""
 
     contrast: dict[str, Any] | None = None
     note: str | None = None
 
 
 def check_views(dataset: Dataset, rows: Mapping[str, SplitRows], settings: CacheSettings) -> Seen:
-    """Look at the views of a few images of train.
+    """Check the views of a few images of train.
 
     Raises
     ------
-    DataError
-        Most of them are nearly of one grey, or of one value, and that was not allowed.
+    DataError Most of them are nearly one shade of grey, or have one value, and that was not allowed.
     """
     images = dataset.images
     found = flat_rows(images, rows["train"].source)

@@ -1,4 +1,4 @@
-"""What stage one is going to do, decided before the teacher is loaded."""
+"""The plan of stage one, made before the teacher is loaded."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def prepare(
     sources: Sequence[str] = (),
     opened: Dataset | None = None,
 ) -> Plan:
-    """Read what the dataset and the teacher's files say of themselves, and do not look at the target yet.
+    """Read the dataset and the teacher's files; the target is not checked yet.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def prepare(
 
 @dataclass(frozen=True, kw_only=True)
 class Arranged:
-    """A dataset's rows as a cache will have them, whatever the teacher.
+    """A dataset's rows as a cache will have them, for any teacher.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class Arranged:
 
 
 def arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) -> Arranged:
-    """Draw splits where a dataset has none, take a sample if one is asked for, and sort the rows.
+    """Draw splits if a dataset has none, take a sample if requested, and sort the rows.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def arrange(dataset: Dataset, settings: CacheSettings, options: DatasetOptions) 
 def _limited(
     dataset: Dataset, key: npt.NDArray[np.uint8], split: npt.NDArray[np.int8], limit: int
 ) -> tuple[Dataset, npt.NDArray[np.uint8], npt.NDArray[np.int8], tuple[str, ...]]:
-    """Return a sample of each split, and warnings of what it lacks."""
+    """Return a sample of each split, and warnings about what it lacks."""
     taken = sample_rows(dataset, key, split, limit)
     sample, few = dataset.take(taken), split[taken]
     try:
@@ -243,7 +243,7 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
         dataset.refuse(bad)
     for error in bad.values():
         if isinstance(error.__cause__, OSError) and device_failed(error.__cause__):
-            # A mount that is lost says nothing of the images on it.
+            # A lost mount does not mean that the images on it are bad.
             raise error.__cause__ from error
     check_skippable(bad.values())
     split = np.full(len(dataset), -1, np.int8) if dataset.split is None else dataset.split
@@ -256,7 +256,7 @@ def _readable(dataset: Dataset, settings: CacheSettings) -> tuple[Dataset, npt.N
 
 
 def decide_again(asked: Plan) -> Plan:
-    """Look at the target, once more inside the lock, and decide what to do about it."""
+    """Check the target, again inside the lock, and decide what to do about it."""
     for source in asked.sources:
         check_source(source, asked.request, asked.dataset.secret)
     found = find_at(asked.target, thorough=asked.overwrite)
@@ -273,7 +273,7 @@ def decide_again(asked: Plan) -> Plan:
 
 
 def _check_keys(there: Cache, asked: Plan) -> None:
-    """Refuse a target whose keys are of another kind, in words that say more than that rows differ."""
+    """Refuse a target whose keys are of another kind, with a more specific message than that rows differ."""
     check = None if asked.dataset.secret is None else asked.dataset.secret.check
     if there.manifest.key_check != check:
         held = "plain keys" if there.manifest.key_check is None else "keys made with a secret"
@@ -303,13 +303,13 @@ def estimate_bytes(asked: Plan) -> int:
 
 
 def count_known(asked: Plan) -> int:
-    """Return how many of the images asked for are in the caches that features are taken over from."""
+    """Return how many of the requested images have features in the source caches."""
     fresh = find_fresh(asked.sources, asked.rows, asked.settings.stored_views, asked.dataset.secret)
     return asked.images - int(sum(rows.sum() for rows in fresh.values()))
 
 
 def count_kept(asked: Plan) -> int:
-    """Return how many images are durable in the work directory of this very request."""
+    """Return how many images are finished in the work directory of this request."""
     work = WorkDirectory(work_path(asked.target))
     settings = work.read_settings()
     if settings is None or settings.get("cache_id") != asked.cache_id:

@@ -1,6 +1,6 @@
-"""What is asked of stage one, as settings and as the canonical request that a cache is addressed by.
+"""Settings of stage one, and the canonical request that a cache's id is computed from.
 
-No torch here: asking again for a cache that is there must not pay for it.
+No torch here: a repeated command on a finished cache must be fast.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def make_request(
     preprocessing: Preprocessing,
     settings: CacheSettings,
 ) -> dict[str, Any]:
-    """Return what is asked for, without names, paths, devices, versions or times: equal for equal requests anywhere."""
+    """Return the request, without names, paths, devices, versions or times: equal for equal requests anywhere."""
     return {
         "format": FORMAT,
         "task": dataset.task,

@@ -1,4 +1,4 @@
-"""Features that sealed caches hold already: taken over by key, so that a grown dataset costs its new images alone."""
+"""Reuses features of sealed caches by key: if the dataset grows, only new images are computed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _FIELDS = ("feature", "view", "view_check")
 
 
 def check_source(cache: Cache, request: Mapping[str, Any], secret: KeySecret | None = None) -> None:
-    """Refuse to take features from a cache that has none, or others than those asked for, or keys of another secret.
+    """Refuse a source cache without features, with features of another kind, or with keys of another secret.
 
     Raises
     ------

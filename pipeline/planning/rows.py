@@ -1,4 +1,4 @@
-"""The rows of a cache: a dataset's images per split, in the one order that depends on nothing but content."""
+"""The rows of a cache: a dataset's images per split, in an order that only depends on content."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class SplitRows:
 def arrange_rows(dataset: Dataset, key: npt.NDArray[np.uint8], split: npt.NDArray[np.int8]) -> dict[str, SplitRows]:
     """Sort a dataset's rows into the splits that have any.
 
-    Copies of an image with the same label are told apart by domain and by what else their group holds, so that the
-    order of the dataset never shows.
+    Copies of an image with the same label are ordered by domain and by the other images of their group, so that the
+    dataset's order has no effect.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def _count_mixed(values: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> int
 
 
 def anonymous_groups(rows: Mapping[str, SplitRows], seed: int) -> dict[str, npt.NDArray[np.int32]]:
-    """Return the groups as a seeded permutation of their codes, so that a code says nothing of order or id."""
+    """Return the groups as a seeded permutation of their codes, so that a code reveals neither order nor id."""
     count = 1 + max((int(part.group.max(initial=-1)) for part in rows.values()), default=-1)
     permuted = np.append(np.random.default_rng(seed).permutation(count), -1).astype(np.int32)
     return {name: permuted[part.group] for name, part in rows.items()}

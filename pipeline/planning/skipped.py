@@ -1,7 +1,7 @@
 """Images that cannot be used: refused with a list, or left out of the cache and declared there.
 
-The cache says how many were left out and why, and the content keys of those that have one, so that stage two knows them
-from images that it never saw. Their names stay out of the cache, in a table beside it.
+The cache says how many were left out and why, and the content keys of those that have one, so that stage two can
+distinguish them from unknown images. Their names stay out of the cache, in a table beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _COLUMNS = (*Place._fields, "split", "reason", "message")
-# Their keys go into the manifest, which has a bound; and that many are no accident of a few files.
+# Their keys go into the manifest, which is limited in size; and that many bad files are not an accident.
 _MOST_SKIPPED = 50_000
 
 
@@ -59,7 +59,7 @@ def refuse_bad(bad: Mapping[tuple[str, int], DataError], images: int, kept: int,
 
 
 def check_skippable(bad: Collection[DataError]) -> None:
-    """Refuse to leave out more images than an accident explains.
+    """Refuse to leave out more images than an accident would explain.
 
     Raises
     ------
@@ -81,8 +81,7 @@ def without_bad(
 
     Raises
     ------
-    DataError
-        What is left is too little to fit a probe on, or too much is missing.
+    DataError Too few images are left to fit a probe on, or too many are missing.
     """
     check_skippable(bad.values())
     skipped = [

@@ -69,7 +69,7 @@ class Probe:
 
     @property
     def folds(self) -> int:
-        """K, the number of fold probes: as asked, or fewer where a class is rarer."""
+        """K, the number of fold probes: as requested, or fewer if a class is rarer."""
         return len(self.weight) - 1
 
 
@@ -219,7 +219,7 @@ def _check_learnable(problem: Problem) -> None:
 def _choose(
     recipe: Recipe, problem: Problem, val: Labelled | None, part: npt.NDArray[np.int8], say: Tell
 ) -> tuple[_Chosen, Learner]:
-    """Return C and what fits a head with it; only `grid` chooses C."""
+    """Return C and a function that fits a head with it; only `grid` chooses C."""
     if recipe != "grid":
         return _Chosen(problem.settings.C, (), "none"), RECIPES[recipe](problem)
     chosen = _choose_on_val(problem, val, say) if val is not None else _choose_within(problem, part, say)
@@ -269,7 +269,7 @@ def _calibrate(
     units: npt.NDArray[np.int64] | None,
     say: Tell,
 ) -> tuple[Temperature, Evidence]:
-    """Fit the temperature on val, else on train's out-of-fold logits; in-sample ones would only flatter.
+    """Fit the temperature on val, else on train's out-of-fold logits; in-sample logits would be too optimistic.
 
     Parameters
     ----------

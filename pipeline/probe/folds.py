@@ -1,4 +1,4 @@
-"""Folds: which train rows must not be seen together, and a stratified partition that no order of rows can change."""
+"""Folds: a stratified partition of train that keeps tied rows together and does not depend on their order."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class LogisticFit:
         if n_positive in (0, n_given):
             odds = np.log((n_positive + 0.5) / (n_given - n_positive + 0.5))
             return Solved(np.zeros((1, self._matrix.shape[1])), np.array([odds]))
-        # Unknown rows weigh nothing: the same as leaving them out, without another copy of the matrix.
+        # Unknown rows have weight 0: the same as leaving them out, without another copy of the matrix.
         weights = None if given.all() else given.astype(np.float32)
         return _solve(self._models[column], self._matrix, positive.astype(np.int8), weights, C)
 
@@ -171,7 +171,7 @@ def _solve(
     sample_weight: npt.NDArray[np.float32] | None,
     C: float,  # noqa: N803
 ) -> Solved:
-    """Run scikit-learn's solver on from where the model stands."""
+    """Continue scikit-learn's solver from the model's current weights."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings(record=True) as caught:

@@ -1,4 +1,4 @@
-"""How one probe is fitted on the labels that it may see: the recipes by name.
+"""Recipes for fitting one probe on the labels that it may see, by name.
 
 A recipe is made ready once, from the features of all rows of train and no label; what it gives fits a head on the
 labels of some rows. So whatever it knows of the others is what their images look like.
@@ -65,7 +65,7 @@ class Problem(NamedTuple):
 def settle(
     settings: ProbeSettings, labels: npt.NDArray[Any], task: Task
 ) -> tuple[Literal["mean", "graph", "plain", "grid"], str]:
-    """Return the recipe that is asked for, and why; ``auto`` goes by how many of train's rows have a label."""
+    """Return the requested recipe, and why; ``auto`` depends on how many of train's rows have a label."""
     if settings.recipe != "auto":
         return settings.recipe, "asked for"
     given = known(labels, task)

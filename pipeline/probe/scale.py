@@ -1,4 +1,4 @@
-"""What features are standardised by: their mean and deviation, over the rows that are fitted or over all of train."""
+"""Standardisation of features: mean and deviation over the fitted rows or over all of train."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BLOCK = 4096
 class Scale(NamedTuple):
     """Mean and inverse standard deviation of each feature, (F,) float64.
 
-    A feature that is constant says nothing: its inverse is 0, so that its weight on the feature is 0 as well.
+    A constant feature has no information: its inverse is 0, and so is its weight.
     """
 
     mean: npt.NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Choosing C: a short walk up the grid, judged on rows held out."""
+"""Choosing C: a short walk up the grid, evaluated on rows held out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PATIENCE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One value of C and what it was worth on the rows held out; NaN where undefined."""
+    """One value of C and its scores on the rows held out; NaN where undefined."""
 
     C: float
     log_loss: float
@@ -69,7 +69,7 @@ def choose(
             worse += 1
         if worse == _PATIENCE:
             break
-    # One line: what each was worth stands in the manifest, under `probe.tried`.
+    # One line: the manifest has all scores, under `probe.tried`.
     say(
         f"probe: C = {tried[best].C:g} of {len(tried)} tried, held-out log-loss {tried[best].log_loss:.4f}, AUROC "
         f"{tried[best].auroc:.4f}"

@@ -1,4 +1,4 @@
-"""Chunks as tasks of a Ray cluster: teachers in actors, as many as its machines have room for, come and go as they may.
+"""Chunks as tasks of a Ray cluster: teachers run in actors, as many as fit on its machines, which may join and leave.
 
     driver ─ chunk plan ─► actor: images ─► teacher ─► records ─► driver, which makes them durable
 
@@ -44,7 +44,7 @@ _LOOK, _SLOW, _ABSENT = 5.0, 30.0, 60.0  # seconds
 
 @contextmanager
 def ray_engine(asked: Plan, joined: Joined, tell: Tell) -> Iterator[RayEngine]:
-    """Give an engine on the cluster that is asked for, as long as the context lasts.
+    """Yield an engine on the requested cluster, for the length of the context.
 
     With the kind of device and the number of threads that a process of its own would use, it computes the same bytes.
 
@@ -115,7 +115,7 @@ class RayEngine:
         self._slow_told = False
 
     def settle(self) -> Settled:
-        """Have the first actor decide how: this process may have no device of the kind."""
+        """Let the first actor decide how to compute: this process may not have such a device."""
         while True:
             self._hire(most=1)
             if not self._workers:
@@ -128,7 +128,7 @@ class RayEngine:
                     return cast(Settled, settled)
 
     def begin(self, order: Order) -> None:
-        """Have teachers loaded, and wait for the first to be ready.
+        """Load teachers, and wait for the first to be ready.
 
         Raises
         ------
@@ -156,7 +156,7 @@ class RayEngine:
                 yield done
 
     def _turn(self) -> list[ComputedChunk]:
-        """Start actors, give out chunks, and wait a while for what comes of either."""
+        """Start actors, distribute chunks, and wait a while for results."""
         self._hire()
         self._give()
         owner = {ref: worker for worker in self._workers for ref in worker.awaited()}
@@ -168,7 +168,7 @@ class RayEngine:
         return [done for done in taken if done is not None]
 
     def dismiss(self) -> None:
-        """End all actors; the cluster is not this run's to end."""
+        """End all actors; the cluster keeps running."""
         for worker in self._workers:
             with suppress(Exception):
                 self._ray.kill(worker.handle)
@@ -219,7 +219,7 @@ class RayEngine:
         return _Worker(handle, node, first)
 
     def _give(self) -> None:
-        """Give out chunks, one each before a second to any; at the end no slow machine is to sit on two."""
+        """Distribute chunks, one to each actor before a second to any, so that no slow machine holds two at the end."""
         ready = [worker for worker in self._workers if worker.ready]
         for depth in range(1, _DEPTH + 1):
             for worker in ready:
@@ -242,7 +242,7 @@ class RayEngine:
         return cast(ComputedChunk, value)
 
     def _get(self, worker: _Worker, ref: Any) -> Any:
-        """Return what an actor says, raise what it refuses, and see to its being lost, which is None."""
+        """Return an actor's result, raise its refusal, or replace a lost actor and return None."""
         errors = import_module("ray.exceptions")
         try:
             value = self._ray.get(ref)
@@ -256,7 +256,7 @@ class RayEngine:
         return value
 
     def _lose(self, worker: _Worker, error: Exception) -> None:
-        """Put back what an actor had, and have another one started."""
+        """Put back an actor's chunks, and start another actor."""
         self._workers.remove(worker)
         with suppress(Exception):
             self._ray.kill(worker.handle)

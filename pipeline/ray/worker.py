@@ -1,4 +1,4 @@
-"""What runs on the machines of a Ray cluster: a teacher in an actor, which computes chunks as any process would."""
+"""Runs on the machines of a Ray cluster: a teacher in an actor, which computes chunks as any process would."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Refusal = MedalError | OSError
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """What a worker has to have in common with the process that asks it.
+    """What a worker must have in common with the process that runs the command.
 
     Attributes
     ----------
@@ -83,7 +83,8 @@ class RayWorker:
 
 
 def _settle_in(asked: Plan, place: Place) -> Plan:
-    """Make this process like the one that asks, and return the plan with the teacher where this machine has it."""
+    """Set up this process like the one that runs the command; return the plan with this machine's copy of the
+    teacher."""
     if version("medalmighty") != place.medal:
         raise MedalError(
             f"This machine has medal {version('medalmighty')}, expected {place.medal} as on the machine that runs the "
@@ -109,7 +110,7 @@ def _find_teacher(files: TeacherFiles) -> TeacherFiles:
 
 
 def _check_images(dataset: Dataset, part: SplitRows, plan: ChunkPlan) -> None:
-    """Refuse a machine on which the first image of a chunk is another one than its key says."""
+    """Refuse a machine on which the first image of a chunk does not have the expected key."""
     row = int(part.source[plan.start])
     with suppress(DataError):  # which is told with the chunk
         if dataset.key(row) != part.key[plan.start].tobytes():
@@ -120,7 +121,7 @@ def _check_images(dataset: Dataset, part: SplitRows, plan: ChunkPlan) -> None:
 
 
 def _portable(error: Refusal) -> Refusal:
-    """Return a refusal with the machine's name in it, as the process that asks will tell it."""
+    """Return a refusal with the machine's name in it, for the process that runs the command."""
     where = f"On node '{platform.node()}': "
     if isinstance(error, DataError):
         return DataError(f"{where}{error}", error.reason)

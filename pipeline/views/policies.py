@@ -27,7 +27,7 @@ VIEW_PARAMETERS = ("shift_x", "shift_y", "zoom", "rotation", "hflip", "vflip", "
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What a view may do without changing the label: the largest absolute value of each parameter.
+    """Transforms that do not change the label: the largest absolute value of each parameter.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Policy:
         return all(others[name] <= mine[name] for name in mine)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the ranges as JSON knows them; the reason is prose and no part of what was asked."""
+        """Return the ranges for JSON; the reason is prose and not part of the request."""
         return {name: value for name, value in asdict(self).items() if name != "reason"}
 
 

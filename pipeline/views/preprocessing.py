@@ -1,4 +1,4 @@
-"""What is done to an image before the teacher sees it, as data: it goes into the cache's manifest and its id."""
+"""Preprocessing of images for the teacher, as data that goes into the cache's manifest and id."""
 
 from __future__ import annotations
 
