@@ -265,7 +265,7 @@ def _is_dead(found: Found, path: Path) -> bool:
     Raises
     ------
     CacheError
-        What was found is none of medal's, or cannot be told from that and does not beat.
+        The file is not a medal lock, or cannot be recognised as one and has no heartbeat.
     """
     if found.state == "strange":
         raise CacheError(

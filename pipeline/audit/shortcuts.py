@@ -97,7 +97,7 @@ def find_split_gap(subject: Subject) -> Finding:
         if "train" in subject.splits and name in subject.splits:
             sides = (subject.split == 0, subject.split == SPLITS.index(name))
             found[f"train-{name}"] = _by_features(subject, *sides)
-    return _gap(check, found, "is told from", "the splits differ more than by chance: another source or time?")
+    return _gap(check, found, "is distinguished from", "the splits differ more than by chance: another source or time?")
 
 
 def find_domain_gap(subject: Subject) -> Finding:
@@ -113,7 +113,10 @@ def find_domain_gap(subject: Subject) -> Finding:
         here = subject.domain == subject.domains.index(name)
         found[name] = _by_features(subject, here, (subject.domain >= 0) & ~here)
     return _gap(
-        check, found, "is told from", "where source and disease go together, a student can learn the source instead"
+        check,
+        found,
+        "is distinguished from",
+        "where source and disease go together, a student can learn the source instead",
     )
 
 
@@ -189,7 +192,7 @@ def _gap(check: str, found: dict[str, Separation | None], words: str, meaning: s
     figures = {"pairs": {name: one.to_dict() for name, one in known.items()}}
     said = "; ".join(f"{_say_pair(name, words)} with AUROC {one}" for name, one in known.items())
     if not apart:
-        return Finding(check=check, severity="fine", sentence=f"{said}: as chance would", figures=figures)
+        return Finding(check=check, severity="fine", sentence=f"{said}, no better than chance", figures=figures)
     return Finding(check=check, severity="look", sentence=f"{said}: {meaning}", figures=figures)
 
 
