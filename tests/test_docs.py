@@ -129,6 +129,20 @@ def test_links_between_pages_lead_somewhere():
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_what_contributing_says_how_to_add_names_files_and_names_that_exist():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = page.split("## How to add")[1].split("\n## ")[0]
+    places = [*MODULES, *(ROOT / "tests").glob("*.py"), *(ROOT / "docs").rglob("*.md")]
+    code = "".join(path.read_text(encoding="utf-8") for path in places)
+    quoted = re.findall(r"`([^`\n]+)`", section)
+    assert len(quoted) > 60
+    for word in quoted:
+        if re.fullmatch(r"[\w/]+\.(py|md)", word) and "NEW" not in word and "NAME" not in word:
+            assert (ROOT / word).exists() or (ROOT / "tests" / word).exists(), word
+        elif re.fullmatch(r"_?[A-Za-z]\w+", word):
+            assert re.search(rf"\b{word}\b", code), word
+
+
 @pytest.fixture
 def reader_of_the_readme(tmp_path, monkeypatch):
     """A folder with what the README's commands need under their stand-ins' names."""
