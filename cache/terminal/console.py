@@ -92,7 +92,8 @@ def _wrap_line(line: str, width: int, hang: int) -> list[str]:
     command = _COMMAND.search(line)
     prose = line[: command.start()] if command else line
     indent = " " * (len(line) - len(line.lstrip()) + hang)
-    lines, end = [], 0
+    lines: list[str] = []
+    end = 0
     for word in _WORD.finditer(prose):
         between = prose[end : word.start()]
         if lines and len(lines[-1]) + len(between) + len(word[0]) <= width:
