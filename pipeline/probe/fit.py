@@ -98,12 +98,10 @@ def fit_probe(
 
     For `grid`, C is the value with the least log-loss on val. AUROC is blind to over-sure soft targets and too coarse
     on few rows: on BUSI it would take C = 0.003 (test AUROC 0.895, log-loss 0.57), log-loss takes 0.03 (0.928, 0.47).
-    The grid is walked upwards, warm-started, until the log-loss has not improved twice running. Where val cannot serve
-    (no rows, or of one class only), one fold of train is held out for it; where that cannot serve either, the middle
-    of the grid is taken.
+    The grid is walked upwards, warm-started, until the log-loss has not improved twice. If val has no rows or one class
+    only, one fold of train is held out instead; if that cannot serve either, the middle of the grid is taken.
 
-    Rows of train are fitted in order of key, so that their order changes nothing. Rows of unknown label have a fold all
-    the same.
+    Rows of train are fitted in order of key, so that their order changes nothing. Unlabelled rows have a fold too.
 
     Parameters
     ----------
@@ -111,8 +109,7 @@ def fit_probe(
     labels : split → (N,) class index, -1 unknown; or (N, C) of 0/1, 255 unknown
     keys : (N_train, 16) uint8
     groups : (N_train,) patient, -1 none
-    val_units : (N_val,) which images of val are one patient's, for how far its temperature can be trusted; None = each
-        image is one
+    val_units : (N_val,) patient of each image of val, for the interval of the temperature; None = each its own
     tell : called with a sentence after each fit
 
     Raises
