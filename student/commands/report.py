@@ -114,8 +114,7 @@ def report(
         cache=open_cache(cache) if cache else None,
     )
     if page.missing:
-        missing = f"{page.missing} {plural(page.missing, 'image')}"
-        note(Alert(f"{missing} of the runs not in '{images}': shown without a picture"))
+        note(Alert(f"{page.missing} {plural(page.missing, 'image')} not in '{images}': shown without a picture"))
     content = page.html.encode()
     write_file(out, content)
     if as_json:
