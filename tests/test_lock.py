@@ -68,7 +68,7 @@ def test_a_killed_holder_is_taken_over(holder, tmp_path):
     with locked(tmp_path / "x.zarr", wait=False, tell=said.append):
         pass
     assert f"process {holder.pid}" in said[0]
-    assert "dead; taking over" in said[0]
+    assert "has ended; taking over" in said[0]
 
 
 @pytest.mark.usefixtures("holder")
