@@ -27,7 +27,8 @@ Precision = Literal["fp32", "bf16"]
 # So many images of 224 px, in pixels, go through the model at once on a CPU: what a layer hands to the next then stays
 # in the caches, and is small enough for the allocator to keep. Batches of 32 took 1.16 times as long an image, for the
 # pages that the system hands out anew (ViT-S/14, fp32, AVX2; 1, 2, 8, 16 images: 1.07, 1.05, .98, .96 of 4).
-IMAGES_AT_ONCE, _PIXELS_AT_ONCE = 4, 4 * 224 * 224
+IMAGES_AT_ONCE = 4
+_PIXELS_AT_ONCE = IMAGES_AT_ONCE * 224 * 224
 # Features are stored as float16.
 _LARGEST = float(np.finfo(np.float16).max)
 
