@@ -9,15 +9,8 @@ import timm
 import torch
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
-from sklearn.covariance import ledoit_wolf
 
-from medal.student.network.likeness import (
-    _shrunk_covariance,
-    embedding_of,
-    fit_likeness,
-    read_likeness,
-    take_embeddings,
-)
+from medal.student.network.likeness import embedding_of, fit_likeness, read_likeness, take_embeddings
 from medal.student.using.trained import open_run
 
 
@@ -45,12 +38,6 @@ def test_one_in_a_hundred_of_val_is_beyond_and_nearly_all_that_is_far():
     assert (found.distances(val.astype(np.float32)) > 1).mean() == pytest.approx(0.01, abs=0.002)
     far, _ = draw(200, width=100, shift=40, seed=2)
     assert (found.distances(far.astype(np.float32)) > 1).mean() > 0.95
-
-
-@pytest.mark.parametrize("width", [3, 100])
-def test_the_covariance_is_shrunk_as_scikit_learn_does(width):
-    train, _ = draw(40, width)
-    np.testing.assert_allclose(_shrunk_covariance(train), ledoit_wolf(train)[0], rtol=1e-9)
 
 
 @pytest.mark.parametrize("label", [np.full(60, -1), np.ones((60, 3), np.uint8), np.arange(60) % 3 - 1])

@@ -68,13 +68,15 @@ def fit_likeness(train: Floats, label: npt.NDArray[Any], val: Floats) -> Likenes
     ----------
     label : (N,) class, -1 unknown, which counts for the covariance alone; (N, C) of several labels
     """
+    from sklearn.covariance import ledoit_wolf
+
     classes = np.unique(label[label >= 0]) if label.ndim == 1 else np.zeros(0, np.int64)
     means = np.array([train[label == one].mean(0) for one in classes]) if len(classes) else train.mean(0)[None]
     # |x - m|² but for |x|², which is the same for all classes: differences would take memory of rows × classes × width.
     nearest = ((means**2).sum(1) - 2 * train @ means.T).argmin(1)
     own = np.searchsorted(classes, label) if len(classes) else nearest
     own = np.where(label >= 0, own, nearest) if len(classes) else nearest
-    covariance = _shrunk_covariance(train.astype(np.float64) - means[own])
+    covariance, _ = ledoit_wolf(train.astype(np.float64) - means[own])
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 1e-12), vectors[:, ::-1]
     count = min(_DIRECTIONS, len(values) - 1)
@@ -82,20 +84,6 @@ def fit_likeness(train: Floats, label: npt.NDArray[Any], val: Floats) -> Likenes
     found = Likeness(means.astype(np.float32), vectors[:, :count].astype(np.float32), variance.astype(np.float32))
     threshold = float(np.quantile(found.distances(val), _QUANTILE))
     return Likeness(found.means, found.directions, found.variance, max(threshold, 1e-12))
-
-
-def _shrunk_covariance(apart: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the covariance (F, F) of rows (N, F), shrunk towards a multiple of the identity (Ledoit and Wolf 2004)."""
-    count, width = apart.shape
-    apart = apart - apart.mean(0)
-    covariance = apart.T @ apart / count
-    mean = np.trace(covariance) / width
-    distance = ((covariance**2).sum() - width * mean**2) / width
-    squared = apart**2
-    noise = ((squared.T @ squared).sum() / count - (covariance**2).sum()) / (width * count)
-    share = min(noise, distance) / distance if distance > 0 else 0.0
-    shrunk: npt.NDArray[np.float64] = (1 - share) * covariance + share * mean * np.eye(width)
-    return shrunk
 
 
 def read_likeness(path: Path) -> Likeness | None:
