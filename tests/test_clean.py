@@ -135,7 +135,7 @@ def test_a_lock_that_is_not_medals_is_respected(medal, tmp_path):
     lock.write_text("4711\n")
     age(lock, 30)
     held = medal("clean", tmp_path, "--remove")
-    assert "is no lock of medal's" in held["found"][0]["held_by"]
+    assert "which is not a medal lock" in held["found"][0]["held_by"]
     assert held["removed"] == []
     assert lock.read_text() == "4711\n"
 
@@ -144,7 +144,7 @@ def test_an_old_lock_without_a_name_is_nobodys(medal, tmp_path):
     kill_while(STAGE_ONE, tmp_path / "x.zarr")
     lock = lock_path(tmp_path / "x.zarr")
     lock.write_text("")
-    assert "no name" in medal("clean", tmp_path, "--remove")["found"][0]["held_by"]
+    assert "has not written its name" in medal("clean", tmp_path, "--remove")["found"][0]["held_by"]
     age(lock, 1)
     assert medal("clean", tmp_path, "--remove")["removed"] == [str(tmp_path / "x.zarr.work")]
     assert list(tmp_path.iterdir()) == []

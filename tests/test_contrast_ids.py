@@ -27,7 +27,7 @@ def address(tmp_path):
 
     def ask(images, **options):
         np.savez(tmp_path / "set.npz", train_images=images, train_labels=np.arange(len(images)) % 2)
-        settings = CacheSettings(teacher=str(teacher), image_size=56, probe="grid")
+        settings = CacheSettings(teacher=str(teacher), feature="cls+mean", image_size=56, probe="grid")
         return prepare(str(tmp_path / "set.npz"), None, DatasetOptions(**options), settings)
 
     return ask

@@ -107,7 +107,7 @@ def stop_and_go_on(disk, out, ballast, drawn, tiny, shell):
     told = stopped.stderr.splitlines()[-1]
     assert "No space left on device" in told
     assert f"of 630 images are finished and kept in '{work_path(out)}'" in told
-    assert f"Go on with: medal cache-teacher phantom {out}" in told
+    assert f"Continue with: medal cache-teacher phantom {out}" in told
     assert not out.exists()
     ballast.unlink()
     made = shell(*DRAWN, out, "--teacher", tiny, "--batch-size", 8, "--json")
@@ -225,5 +225,5 @@ def test_a_lost_mount_stops_cleanly(lost, mount, small_npz, steady_request, tmp_
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1, told
     assert "Traceback" not in told
-    expected = "Go on with: medal cache-teacher" if lost == "dataset" else "Run the same command again"
+    expected = "Continue with: medal cache-teacher" if lost == "dataset" else "Run the same command again"
     assert expected in told.splitlines()[-1]

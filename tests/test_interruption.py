@@ -114,7 +114,7 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(small_npz, steady_request, tm
     assert status == 130
     assert "Stopped by Ctrl-C" in said
     assert f"of {IMAGES} images are finished and kept" in said
-    assert f"Go on with: medal cache-teacher {small_npz} {out}" in said
+    assert f"Continue with: medal cache-teacher {small_npz} {out}" in said
     assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chest.h5.work"]
 

@@ -66,7 +66,7 @@ def test_a_signal_is_named_and_every_epoch_that_was_said_is_kept(squares, tmp_pa
         done = running.result()
     forks.close()
     assert done.returncode == status, done.stderr
-    said = f"medal: Stopped by {sent.name}; every finished epoch is kept. Go on with: medal train-student"
+    said = f"medal: Stopped by {sent.name}; every finished epoch is kept. Continue with: medal train-student"
     assert done.stderr.splitlines()[-1].startswith(said)
     assert "Traceback" not in done.stderr
     told = [int(number) for number in re.findall(r"^epoch (\d+)/", done.stderr, re.MULTILINE)]

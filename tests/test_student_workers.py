@@ -331,5 +331,5 @@ def test_a_command_that_is_stopped_leaves_no_process_behind(place, tmp_path, mom
     if sent == signal.SIGINT:
         assert command.returncode == 130
         assert text.splitlines()[-1].startswith(
-            "medal: Stopped by Ctrl-C; every finished epoch is kept. Go on with: medal"
+            "medal: Stopped by Ctrl-C; every finished epoch is kept. Continue with: medal"
         )

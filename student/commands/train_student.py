@@ -279,7 +279,7 @@ def _stopped() -> Iterator[None]:
     except KeyboardInterrupt as error:
         again = shlex.join(["medal", *sys.argv[1:]])
         how = str(error) or "Ctrl-C"
-        raise StudentError(f"Stopped by {how}; every finished epoch is kept. Go on with: {again}") from error
+        raise StudentError(f"Stopped by {how}; every finished epoch is kept. Continue with: {again}") from error
 
 
 _VERBS = {"create": "Trained", "resume": "Finished", "extend": "Added to", "reuse": "Nothing to do: found"}
