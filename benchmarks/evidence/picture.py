@@ -11,9 +11,10 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from students import NAMES, ROOT, differences, mean, read
+from students import NAMES, ROOT, mean, read
 
-SHARES = (0.05, 0.2)
+# Share of labels and images seen: the fifth round, and the sixth, of which only this share is in.
+PANELS = ((0.05, 1600), (0.2, 4800))
 # The arm, its name in the legend, its marker. The student is drawn last, above the others.
 MARKERS = (
     ("teacher", "teacher: frozen DINOv2 with a linear probe", {"marker": "|", "color": "tab:orange", "markersize": 13}),
@@ -24,11 +25,11 @@ MARKERS = (
 
 def draw(path: Path) -> None:
     """Draw a panel for each share of labels, with a line for each set and one for the mean over sets."""
-    lines = read("efficientnet")
     # No date and no random ids, so that the same lines give the same file.
     with mpl.rc_context({"svg.hashsalt": "medal", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(9, 4.6), layout="constrained")
-        for axes, share in zip(figure.subplots(1, len(SHARES), sharey=True), SHARES, strict=True):
+        for axes, (share, seen) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS, strict=True):
+            lines = read("efficientnet", seen)
             mine = [line for line in lines if line["unit"]["label_fraction"] == share]
             sets = {name: [line for line in mine if line["unit"]["set"] == name] for name in NAMES}
             heights = [*range(len(sets)), len(sets) + 0.5]
@@ -42,12 +43,11 @@ def draw(path: Path) -> None:
             axes.set_ylim(len(sets) + 1, -0.5)
             axes.set_xlim(0.45, 1.0)
             axes.set_xlabel("AUROC on test images")
-            axes.set_title(f"{100 * share:g} % of the training images have a label", fontsize=10)
+            axes.set_title(f"labels for {100 * share:g} % of the training images; {seen:,} images seen", fontsize=10)
             axes.grid(axis="x", alpha=0.3)
         handles, labels = axes.get_legend_handles_labels()
         figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=3, frameon=False, fontsize=9)
         figure.savefig(path, metadata={"Date": None})
-    print(differences(lines, list(SHARES)))
 
 
 def spans(sets: dict[str, list[dict[str, object]]]) -> list[tuple[float, float]]:
