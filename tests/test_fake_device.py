@@ -142,7 +142,7 @@ def test_a_teacher_s_forward_pass_waits_for_nothing(tmp_path, precision, feature
     backbone = form_of(files.config).load(files.config, files.folder, files.name)
     backbone.model.float().eval().requires_grad_(False)
     if precision == "bf16":
-        hasten(backbone, torch.device("cuda"))  # it changes weights, which fakes have none of
+        hasten(backbone, torch.device("cuda"), "bf16")  # it changes weights, which fakes have none of
     with fake_device("cuda") as device:
         teacher = Teacher(backbone, files, feature=feature, precision="fp32", device="cuda")
         inputs = normalise(torch.rand(2, 3, 28, 28).to("cuda"), (0.5,) * 3, (0.5,) * 3)

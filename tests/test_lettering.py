@@ -90,6 +90,6 @@ def test_a_file_name_of_latin_1_leaves_the_table_utf_8(squares, terminal, tmp_pa
     assert done.returncode == 0, done.stderr
     table = list(csv.DictReader((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["file"].rpartition("/")[2] for row in table] == ["café.png", "caf\\xe9.png"]
-    assert "1 file name is no UTF-8" in done.stderr
+    assert "1 file name is not UTF-8" in done.stderr
     again = terminal(*words, "--out", tmp_path / "b.csv")
     assert "UTF-8" not in again.stderr
