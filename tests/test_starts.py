@@ -32,7 +32,7 @@ def test_one_process_is_what_no_variable_contradicts(monkeypatch):
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2'"),
         ({"WORLD_SIZE": "4"}, "but RANK, MASTER_ADDR, MASTER_PORT is not set: WORLD_SIZE is left over"),
-        ({"WORLD_SIZE": "4", "RANK": "1", "MASTER_PORT": "29500"}, "but MASTER_ADDR says nothing"),
+        ({"WORLD_SIZE": "4", "RANK": "1", "MASTER_PORT": "29500"}, "but MASTER_ADDR is not set"),
         (
             {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
             "RANK is '2'; expected a number from 0",

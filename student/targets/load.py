@@ -246,7 +246,7 @@ def _require_features(cache: Cache) -> None:
     if not cache.manifest.size.features_kept:
         raise CacheMismatch(
             f"Cache '{cache.path}' was made with --no-features, and --loss feature, --label-fraction and "
-            "--leave-one-domain-out need them; make it anew without that option, or leave these out."
+            "--leave-one-domain-out need features; make it again without that option, or leave these out."
         )
 
 
