@@ -118,7 +118,7 @@ def test_the_embedding_is_what_the_classifier_sees(name):
 
 
 def test_a_model_without_a_classifier_is_refused():
-    with pytest.raises(StudentError, match="ends in Identity. Give another --student, or --loss kd"):
+    with pytest.raises(StudentError, match=r"ends in Identity\. Give another --student, or --loss kd"):
         Projection(timm.create_model("test_resnet", num_classes=0), 7, seed=0)
 
 
