@@ -117,7 +117,7 @@ def test_sizes_are_read_as_they_are_written():
     from medal.cache.store.local_copies import parse_size
 
     assert [parse_size(text) for text in ("20GB", "500 M", "1.5k", "7")] == [20 * 10**9, 5 * 10**8, 1500, 7]
-    with pytest.raises(CacheError, match="'much' is no size"):
+    with pytest.raises(CacheError, match="'much' is not a size"):
         parse_size("much")
 
 
