@@ -136,7 +136,7 @@ def train_briefly(device: str) -> tuple[float, np.ndarray[Any, Any]]:
     spec = describe_model(settings.student, settings.weights)
     targets = Targets("multiclass", tuple(map(str, range(CLASSES))), {"train": draw_part(count)}, {})
     images = StudentImages(Drawn(count, side), side, "squash")
-    exact = torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False)
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with load_images(images, {"train": np.arange(count)}, device=device) as pixels, exact:
         data = TrainingData(targets=targets, pixels=pixels, mean=spec.mean, std=spec.std)
         torch.manual_seed(0)

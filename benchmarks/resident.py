@@ -90,7 +90,7 @@ def measure(asked: argparse.Namespace, device: str) -> dict[str, Any]:
             torch.manual_seed(0)
             states[name] = begin(build_model(spec, settings.weights, CLASSES, side), recipe)
         dice = np.random.default_rng(0)
-        opened.enter_context(torch.backends.cudnn.flags(benchmark=False, deterministic=True))
+        opened.enter_context(torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True))
         for epoch in range(recipe.epochs):
             for name in dice.permutation(list(ways)):
                 wait(device)

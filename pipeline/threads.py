@@ -1,9 +1,9 @@
-"""How many threads compute: as many as this process may use, and no more than are quick beside the machine's others."""
+"""How many threads compute: as many as this process may use, and fewer where that is faster on a shared machine."""
 
 from __future__ import annotations
 
+import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,10 @@ Result = TypeVar("Result")
 _SAID = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # So much quicker must fewer threads be: sums are split by thread, and equal commands should go on to give equal bits.
 _CLEARLY = 1.2
-_ROUNDS = 3
+# A count that is so much slower than the best so far is the last one tried: half of it would be slower still.
+_HOPELESS = 1.5
+# Rounds after the first, and seconds after which no further one is begun; the least time of each count is compared.
+_ROUNDS = 2
 _SECONDS = 3.0
 # A product of such matrices takes a tenth of a second, so that a neighbour shows.
 _SIDE = 1536
@@ -75,26 +78,29 @@ def quickest_threads(work: Callable[[], object]) -> int:
     most = allowed_threads()
     if most == 1 or threads_said():
         return most
-    counts = [most]
-    while counts[-1] > 1:
-        counts.append(counts[-1] // 2)
-    seconds: dict[int, list[float]] = {count: [] for count in counts}
     begun = time.perf_counter()
+    least: dict[int, float] = {}
     with threads_restored():
-        for count in counts:
-            torch.set_num_threads(count)
-            work()  # whatever is made on first use
+        torch.set_num_threads(most)
+        work()  # whatever is made on first use
+        count, took = most, 0.0
+        while count and took <= _HOPELESS * min(least.values(), default=math.inf):
+            took = least[count] = _timed(work, count)
+            count //= 2
         for _ in range(_ROUNDS):
-            for count in counts:
-                torch.set_num_threads(count)
-                start = time.perf_counter()
-                work()
-                seconds[count].append(time.perf_counter() - start)
+            for count, seconds in least.items():
+                least[count] = min(seconds, _timed(work, count))
             if time.perf_counter() - begun > _SECONDS:
                 break
-    medians = {count: statistics.median(values) for count, values in seconds.items()}
-    best = min(medians, key=medians.__getitem__)
-    return best if medians[most] > _CLEARLY * medians[best] else most
+    best = min(least, key=least.__getitem__)
+    return best if least[most] > _CLEARLY * least[best] else most
+
+
+def _timed(work: Callable[[], object], count: int) -> float:
+    torch.set_num_threads(count)
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class Trained:
 
         Raises
         ------
-        StudentError There is a student for each domain held out, and no domain was given.
+        StudentError
+            There is a student for each domain held out, and no domain was given.
         """
         import timm
 

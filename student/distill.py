@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..cache.progress import Alert, Progress, Tell
-from ..pipeline.threads import threads_restored
+from ..pipeline.threads import allowed_threads, threads_restored
 from .members.choice import Choice, choose_weight
 from .members.plan import Asked
 from .members.ranks import follow, load_data
@@ -284,7 +284,10 @@ def _recipe(asked: Asked, work: Path, report: Tell, ranks: Ranks) -> Recipe:
         plan, rates = _choose_plan(asked, model)
         for name in (name for name, rate in rates.items() if not rate):
             report(Alert(f"{name} crashes on this machine because of a fault in its libraries: not used"))
-        torch.set_num_threads(choose_threads(model, plan, asked.image_size, asked.device))
+        threads = choose_threads(model, plan, asked.image_size, asked.device)
+        if threads < allowed_threads() and asked.device == "cpu":
+            report(f"threads: {threads} of {allowed_threads()}, the fastest now; OMP_NUM_THREADS sets the number")
+        torch.set_num_threads(threads)
         written = {"request": dict(asked.request), "plan": plan.to_dict(), "images_per_second": rates}
         folder.write_json(
             path, written | {"threads": torch.get_num_threads(), "trained_on": [describe_environment(asked, ranks)]}

@@ -233,3 +233,16 @@ def test_one_correction_at_a_time():
         StudentError, match=r"each correct the whole class imbalance, and 2 of them were given; give one"
     ):
         StudentSettings(class_weight="balanced", sampler="balanced")
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_cudnn_is_on_while_a_student_trains(fast, place, tmp_path):
+    """Its context turns it off unless told otherwise."""
+    seen = []
+
+    def look(_row):
+        kernels = torch.backends.cudnn
+        seen.append((kernels.enabled, kernels.benchmark, kernels.deterministic, kernels.allow_tf32))
+
+    fit(prepare(place, tmp_path / "run", fast_kernels=fast), tmp_path / "checkpoint", look)
+    assert seen == [(True, fast, not fast, fast)]

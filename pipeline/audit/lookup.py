@@ -64,7 +64,8 @@ def find_neighbours(subject: Subject, row: int, count: int) -> list[Neighbour]:
 
     Raises
     ------
-    DataError The cache has no features.
+    DataError
+        The cache has no features.
     """
     if subject.feature is None:
         raise DataError(

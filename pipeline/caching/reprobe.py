@@ -170,7 +170,8 @@ def reprobe(asked: Reprobing, *, wait: bool = True, tell: Tell = lambda _: None)
         Another process is making the target, and `wait` is not set.
     CacheCorrupt
         The arrays of the source are not what its seal says.
-    CacheIncomplete Stopped by the file system or by Ctrl-C; the target is unchanged.
+    CacheIncomplete
+        Stopped by the file system or by Ctrl-C; the target is unchanged.
     """
     begun = time.monotonic()
     if asked.action == "reuse" and asked.existing is not None:

@@ -76,7 +76,8 @@ class StageOneStore:
         ------
         CacheNotFound, CacheError, CacheCorrupt
             The store does not have it, or not as it was published.
-        CacheMismatch It lacks a required signature.
+        CacheMismatch
+            It lacks a required signature.
         """
         return copy_named(self.store, name, self.progress, most=self.most, trust=self.trust)
 
@@ -85,7 +86,8 @@ class StageOneStore:
 
         Raises
         ------
-        CacheMismatch There is one, but it lacks a required signature.
+        CacheMismatch
+            There is one, but it lacks a required signature.
         """
         found = [entry for entry in self.entries(tell) if entry.cache_id == cache_id]
         return self._choose(found) if found else None
@@ -201,7 +203,8 @@ class StageOneStore:
 
         Raises
         ------
-        CacheError It could not be published; it is still sealed.
+        CacheError
+            It could not be published; it is still sealed.
         """
         if not self.push:
             return None

@@ -43,7 +43,8 @@ def check_views(dataset: Dataset, rows: Mapping[str, SplitRows], settings: Cache
 
     Raises
     ------
-    DataError Most of them are nearly one shade of grey, or have one value, and that was not allowed.
+    DataError
+        Most of them are nearly one shade of grey, or have one value, and that was not allowed.
     """
     images = dataset.images
     found = flat_rows(images, rows["train"].source)

@@ -81,7 +81,8 @@ def without_bad(
 
     Raises
     ------
-    DataError Too few images are left to fit a probe on, or too many are missing.
+    DataError
+        Too few images are left to fit a probe on, or too many are missing.
     """
     check_skippable(bad.values())
     skipped = [

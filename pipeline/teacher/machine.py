@@ -32,7 +32,8 @@ def describe_machine(device: str, layers: str) -> dict[str, Any]:
     from .teacher import pick_device
 
     chosen = torch.device(pick_device(device))
-    kind = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    names = {"cuda": torch.cuda.get_device_name, "cpu": torch.backends.cpu.get_cpu_capability}
+    kind = names[chosen.type]() if chosen.type in names else chosen.type
     return {
         "device": f"{chosen.type} ({kind})",
         "threads": allowed_threads() if chosen.type == "cpu" else None,

@@ -176,7 +176,8 @@ def write_number(value: float | None, signs: int = 3) -> str:
 
     Raises
     ------
-    TypeError It is not a number: medal did not write the file it comes from.
+    TypeError
+        It is not a number: medal did not write the file it comes from.
     """
     if value is None:
         return "undefined"

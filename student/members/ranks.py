@@ -84,6 +84,7 @@ def follow(ranks: Ranks, ask: Callable[[], Asked]) -> Any:
             # Images are decoded once for all that is trained, or for all that is trained without a domain.
             if part is None or part[0].request.get("held_out") != order["held_out"]:
                 opened.close()
+                part = None  # its images would stay in memory beside the next ones
                 asked = whole if order["held_out"] is None else whole.without(order["held_out"])
                 part = asked, load_data(asked, opened, ("train",))
             with threads_restored():

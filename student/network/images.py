@@ -182,10 +182,14 @@ def load_images(
     if held is not None:
         pixels = settle_images(torch.from_numpy(held), device, resident, free_bytes(device))
         parts = torch.split(pixels, [len(part) for part in rows.values()])
+        del held  # else the host's copy would stay as long as the device's
         yield {split: HeldImages(part) for split, part in zip(rows, parts, strict=True)}
         return
-    if resident == "on":
-        refuse_resident(f"they are decoded in every epoch, as --workers asks or as they need over {memory_bytes} bytes")
+    if resident == "on" and device != "cpu":
+        refuse_resident(
+            "they are decoded in every epoch, because --workers asks for it or they need over "
+            f"{memory_bytes / 1e9:.1f} GB"
+        )
     workers = min(_WORKERS, usable_processors()) if workers is None else workers
     try:
         with closing(ImageStream(images, workers, prod(shape) * dtype.itemsize, start)) as stream:

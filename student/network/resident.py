@@ -1,4 +1,4 @@
-"""Decoded images in one piece, in the memory of whatever trains where they fit: a step then copies none of them."""
+"""All decoded images in one tensor, on the training device if they fit there: a step then copies none of them."""
 
 from __future__ import annotations
 
@@ -56,14 +56,19 @@ def settle_images(pixels: Tensor, device: str, resident: Resident, free: int | N
 
 def free_bytes(device: str) -> int | None:
     """Return the bytes of a GPU's memory that are free; None of the CPU."""
+    # What torch keeps of memory that it no longer uses is free as well.
     if device == "mps":
+        torch.mps.empty_cache()
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return torch.cuda.mem_get_info()[0] if device == "cuda" else None
+    if device != "cuda":
+        return None
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info()[0]
 
 
 def refuse_resident(reason: str) -> NoReturn:
     """Say why images cannot lie where they have to."""
     raise StudentError(
         f"--resident on asks for all images in the memory of the device that trains, and {reason}. Give --resident "
-        "auto, or a smaller --image-size."
+        "auto, a smaller --image-size, or no --workers."
     )

@@ -27,7 +27,16 @@ from ...pipeline.threads import quickest_threads, threads_restored
 from .plan import PLANS, Layout, Plan
 from .race import MEASURED_BATCH, Step, measured_images, race, race_apart
 
-__all__ = ["Plan", "choose_plan", "choose_threads", "fastest_plan", "measure_plans", "pick_device", "wall_rate"]
+__all__ = [
+    "Plan",
+    "choose_plan",
+    "choose_threads",
+    "fastest_plan",
+    "measure_plans",
+    "name_chip",
+    "pick_device",
+    "wall_rate",
+]
 
 # Another plan must be this much faster than the one before it in `_PLANS`: noise should not decide between two
 # that are about equal, and where they are, the more exact one is better.
@@ -141,12 +150,14 @@ def _failing_clearly(image_size: int) -> Iterator[None]:
 
 @contextmanager
 def _step_of(model: nn.Module, plan: Plan, image_size: int, device: str) -> Iterator[Callable[[], object]]:
-    """Give a training step of a copy of the model; random numbers that are drawn within count for nothing."""
+    """Give a training step of a copy of the model; the CPU's random state is restored afterwards."""
     images = torch.zeros(MEASURED_BATCH, 3, image_size, image_size, device=device)
     state = torch.get_rng_state()
-    with _failing_clearly(image_size):
-        yield Step(copy.deepcopy(model), plan, images, device).seconds
-    torch.set_rng_state(state)
+    try:
+        with _failing_clearly(image_size):
+            yield Step(copy.deepcopy(model), plan, images, device).seconds
+    finally:
+        torch.set_rng_state(state)
 
 
 def choose_threads(model: nn.Module, plan: Plan, image_size: int, device: str) -> int:
@@ -189,11 +200,23 @@ def fastest_plan(rates: Mapping[str, float]) -> Plan:
 # ── Remembered measurements ──────────────────────────────────────────────────────────────────────────────────────
 
 
+def name_chip(device: str) -> str:
+    """Return the name of a GPU, or what a CPU can do; an Apple GPU has no name of its own."""
+    names = {"cuda": torch.cuda.get_device_name, "cpu": torch.backends.cpu.get_cpu_capability}
+    return names[device]() if device in names else device
+
+
 def _memory(name: str, image_size: int, device: str) -> Path:
     """Return the file that remembers this measurement: one for each machine, model, size and version of torch."""
-    names = {"cuda": torch.cuda.get_device_name, "cpu": torch.backends.cpu.get_cpu_capability}
-    chip = names[device]() if device in names else device
-    facts = [platform.node(), platform.machine(), chip, torch.get_num_threads(), torch.__version__, name, image_size]
+    facts = [
+        platform.node(),
+        platform.machine(),
+        name_chip(device),
+        torch.get_num_threads(),
+        torch.__version__,
+        name,
+        image_size,
+    ]
     digest = blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
     return home_folder() / "speed" / f"{digest}.json"
 

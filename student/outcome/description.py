@@ -14,6 +14,7 @@ from ..members.ensemble import Teaching
 from ..members.plan import Asked
 from ..members.train import Member
 from ..network.parallel import Ranks
+from ..network.speed import name_chip
 from ..run import folder
 from ..run.predictions import read_predictions
 from ..training.loop import Recipe
@@ -25,8 +26,8 @@ _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "safetens
 
 
 def describe_environment(asked: Asked, ranks: Ranks) -> dict[str, Any]:
-    """Return what equal bits depend on beside the request: the kind of device and the libraries."""
-    kind = torch.backends.cpu.get_cpu_capability() if asked.device == "cpu" else torch.cuda.get_device_name()
+    """Return what equal bits depend on beside the request and the number of threads: device and libraries."""
+    kind = name_chip(asked.device)
     several = {"ranks": ranks.size} if ranks.size > 1 else {}
     return {"device": f"{asked.device} ({kind})", **several, "versions": {name: version(name) for name in _LIBRARIES}}
 

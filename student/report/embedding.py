@@ -20,7 +20,7 @@ def map_run(run: Recorded, cache: Cache) -> Map | None:
     Raises
     ------
     StudentError
-        The cache keeps no features, or has none of these images.
+        The cache keeps no features, or lacks some of these images.
     """
     if not cache.manifest.size.features_kept:
         raise StudentError(
@@ -28,16 +28,18 @@ def map_run(run: Recorded, cache: Cache) -> Map | None:
             "without --no-features."
         )
     found, parts = [], []
+    left = np.ones(len(run.rows.key), np.bool_)
     for split in cache.splits:
         place = find_keys(run.rows.key, cache.read(split, "key"))
-        here = np.flatnonzero(place >= 0)
+        here = np.flatnonzero((place >= 0) & left)
+        left[here] = False
         if len(here):
             found.append(here)
             parts.append(cache.read(split, "feature")[place[here], 0])
-    if not found:
+    if left.any():
         raise StudentError(
-            f"Cache '{cache.path}' has none of the images that '{run.name}' is judged by; give --with-map the cache "
-            "that the run was trained with."
+            f"Cache '{cache.path}' lacks {left.sum()} of the {len(left)} images that '{run.name}' is judged by; give "
+            "--with-map the cache that the run was trained with."
         )
     rows = np.concatenate(found)
 

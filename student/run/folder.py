@@ -158,7 +158,8 @@ def working(run: Path, tell: Tell) -> Iterator[Path]:
 
     Raises
     ------
-    StudentError Another process is making it.
+    StudentError
+        Another process is making it.
     """
     work = work_folder(run)
     for place in (run, work):

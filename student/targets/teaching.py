@@ -109,7 +109,8 @@ def _settle_teacher(settings: StudentSettings, targets: Targets) -> StudentSetti
 
     Raises
     ------
-    StudentError It was requested, and every image has a label.
+    StudentError
+        It was requested, and every image has a label.
     """
     label = targets.splits["train"].label
     if settings.teach == "ensemble" and not lacks_labels(label, 1.0):

@@ -96,7 +96,8 @@ def train(
     devices: list[int] | None = [] if recipe.device == "cpu" else None
     forward = recipe.ranks.wrap(state.model)
     fast = recipe.settings.fast_kernels
-    kernels = torch.backends.cudnn.flags(benchmark=fast, deterministic=not fast)
+    # Unless told so, this context turns cuDNN off.
+    kernels = torch.backends.cudnn.flags(enabled=True, benchmark=fast, deterministic=not fast, allow_tf32=fast)
     with torch.random.fork_rng(devices=devices), kernels, checkpoint.kept():
         stop = recipe.epochs if until is None else until
         choosing = data.targets.splits["val"].can_choose(data.targets.task)

@@ -35,7 +35,8 @@ def export_run(
 
     Raises
     ------
-    StudentError The run cannot be used or exported, or the file gives different answers.
+    StudentError
+        The run cannot be used or exported, or the file gives different answers.
     DataError
         The dataset cannot be used.
     """

@@ -32,7 +32,8 @@ def name_patients(listing: Listing, pattern: str | None) -> dict[Place, str]:
 
     Raises
     ------
-    DataError Patients cannot be determined.
+    DataError
+        Patients cannot be determined.
     """
     images = listing.images
     if pattern is not None:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 from ....cache.errors import DataError
@@ -138,9 +139,11 @@ def find_masks(names: Iterable[str]) -> set[str]:
         folders.setdefault(name.rpartition("/")[0], {}).setdefault(stem_of(name), []).append(name)
     masks: set[str] = set()
     for stems in folders.values():
+        beginnings = cache(partial(_beginnings, stems))
         for stem, files in stems.items():
             images = _images_of(stem)
-            if any(image in stems for image in images) or (images and _is_of_scan(files, images, stems)):
+            of_scan = bool(images) and suffix_of(files[0]) in VOLUMES
+            if any(image in stems or (of_scan and image in beginnings()) for image in images):
                 masks.update(files)
     likely = [(folder, place) for folder in folders for place in _mask_places(folder)]
     # By what stands before and behind the folder that is called masks: images/train/1.png by masks/train/1.png.
@@ -162,12 +165,10 @@ def _images_of(stem: str) -> list[str]:
     return [found["image"] for pattern in _BESIDE if (found := pattern.fullmatch(stem)) is not None]
 
 
-def _is_of_scan(files: list[str], images: list[str], stems: Iterable[str]) -> bool:
-    """Tell whether a volume outlines one that has a word more in its name: ``X_seg.nii.gz`` by ``X_t1.nii.gz``."""
-    if suffix_of(files[0]) not in VOLUMES:
-        return False
+def _beginnings(stems: Iterable[str]) -> set[str]:
+    """Return what scans are called but for their last words: ``X_seg.nii.gz`` outlines ``X_t1.nii.gz``."""
     scans = [stem for stem in stems if not _images_of(stem)]
-    return any(scan.startswith((f"{image}_", f"{image}-", f"{image}.")) for image in images for scan in scans)
+    return {stem[:end] for stem in scans for end, sign in enumerate(stem) if sign in "_-."}
 
 
 def _mask_places(folder: str) -> list[int]:

@@ -80,7 +80,8 @@ def backbone_of(model: Any) -> Backbone:
 
     def keep(_module: Any, _inputs: Any, output: Any) -> None:
         if getattr(seen, "hidden", None) is not None:
-            seen.hidden.append(output[0] if isinstance(output, tuple) else output)
+            tokens = output[0] if isinstance(output, tuple) else output
+            seen.hidden.append(tokens[:, 0].clone())  # a view would keep all tokens in memory
 
     # The last block's tokens are what the model returns.
     for block in encoder.layer[-4:-1]:
@@ -90,7 +91,8 @@ def backbone_of(model: Any) -> Backbone:
         seen.hidden = [] if deep else None
         tokens = model(pixel_values=inputs).last_hidden_state
         # What blocks return comes before the final LayerNorm.
-        return [norm(hidden[:, 0]) for hidden in seen.hidden or ()], tokens
+        earlier, seen.hidden = seen.hidden or (), None
+        return [norm(hidden) for hidden in earlier], tokens
 
     return Backbone(
         model=model,
