@@ -51,6 +51,7 @@ def begin(
         The loss compares with features, and the model has no embedding that could be.
     """
     settings = recipe.settings
+    # torch declares `memory_format` for keywords alone, and takes a device before it all the same.
     model.to(recipe.device, memory_format=recipe.plan.layout)  # type: ignore[call-overload]
     fitted = True
     if settings.gentle and data is not None:

@@ -1,4 +1,4 @@
-"""Which slices of a volume are images, and what is said of them."""
+"""Choose the slices of a volume that become images, and describe the choice."""
 
 from __future__ import annotations
 
